@@ -1,0 +1,62 @@
+"""The console script, and how every program here ends."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from fastt2i.errors import UserError
+
+#: Commands, the module behind each, and what it does.
+COMMANDS = {
+    "train": ("fastt2i.train", "train a text-to-image model on captioned images"),
+    "generate": ("fastt2i.generate", "draw images from prompts with a trained model"),
+    "evaluate": ("fastt2i.evaluate", "score a trained model"),
+    "data": ("fastt2i.data.__main__", "look after data sets"),
+    "doctor": ("fastt2i.doctor", "tell what would run on this machine, and what not"),
+}
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """Run a program and return its exit status.
+
+    A mistake of the user's becomes one sentence on the error stream and status 2, an interrupt status 130. Anything else
+    that is raised is a defect of ours and keeps its traceback.
+    """
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"fastt2i: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fastt2i COMMAND ...`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print("usage: fastt2i COMMAND [--help] ...\n\nTraining text-to-image GANs, fast.\n\ncommands:")
+        for name, (_, purpose) in COMMANDS.items():
+            print(f"  {name:10} {purpose}")
+        return 0
+    if arguments[0] == "--version":
+        import fastt2i
+
+        print(f"fastt2i {fastt2i.__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"fastt2i: error: there is no command {command}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return run(lambda: importlib.import_module(COMMANDS[command][0]).main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,351 @@
+"""Everything that can be set, as dataclasses that check themselves; and the presets.
+
+A preset is a whole `Config`; `config.yaml` in a run directory is one too. This module imports neither torch nor
+tyro, so that `--help` is quick and the engine runs from a bare checkout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from fastt2i.errors import UserError
+
+Noise = Literal["concat", "additive", "conditioning_augmentation"]
+Activation = Literal["identity", "leaky_relu", "relu", "elu", "silu", "tanh"]
+
+
+class Section:
+    """Checks every `Literal` field, and gives the subclasses one way to state a bound."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                self._reject(name, "one of " + ", ".join(map(str, get_args(hint))))
+        self._check()
+
+    def _check(self) -> None:
+        """Raise through `_require` where a value is out of bounds."""
+
+    def _require(self, name: str, holds: bool, right: str) -> None:
+        if not holds:
+            self._reject(name, right)
+
+    def _reject(self, name: str, right: str) -> None:
+        section = type(self).__name__.removesuffix("Config").lower()
+        raise ValueError(f"{section}.{name} is {getattr(self, name)!r}; it must be {right}")
+
+
+@dataclass(kw_only=True)
+class DataConfig(Section):
+    path: str = "shapes"
+    """Folder of captioned images, or `shapes`: the embedded set of drawn shapes."""
+    format: Literal["auto", "shapes", "folder"] = "auto"
+    """What `path` holds; `auto` looks."""
+    loader: Literal["auto", "pillow"] = "auto"
+    """What decodes the images."""
+    workers: int = 2
+    """Processes that decode images."""
+    memory_mb: int = 1024
+    """Decoded images are kept in memory when the whole set fits in this many MiB; 0 decodes anew each time."""
+    flip: bool = False
+    """Mirror half of the images. Leave it off where captions say left and right."""
+    heldout: float = 0.05
+    """Share of the samples of a folder that are never trained on; scores and sample grids use their captions."""
+    max_bad_fraction: float = 0.05
+    """Stop when more than this fraction of the images cannot be decoded."""
+
+    def _check(self) -> None:
+        self._require("path", bool(self.path), "a folder or `shapes`")
+        self._require("workers", self.workers >= 0, "0 or more")
+        self._require("memory_mb", self.memory_mb >= 0, "0 or more")
+        self._require("heldout", 0 <= self.heldout < 1, "at least 0 and less than 1")
+        self._require("max_bad_fraction", 0 <= self.max_bad_fraction <= 1, "between 0 and 1")
+
+
+@dataclass(kw_only=True)
+class TextConfig(Section):
+    model: str = "all-MiniLM-L6-v2"
+    """Language model: a local directory, or a name looked up in installed packages, then on the hub or in its cache."""
+    max_keywords: int = 16
+    """Keywords kept of a caption; the rarest ones where there are more."""
+    stop_words: str = "english"
+    """`english`, `none`, or a file with one stop word a line."""
+    cache_dir: str = ""
+    """Where text features are kept; empty for the user's cache directory."""
+
+    def _check(self) -> None:
+        self._require("model", bool(self.model), "a directory or a model's name")
+        self._require("max_keywords", self.max_keywords >= 1, "1 or more")
+        self._require("stop_words", bool(self.stop_words), "`english`, `none` or a file")
+
+
+@dataclass(kw_only=True)
+class ModelConfig(Section):
+    image_size: int = 32
+    """Width and height of the images in pixels: 32, 64, 128 or 256."""
+    noise: Noise = "concat"
+    """How noise meets the sentence feature."""
+    noise_dim: int = 32
+    """Size of z for `concat`; the other kinds take their size from the text."""
+    noise_sigma: float = 0.1
+    """Standard deviation of the noise for `additive`."""
+    activation: Activation = "leaky_relu"
+    """Activation of the feature half of the gated convolutions."""
+    generator_channels: tuple[int, ...] = (64, 64, 32, 24)
+    """Channels of the 4x4 code and then of each resolution from 8x8 up."""
+    discriminator_channels: tuple[int, ...] = (16, 32, 64, 128)
+    """Channels at full resolution and then after each halving, down to 4x4."""
+    region_dim: int = 128
+    """Size of a region feature."""
+    global_dim: int = 256
+    """Size of the global feature."""
+    region_grid: int = 8
+    """Region features come from the trunk's map with this width and height."""
+
+    def _check(self) -> None:
+        self._require("image_size", self.image_size in (32, 64, 128, 256), "32, 64, 128 or 256")
+        levels = self.image_size.bit_length() - 2  # 4x4 and every doubling up to the image
+        for name in ("generator_channels", "discriminator_channels"):
+            widths = getattr(self, name)
+            self._require(
+                name,
+                len(widths) == levels and all(c >= 1 for c in widths),
+                f"{levels} positive widths, one for each resolution from 4 to {self.image_size}",
+            )
+        for name in ("noise_dim", "region_dim", "global_dim"):
+            self._require(name, getattr(self, name) >= 1, "1 or more")
+        self._require("noise_sigma", self.noise_sigma >= 0, "0 or more")
+        grids = [4 << k for k in range(levels - 1)]
+        self._require("region_grid", self.region_grid in grids, f"one of {grids}")
+
+
+@dataclass(kw_only=True)
+class LossConfig(Section):
+    adversarial: Literal["hinge", "nonsaturating"] = "hinge"
+    """Adversarial loss of both players."""
+    mismatched: float = 0.5
+    """Weight of real images under another caption, as fakes to the discriminator; fakes take the rest of 1."""
+    penalty: Literal["r1", "ma_gp", "none"] = "r1"
+    """Gradient penalty of the discriminator: on real images (`r1`), on real images and sentences (`ma_gp`)."""
+    penalty_weight: float = 0.2
+    """Weight of the penalty, averaged over all steps."""
+    penalty_every: int = 16
+    """Steps between two penalties; each counts that many times its weight."""
+    region: float = 0.2
+    """Weight of the region-keyword loss."""
+    region_variant: Literal["xmc", "damsm"] = "xmc"
+    """How regions and keywords are compared."""
+    gamma_attention: float = 4.0
+    """Sharpness of the attention over regions."""
+    gamma_pooling: float = 5.0
+    """Sharpness of the pooling over keywords."""
+    gamma_matching: float = 10.0
+    """Sharpness of the matching of images and captions."""
+    sentence: float = 0.2
+    """Weight of the loss between global feature and sentence."""
+    temperature: float = 0.1
+    """Temperature of the loss between global feature and sentence."""
+    kl: float = 1.0
+    """Weight of the KL term of `conditioning_augmentation`."""
+    augment: tuple[Literal["translation", "cutout", "color"], ...] = ()
+    """DiffAugment policies on what the discriminator sees, real and fake. `color` is at odds with captions that name colours."""
+
+    def _check(self) -> None:
+        self._require("mismatched", 0 <= self.mismatched <= 1, "between 0 and 1")
+        for name in ("penalty_weight", "region", "sentence", "kl"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("gamma_attention", "gamma_pooling", "gamma_matching", "temperature"):
+            self._require(name, getattr(self, name) > 0, "more than 0")
+        self._require("penalty_every", self.penalty_every >= 1, "1 or more")
+        policies = ("translation", "cutout", "color")
+        self._require("augment", all(a in policies for a in self.augment), "a choice of " + ", ".join(policies))
+
+
+@dataclass(kw_only=True)
+class OptimConfig(Section):
+    name: Literal["adam"] = "adam"
+    """Optimizer of both players."""
+    generator_lr: float = 2e-4
+    """Learning rate of the generator."""
+    discriminator_lr: float = 4e-4
+    """Learning rate of the discriminator."""
+    beta1: float = 0.0
+    """Adam's decay of the first moment."""
+    beta2: float = 0.99
+    """Adam's decay of the second moment."""
+    ema: float = 0.995
+    """Decay of the moving average of the generator's weights, a step."""
+
+    def _check(self) -> None:
+        for name in ("generator_lr", "discriminator_lr"):
+            self._require(name, getattr(self, name) > 0, "more than 0")
+        for name in ("beta1", "beta2", "ema"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
+
+
+@dataclass(kw_only=True)
+class TrainConfig(Section):
+    steps: int = 2000
+    """Steps in all; a step updates both players once."""
+    batch_size: int = 32
+    """Images a step, over all devices."""
+    seed: int = 0
+    """Seed of the weights, the order of samples, the captions chosen, the flips and the noise."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the networks; losses are always fp32. `auto`: bf16 on a GPU, fp32 on a CPU."""
+
+    def _check(self) -> None:
+        self._require("steps", self.steps >= 1, "1 or more")
+        self._require("batch_size", self.batch_size >= 2, "2 or more: captions are told apart within a batch")
+        self._require("seed", 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
+
+
+@dataclass(kw_only=True)
+class EngineConfig(Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto` takes a GPU if there is one."""
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig(Section):
+    every: int = 500
+    """Steps between two checkpoints; the last step always makes one."""
+    keep: int = 2
+    """Checkpoints kept."""
+
+    def _check(self) -> None:
+        self._require("every", self.every >= 1, "1 or more")
+        self._require("keep", self.keep >= 1, "1 or more")
+
+
+@dataclass(kw_only=True)
+class LogConfig(Section):
+    every: int = 20
+    """Steps between two lines of `metrics.jsonl`; only then does the host wait for the device."""
+    samples_every: int = 250
+    """Steps between two sample grids and two evaluations; the last step always makes one."""
+    samples: int = 32
+    """Images in a sample grid."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+
+    def _check(self) -> None:
+        for name in ("every", "samples_every", "samples"):
+            self._require(name, getattr(self, name) >= 1, "1 or more")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """What a training run is made of."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def to_yaml(self) -> str:
+        """The whole configuration, as `config.yaml` in a run directory holds it."""
+        import yaml
+
+        plain = {name: _plain(section) for name, section in vars(self).items()}
+        return yaml.safe_dump(plain, sort_keys=False, width=120)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str) -> Config:
+        """Read what `to_yaml` wrote.
+
+        Raises:
+            UserError: it is no YAML, or has a section, field or value that does not exist.
+        """
+        import yaml
+
+        try:
+            sections = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(sections, dict) or not all(isinstance(v, dict) for v in sections.values()):
+            raise UserError(f"{where} is not a configuration: it must map sections such as `train` to their fields")
+        kinds = get_type_hints(cls)
+        unknown = sections.keys() - kinds.keys()
+        if unknown:
+            raise UserError(f"{where} has an unknown section {sorted(unknown)[0]}; there are {', '.join(kinds)}")
+        return cls(**{name: read_section(kinds[name], values, f"{where}: {name}") for name, values in sections.items()})
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(section).items()}
+
+
+def read_section(kind: type[Section], values: dict[str, Any], where: str) -> Any:
+    """A section of the configuration from plain values.
+
+    Raises:
+        UserError: a field does not exist, or its value is none that it can have.
+    """
+    unknown = values.keys() - {f.name for f in dataclasses.fields(kind)}
+    if unknown:
+        raise UserError(f"{where} has no field {sorted(unknown)[0]}")
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _demo() -> Config:
+    return Config()
+
+
+def _demo_64() -> Config:
+    return Config(
+        model=ModelConfig(
+            image_size=64,
+            generator_channels=(64, 64, 48, 32, 24),
+            discriminator_channels=(16, 32, 64, 96, 128),
+        ),
+        train=TrainConfig(steps=4000),
+    )
+
+
+def _natural(image_size: int, generator: tuple[int, ...], discriminator: tuple[int, ...], batch_size: int) -> Config:
+    return Config(
+        data=DataConfig(workers=4),
+        model=ModelConfig(
+            image_size=image_size,
+            noise_dim=100,
+            generator_channels=generator,
+            discriminator_channels=discriminator,
+            region_dim=256,
+            region_grid=16 if image_size == 256 else 8,
+        ),
+        loss=LossConfig(augment=("translation",), gamma_attention=5.0, gamma_matching=50.0),
+        optim=OptimConfig(ema=0.999),
+        train=TrainConfig(steps=100_000, batch_size=batch_size),
+        checkpoint=CheckpointConfig(every=2000, keep=3),
+        log=LogConfig(every=50, samples_every=2000),
+    )
+
+
+#: What `--preset` chooses from: the demo learns the embedded shapes in minutes on two CPU cores; the others are sized
+#: for photographs.
+PRESETS: dict[str, Callable[[], Config]] = {
+    "demo": _demo,
+    "demo-64px": _demo_64,
+    "64px": lambda: _natural(64, (256, 256, 192, 128, 64), (32, 64, 128, 192, 256), 64),
+    "128px": lambda: _natural(128, (256, 256, 192, 128, 64, 32), (32, 64, 128, 192, 256, 256), 64),
+    "256px": lambda: _natural(256, (256, 256, 192, 128, 96, 48, 24), (24, 48, 96, 160, 224, 256, 256), 32),
+}
+
+
+def preset(name: str) -> Config:
+    """A fresh copy of the preset called `name`."""
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]()

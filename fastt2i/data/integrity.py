@@ -1,0 +1,88 @@
+"""Turns an image file's content into pixels, or says in a few words why it cannot."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MAX_PIXELS = 64 * 2**20  # more is refused before anything is decoded
+
+# What is decoded, whatever the file is called. Pillow knows more formats, some of which start other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+# Pillow warns where `decode` has an answer of its own: such images are refused, and such metadata is ignored.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)
+
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImage(Exception):
+    """The content is no image that can be decoded; the message is the reason."""
+
+
+def decode(content: bytes, image_size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode an image, cut out its central square and resize that -> uint8 (image_size, image_size, 3), RGB.
+
+    JPEG, PNG, WebP or BMP, by its content; the first frame of an animation. The EXIF orientation is applied,
+    transparency is laid on white, 16 bits become 8, colour profiles are ignored; the resize is bicubic and antialiased.
+    Raises BadImage: empty, another format, damaged or cut short, more than `max_pixels` by its header (which is
+    checked before anything is decoded).
+    """
+    if not content:
+        raise BadImage("the file is empty")
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise BadImage(f"absurdly large: {image.width} x {image.height} pixels, more than {max_pixels}")
+            square = _to_square(_upright(_to_rgb(image), _orientation(image)), image_size)
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"absurdly large: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise BadImage("not a JPEG, PNG, WebP or BMP image") from error
+    except Exception as error:  # a damaged file can make Pillow raise almost anything
+        raise BadImage(f"damaged: {str(error) or type(error).__name__}") from error
+    return np.array(square)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # noqa: BLE001  (damaged metadata, in whatever way, says nothing against the pixels)
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_ORIENTATIONS[orientation]) if orientation in _ORIENTATIONS else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of gray: keep the upper ones, as Pillow does where there is colour
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_square(image: Image.Image, image_size: int) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Not by `resize(box=...)`: that lets pixels from outside the box into its edges.
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((image_size, image_size), Image.Resampling.BICUBIC)

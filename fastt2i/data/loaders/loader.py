@@ -1,0 +1,59 @@
+"""What every loader gives, whatever decodes the images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastt2i.data.index import Problem
+from fastt2i.data.sampler import Plan
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Batch(NamedTuple):
+    """One rank's part of a step, B samples."""
+
+    images: Tensor
+    """uint8 (B, S, S, 3), RGB."""
+    caption_ids: Tensor
+    """int64 (B,): rows of the text cache."""
+    mismatched_ids: Tensor
+    """int64 (B,): captions of other samples."""
+
+
+class Loader(ABC, Iterator[Batch]):
+    """Batches, one a step, without end. Close it when done, or use it in a `with` statement."""
+
+    @property
+    @abstractmethod
+    def quarantined(self) -> list[Problem]:
+        """The images found so far that cannot be decoded, each once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop what works in the background; no batch follows."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def to_batch(images: NDArray[np.uint8], plan: Plan) -> Batch:
+    """images: uint8 (B, S, S, 3) of the plan's samples, not yet mirrored."""
+    pixels = torch.from_numpy(images)
+    if plan.flips.any():
+        pixels = torch.where(torch.from_numpy(plan.flips)[:, None, None, None], pixels.flip(2), pixels)
+    return Batch(pixels, torch.from_numpy(plan.caption_ids), torch.from_numpy(plan.mismatched_ids))

@@ -1,0 +1,152 @@
+"""A loader for sets of any size: worker processes decode the steps to come with Pillow."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Sampler as TorchSampler
+
+from fastt2i.data.index import Index, Problem
+from fastt2i.data.integrity import BadImage, decode
+from fastt2i.data.loaders.loader import Batch, Loader, to_batch
+from fastt2i.data.loaders.rescue import Quarantine, rescue
+from fastt2i.data.sampler import Sampler
+from fastt2i.errors import UserError
+
+_PREFETCH = 2  # steps that each worker is ahead
+
+
+class PillowLoader(Loader):
+    """Decodes each image anew whenever its turn comes; a worker makes whole steps."""
+
+    def __init__(
+        self,
+        index: Index,
+        sampler: Sampler,
+        *,
+        image_size: int,
+        workers: int,
+        max_bad_fraction: float,
+        start_step: int = 0,
+    ) -> None:
+        """workers: processes; 0 decodes in this one."""
+        self._quarantine = Quarantine(index, max_bad_fraction)
+        steps = DataLoader(
+            _Steps(index.read, len(index), sampler, image_size),
+            batch_size=None,
+            sampler=_CountFrom(start_step),
+            collate_fn=_unchanged,
+            num_workers=workers,
+            prefetch_factor=_PREFETCH if workers else None,
+            multiprocessing_context=_context() if workers else None,
+            worker_init_fn=_ignore_interrupts if workers else None,
+        )
+        with _interrupts_held_back():
+            self._steps: Iterator[_Decoded] | None = iter(steps)
+
+    @property
+    def quarantined(self) -> list[Problem]:
+        return self._quarantine.problems
+
+    def __next__(self) -> Batch:
+        if self._steps is None:
+            raise StopIteration
+        decoded = next(self._steps)
+        self._quarantine.note(decoded.tried, decoded.failures)
+        if isinstance(decoded.batch, UserError):
+            raise decoded.batch
+        return decoded.batch
+
+    def close(self) -> None:
+        self._steps = None  # the last reference: torch ends the workers and waits for them
+
+
+class _Decoded(NamedTuple):
+    """A step from a worker, which cannot raise a clean error itself."""
+
+    batch: Batch | UserError
+    tried: NDArray[np.int64]
+    failures: list[tuple[int, str]]
+
+
+class _Steps(Dataset[_Decoded]):
+    """The step of a given number, decoded."""
+
+    def __init__(self, read: Callable[[int], bytes], count: int, sampler: Sampler, image_size: int) -> None:
+        self._read = read
+        self._count = count
+        self._sampler = sampler
+        self._image_size = image_size
+        self._bad: set[int] = set()  # known to this worker: not tried again
+
+    def __getitem__(self, step: int) -> _Decoded:
+        images: dict[int, NDArray[np.uint8]] = {}
+        failures: list[tuple[int, str]] = []
+
+        def usable(sample: int) -> bool:
+            if sample in images or sample in self._bad:
+                return sample in images
+            try:
+                images[sample] = decode(self._read(sample), self._image_size)
+            except (BadImage, OSError) as error:
+                self._bad.add(sample)
+                failures.append((sample, str(error)))
+            return sample in images
+
+        plan = self._sampler.plan(step)
+        try:
+            plan = rescue(plan, self._sampler.positions(step), self._sampler, self._count, usable)
+            batch: Batch | UserError = to_batch(np.stack([images[int(sample)] for sample in plan.samples]), plan)
+        except UserError as error:
+            batch = error
+        return _Decoded(batch, np.fromiter(images, dtype=np.int64), failures)
+
+
+class _CountFrom(TorchSampler[int]):
+    def __init__(self, start: int) -> None:
+        self._start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self._start)
+
+
+def _unchanged(decoded: Any) -> Any:
+    return decoded
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """How workers start: forked from a server that has imported torch but never run it.
+
+    A plain fork copies the locks of torch's own threads in whatever state they are, and hangs sooner or later.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; only the main process shall answer it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Workers inherit that SIGINT is blocked, and so have it blocked before `_ignore_interrupts` runs."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

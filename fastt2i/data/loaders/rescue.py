@@ -1,0 +1,91 @@
+"""What happens when an image cannot be decoded: another takes its place, and the books are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastt2i.data.hashing import hash64
+from fastt2i.data.index import Index, Problem
+from fastt2i.data.sampler import Plan, Sampler
+from fastt2i.errors import UserError
+
+_MOST_TRIES = 1000  # replacements tried for one position
+_FEWEST = 20  # images that a fraction is taken of, even if there are fewer: one bad one alone never ends a run
+
+
+def rescue(
+    plan: Plan, positions: NDArray[np.int64], sampler: Sampler, count: int, usable: Callable[[int], bool]
+) -> Plan:
+    """Replace the samples of a plan that are not usable, images and captions together.
+
+    A replacement is a fixed function of the position and of which samples are usable, so that every loader, and the
+    same one after a resume, takes the same. count: samples in the index. The position's flip stays.
+    Raises UserError where no replacement is found.
+    """
+    bad = [place for place, sample in enumerate(plan.samples) if not usable(int(sample))]
+    if not bad:
+        return plan
+    samples = plan.samples.copy()
+    for place in bad:
+        samples[place] = next((s for s in _candidates(int(positions[place]), count) if usable(s)), -1)
+        if samples[place] < 0:
+            raise UserError(f"{min(count, _MOST_TRIES)} images, one after the other, cannot be decoded")
+    captions = plan.caption_ids.copy()
+    captions[bad] = sampler.captions(positions[bad], samples[bad])
+    mismatched = plan.mismatched_ids.copy()
+    for distance in range(1, len(samples)):  # a replacement may bring along the very caption that should not fit it
+        fits = sampler.belongs(mismatched, samples) & np.isin(np.arange(len(samples)), bad)
+        if not fits.any():
+            break
+        mismatched = np.where(fits, np.roll(captions, -distance), mismatched)
+    return Plan(samples, captions, mismatched, plan.flips)
+
+
+def _candidates(position: int, count: int) -> Iterator[int]:
+    """A walk over all samples, each once, that starts and strides by a hash of the position."""
+    start, stride = (int(hash64(position, salt)) % count for salt in (1, 2))
+    while math.gcd(stride, count) != 1:
+        stride += 1
+    return ((start + k * stride) % count for k in range(min(count, _MOST_TRIES)))
+
+
+class Quarantine:
+    """The undecodable images of an index, each once with its reason, and the judgement when they are too many.
+
+    The run ends once they are more than `max_bad_fraction` of all images (of 20, where there are fewer), or so many
+    among those tried so far that chance does not explain it (five standard deviations and three images above).
+    """
+
+    def __init__(self, index: Index, max_bad_fraction: float) -> None:
+        self.problems: list[Problem] = []
+        self._index = index
+        self._fraction = max_bad_fraction
+        self._tried = np.zeros(len(index), dtype=bool)
+        self._bad: set[int] = set()
+
+    def note(self, tried: NDArray[np.int64], failures: Iterable[tuple[int, str]]) -> None:
+        """Enter samples that were tried, and those of them that failed, with reasons. Raises UserError: too many."""
+        self._tried[tried] = True
+        for sample, reason in failures:
+            self._tried[sample] = True
+            if sample not in self._bad:
+                self._bad.add(sample)
+                self.problems.append(Problem(self._index.keys[sample], reason))
+        if self._bad:
+            self._judge()
+
+    def _judge(self) -> None:
+        bad, tried, total = len(self._bad), int(self._tried.sum()), len(self._index)
+        first = f"the first is {self.problems[0].where}: {self.problems[0].what}"
+        if bad == total:
+            raise UserError(f"none of the {total} images of {self._index.name} can be decoded; {first}")
+        by_chance = self._fraction * tried + 5 * math.sqrt(self._fraction * (1 - self._fraction) * tried) + 3
+        if bad > self._fraction * max(total, _FEWEST) or (tried >= _FEWEST and bad > by_chance):
+            raise UserError(
+                f"{bad} of {tried} images of {self._index.name} cannot be decoded, more than the fraction "
+                f"{self._fraction:g} that data.max_bad_fraction allows; {first}"
+            )

@@ -1,0 +1,1 @@
+"""Where samples come from: each module turns one layout into an `Index`."""

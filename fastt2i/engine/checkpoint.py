@@ -1,0 +1,106 @@
+"""Checkpoints: everything that a run needs to go on, in safetensors and JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastt2i.durable import new_directory, sha256, write_file
+from fastt2i.errors import UserError
+from fastt2i.weights import load_tensors, save_tensors
+
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk: the number of steps taken, its tensors by part, and plain state."""
+
+    path: Path
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+        directory: where they are, one `step-*` folder each.
+        keep: how many of the newest to keep.
+    """
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self.directory = directory
+        self._keep = keep
+
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+        """Write a checkpoint under a temporary name, sync it, rename it, then remove the oldest.
+
+        Raises:
+            UserError: the disk is full or cannot be written; earlier checkpoints are untouched.
+        """
+        path = self.directory / f"step-{step:08d}"
+        try:
+            with new_directory(path) as temporary:
+                digests = {part: save_tensors(temporary / _file(part), values) for part, values in tensors.items()}
+                content = json.dumps({"step": step, "sha256": digests, "state": state}, indent=1).encode()
+                write_file(temporary / STATE_FILE, content + f"\n{sha256(content)}\n".encode())
+        except OSError as error:
+            newest = max(self._paths(), default=None)
+            kept = f"{newest} is whole: make room and go on with --resume" if newest else "there is no earlier one"
+            raise UserError(f"cannot save a checkpoint in {self.directory}: {error.strerror}; {kept}") from error
+        for old in sorted(self._paths())[: -self._keep]:
+            shutil.rmtree(old)
+        return path
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
+        damage: list[str] = []
+        for path in sorted(self._paths(), reverse=True):
+            try:
+                return _load(path), damage
+            except UserError as error:
+                damage.append(str(error))
+        return None, damage
+
+    def _paths(self) -> list[Path]:
+        return list(self.directory.glob("step-*"))
+
+
+def _file(part: str) -> str:
+    return f"{part}.safetensors"
+
+
+def _load(path: Path) -> Checkpoint:
+    try:
+        content, digest = (path / STATE_FILE).read_bytes().rstrip(b"\n").rsplit(b"\n", 1)
+        if sha256(content).encode() != digest:
+            raise ValueError("its digest is not the one noted in it")
+        header = json.loads(content)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / STATE_FILE} is damaged ({error})") from error
+    tensors = {part: load_tensors(path / _file(part), digest) for part, digest in header["sha256"].items()}
+    return Checkpoint(path, header["step"], tensors, header["state"])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as flat tensors, named `<number of the parameter>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave; learning rates stay the optimizer's own."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,86 @@
+"""What a run learns from: the index, its held-out captions and the text features of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from fastt2i.config import Config
+from fastt2i.data.index import Index, open_index
+from fastt2i.data.loaders import Loader, open_loader
+from fastt2i.data.sampler import Sampler
+from fastt2i.data.text_cache import TextCache
+from fastt2i.engine.evaluation import CaptionSet
+from fastt2i.models.text_encoder import TextEncoder
+from fastt2i.text_features import TextFeatures
+
+#: Held-out captions that scores are taken on during a run.
+SCORED_CAPTIONS = 256
+#: Training captions whose features give the mean and covariance that the networks whiten with.
+STATISTICS_CAPTIONS = 20_000
+
+
+class TrainingData:
+    """Images, captions and their features.
+
+    Args:
+        config: of the run.
+        device: where the language model runs, and where evaluation does.
+        say: tells the user what is going on.
+
+    Raises:
+        UserError: the data or the language model cannot be read.
+    """
+
+    def __init__(self, config: Config, device: torch.device, say: Callable[[str], None]) -> None:
+        self._config = config
+        options = {"image_size": config.model.image_size, "heldout": config.data.heldout}
+        self.index = open_index(config.data.path, config.data.format, split="train", **options)
+        self.heldout = open_index(config.data.path, config.data.format, split="heldout", **options)
+        self.captions = self.index.caption_table()
+        say(_describe(self.index, self.heldout, len(self.captions.captions)))
+        self.encoder = TextEncoder(
+            config.text.model,
+            max_keywords=config.text.max_keywords,
+            stop_words=config.text.stop_words,
+            device=device,
+        )
+        self.encoder.fit_idf(self.captions.captions)
+        cache_dir = Path(config.text.cache_dir) if config.text.cache_dir else None
+        self.features = TextCache.open(self.encoder, self.captions.captions, cache_dir)
+        self._device = device
+
+    def open_loader(self, first_step: int) -> Loader:
+        """The batches from `first_step` on."""
+        train = self._config.train
+        sampler = Sampler(self.captions, batch_size=train.batch_size, seed=train.seed, flip=self._config.data.flip)
+        return open_loader(
+            self.index, sampler, self._config.data, image_size=self._config.model.image_size, start_step=first_step
+        )
+
+    def sample_features(self) -> TextFeatures:
+        """Features of training captions, evenly spread: all of them, or a sample that gives their statistics."""
+        count = len(self.captions.captions)
+        return self.features.rows(torch.arange(0, count, -(-count // STATISTICS_CAPTIONS)))
+
+    def caption_set(self, noise_dim: int) -> CaptionSet:
+        """Captions for grids and scores: held-out ones, or training captions where none are held out."""
+        source = self.heldout if len(self.heldout) else self.index
+        captions = source.caption_table().captions
+        stride = max(1, len(captions) // SCORED_CAPTIONS)
+        chosen = captions[::stride][:SCORED_CAPTIONS]
+        return CaptionSet(
+            chosen, self.encoder(chosen), noise_dim=noise_dim, seed=self._config.train.seed, device=self._device
+        )
+
+
+def _describe(index: Index, heldout: Index, captions: int) -> str:
+    lines = [f"data: {index.name}: {len(index)} images with {captions} different captions, {len(heldout)} held out"]
+    if index.problems:
+        lines.append(f"  left out {len(index.problems)}:")
+        lines += [f"    {problem.where}: {problem.what}" for problem in index.problems[:5]]
+        if len(index.problems) > 5:
+            lines.append(f"    and {len(index.problems) - 5} more, listed in quarantine.jsonl")
+    return "\n".join(lines)

@@ -1,0 +1,28 @@
+"""Moving average of a module's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """An exponential moving average of a module's parameters, itself a module that can be run and saved.
+
+    The decay ramps up, min(decay, (1 + t) / (10 + t)) at step t, so that the first random weights are forgotten
+    quickly.
+    """
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(source).eval().requires_grad_(False)
+        self._decay = decay
+        self._average = list(self.module.parameters())
+        self._source = list(source.parameters())
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the source after step number `step`, counted from 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._average, self._source, 1 - decay)

@@ -1,0 +1,38 @@
+"""Which arithmetic the networks use. Losses and penalties are float32 whatever is chosen here."""
+
+from __future__ import annotations
+
+import torch
+
+from fastt2i.errors import UserError
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """Autocast and loss scaling for one run.
+
+    Args:
+        name: `auto`, `fp32`, `tf32`, `bf16` or `fp16`.
+        device: where the networks run.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        if name == "auto":
+            name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        if name == "tf32" and device.type != "cuda":
+            raise UserError(f"train.precision is tf32, which only a GPU has, but the device is {device}; use fp32 or bf16")
+        self.name = name
+        self._device_type = device.type
+        self._dtype = AUTOCAST_DTYPES.get(name)
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("highest" if name == "fp32" else "high")
+            torch.backends.cudnn.conv.fp32_precision = "ieee" if name == "fp32" else "tf32"
+
+    def make_scaler(self) -> torch.amp.GradScaler:
+        """A loss scaler for one optimizer; it does nothing unless the precision is fp16."""
+        return torch.amp.GradScaler(self._device_type, enabled=self.name == "fp16")
+
+    def autocast(self) -> torch.autocast:
+        """The context that the networks run in."""
+        return torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None)

@@ -1,0 +1,95 @@
+"""Where a run keeps what it makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fastt2i.config import Config
+from fastt2i.data.index import Problem
+from fastt2i.durable import replace_file
+from fastt2i.errors import UserError
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.metrics = path / "metrics.jsonl"
+        self.curves = path / "curves.png"
+        self.quarantine = path / "quarantine.jsonl"
+        self.model = path / "model"
+        self.tensorboard = path / "tensorboard"
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.is_file()
+
+    def create(self, config: Config) -> None:
+        """Make the directory and note the resolved configuration in it.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            for directory in (self.path, self.checkpoints, self.samples):
+                directory.mkdir(parents=True, exist_ok=True)
+            replace_file(self.config, config.to_yaml().encode())
+        except OSError as error:
+            raise UserError(f"cannot write to the output folder {self.path}: {error.strerror}; choose another --out") from error
+
+    def saved_config(self, default: Config) -> Config:
+        """The configuration of the run that was started here, or `default` if none was."""
+        if not self.exists():
+            return default
+        return Config.from_yaml(self.config.read_text(), str(self.config))
+
+    def records(self) -> Iterator[dict[str, float]]:
+        """The lines of `metrics.jsonl`; a last line that was cut off is left out."""
+        if self.metrics.is_file():
+            for line in self.metrics.read_text().splitlines():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after `step`: the steps that follow will be logged again."""
+        kept = [json.dumps(record) for record in self.records() if record["step"] <= step]
+        replace_file(self.metrics, "".join(f"{line}\n" for line in kept).encode())
+
+    def write_quarantine(self, problems: Sequence[Problem]) -> None:
+        """Note what was left out and why, a line of JSON each."""
+        lines = "".join(json.dumps({"where": p.where, "what": p.what}, ensure_ascii=False) + "\n" for p in problems)
+        replace_file(self.quarantine, lines.encode("utf-8", "backslashreplace"))
+
+
+def choose_directory(out: Path | None, preset: str, resume: bool) -> RunDirectory:
+    """The directory of a new run, or of the one to go on with.
+
+    Without `out` it is `runs/<preset>`, with a number behind it where that is taken; to resume, the newest of these.
+
+    Raises:
+        UserError: a new run would write over an old one, or there is none to go on with.
+    """
+    if out is None:
+        taken = [RunDirectory(path) for path in Path("runs").glob(f"{preset}*")]
+        taken = sorted((run for run in taken if run.exists()), key=lambda run: run.config.stat().st_mtime)
+        if resume:
+            if not taken:
+                raise UserError(f"there is no run to resume at runs/{preset}; name its folder with --out")
+            return taken[-1]
+        number = 1
+        while (out := Path("runs", preset if number == 1 else f"{preset}-{number}")).exists():
+            number += 1
+    run = RunDirectory(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"the output folder {out} is a file; choose another --out")
+    if run.exists() and not resume:
+        raise UserError(f"{out} already holds a run; go on with it by --resume, or choose another --out")
+    return run

@@ -1,0 +1,39 @@
+"""SIGINT and SIGTERM ask a run to stop after the step at hand."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """While the context is open, the first SIGINT or SIGTERM is remembered; a second one acts at once.
+
+    Attributes:
+        signal: the signal received, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __enter__(self) -> StopRequest:
+        self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        for each, handler in self._previous.items():
+            signal.signal(each, handler)
+
+    @property
+    def exit_status(self) -> int:
+        """128 plus the signal's number, as shells have it; 0 if there was none."""
+        return 128 + self.signal if self.signal else 0

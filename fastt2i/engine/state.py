@@ -1,0 +1,86 @@
+"""The state of a training run: both players, the moving average, and how they are kept in checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastt2i.config import Config, ModelConfig, read_section
+from fastt2i.engine.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from fastt2i.engine.ema import Ema
+from fastt2i.engine.optim import make_player
+from fastt2i.engine.precision import Precision
+from fastt2i.errors import UserError
+from fastt2i.models.discriminator import Discriminator
+from fastt2i.models.generator import Generator
+from fastt2i.text_features import TextFeatures
+
+
+class TrainingState:
+    """The networks of a run at some step.
+
+    Args:
+        config: of the run; its seed makes the first weights.
+        captions: features of training captions, a sample of all: the networks take their mean and covariance.
+        text_digest: SHA-256 of the language model that made them.
+        device: where the networks live.
+        precision: arithmetic of the run.
+    """
+
+    def __init__(
+        self, config: Config, *, captions: TextFeatures, text_digest: str, device: torch.device, precision: Precision
+    ) -> None:
+        torch.manual_seed(config.train.seed)
+        generator = Generator(config.model, captions.sentence.shape[-1])
+        discriminator = Discriminator(config.model, captions.sentence.shape[-1], captions.keywords.shape[-1])
+        generator.fit(captions)
+        discriminator.fit(captions)
+        for module in (generator, discriminator):
+            module.to(device=device, memory_format=torch.channels_last)
+        self.generator = make_player("generator", generator, config.optim, precision)
+        self.discriminator = make_player("discriminator", discriminator, config.optim, precision)
+        self.ema = Ema(generator, config.optim.ema)
+        self._identity = {"model": dataclasses.asdict(config.model), "text_sha256": text_digest}
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Everything that a checkpoint keeps as tensors, by part."""
+        parts: dict[str, dict[str, Tensor]] = {"ema": self.ema.module.state_dict()}
+        for player in (self.generator, self.discriminator):
+            parts[player.name] = player.module.state_dict()
+            parts[f"{player.name}_optimizer"] = optimizer_tensors(player.optimizer)
+        return parts
+
+    def plain(self) -> dict[str, Any]:
+        """Everything that a checkpoint keeps as plain values."""
+        scalers = {player.name: player.scaler.state_dict() for player in (self.generator, self.discriminator)}
+        return {"identity": self._identity, "scalers": scalers}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint.
+
+        Raises:
+            UserError: it is of another model or language model.
+        """
+        self._check_identity(checkpoint.state["identity"], checkpoint)
+        self.ema.module.load_state_dict(checkpoint.tensors["ema"])
+        for player in (self.generator, self.discriminator):
+            player.module.load_state_dict(checkpoint.tensors[player.name])
+            restore_optimizer(player.optimizer, checkpoint.tensors[f"{player.name}_optimizer"])
+            if player.scaler.is_enabled() and checkpoint.state["scalers"][player.name]:
+                player.scaler.load_state_dict(checkpoint.state["scalers"][player.name])
+
+    def _check_identity(self, saved: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+        if saved["text_sha256"] != self._identity["text_sha256"]:
+            raise UserError(f"{checkpoint.path} was trained with another language model; resume with the one it had")
+        ours = self._identity["model"]
+        theirs = dataclasses.asdict(read_section(ModelConfig, saved["model"], str(checkpoint.path)))
+        for name in ours:
+            if ours[name] != theirs[name]:
+                raise UserError(
+                    f"{checkpoint.path} has model.{name} {theirs[name]}, but {ours[name]} was asked for; resume with the "
+                    "same model, or start a new run with another --out"
+                )

@@ -1,0 +1,145 @@
+"""One training step: a pure function of the players' state and its inputs.
+
+All that is random comes in with the inputs, and nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastt2i.augment import augment
+from fastt2i.config import LossConfig
+from fastt2i.engine.ema import Ema
+from fastt2i.engine.optim import Player
+from fastt2i.engine.precision import Precision
+from fastt2i.images import to_signed
+from fastt2i.losses import (
+    discriminator_adversarial,
+    generator_adversarial,
+    ma_gp_penalty,
+    r1_penalty,
+    region_match,
+    sentence_match,
+)
+from fastt2i.models.discriminator import ImageFeatures
+from fastt2i.text_features import TextFeatures
+
+
+class StepInputs(NamedTuple):
+    """What a step of batch size B reads, all on the device.
+
+    images: (B, S, S, 3) uint8; text: features of their captions; mismatched_sentence: (B, d) sentence features of
+    other captions; caption_ids, mismatched_ids: (B,) int64, equal numbers for equal captions; noise: (B, z) standard
+    normal; augmentation: (3, B, draws) uniform in [0, 1) for real images, fakes and the generator's turn.
+    """
+
+    images: Tensor
+    text: TextFeatures
+    mismatched_sentence: Tensor
+    caption_ids: Tensor
+    mismatched_ids: Tensor
+    noise: Tensor
+    augmentation: Tensor
+
+
+class TrainStep:
+    """Updates both players once; one generator pass serves both.
+
+    The discriminator sees the fakes detached; then the generator is scored by the updated discriminator.
+    """
+
+    def __init__(
+        self, config: LossConfig, generator: Player, discriminator: Player, ema: Ema, precision: Precision
+    ) -> None:
+        self.config = config
+        self.generator = generator
+        self.discriminator = discriminator
+        self.ema = ema
+        self.precision = precision
+
+    def __call__(self, inputs: StepInputs, step: int) -> dict[str, Tensor]:
+        """Run step number `step`, counted from 0; returns every loss by name, detached scalars on the device."""
+        real = to_signed(inputs.images)
+        exclude = inputs.caption_ids[:, None] == inputs.caption_ids
+        with self.precision.autocast():
+            fake, kl = self.generator.module(inputs.text.sentence, inputs.noise)
+        with_penalty = self.config.penalty != "none" and step % self.config.penalty_every == 0
+        losses = self._update_discriminator(inputs, real, fake.detach(), exclude, with_penalty)
+        losses |= self._update_generator(inputs, fake, kl, exclude)
+        self.ema.update(step)
+        return losses
+
+    def _update_discriminator(
+        self, inputs: StepInputs, real: Tensor, fake: Tensor, exclude: Tensor, with_penalty: bool
+    ) -> dict[str, Tensor]:
+        config, (sentence, keywords, mask) = self.config, inputs.text
+        batch = len(real)
+        images = torch.cat([self._augment(real, inputs, 0), self._augment(fake, inputs, 1).to(real.dtype)])
+        features, sentences, words = self._discriminate(
+            images, torch.cat([sentence, inputs.mismatched_sentence]), keywords
+        )
+        seen_real, seen_fake = features.split(batch)
+        matching, mismatched = sentences.split(batch)
+        losses = {
+            "d_adversarial": discriminator_adversarial(
+                config.adversarial,
+                seen_real.logits(matching),
+                seen_fake.logits(matching),
+                seen_real.logits(mismatched),
+                inputs.caption_ids != inputs.mismatched_ids,
+                config.mismatched,
+            ),
+            "d_region": region_match(config, seen_real, words, mask, exclude),
+            "d_sentence": sentence_match(config, seen_real, matching, exclude),
+        }
+        total = losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses["d_sentence"]
+        if with_penalty:
+            losses["d_penalty"] = self._penalty(inputs, real)
+            total = total + config.penalty_weight * config.penalty_every * losses["d_penalty"]
+        self.discriminator.minimise(total)
+        return _detached(losses)
+
+    def _update_generator(self, inputs: StepInputs, fake: Tensor, kl: Tensor, exclude: Tensor) -> dict[str, Tensor]:
+        config, (sentence, keywords, mask) = self.config, inputs.text
+        self.discriminator.module.requires_grad_(False)
+        seen, matching, words = self._discriminate(self._augment(fake, inputs, 2), sentence, keywords)
+        self.discriminator.module.requires_grad_(True)
+        losses = {
+            "g_adversarial": generator_adversarial(config.adversarial, seen.logits(matching)),
+            "g_region": region_match(config, seen, words, mask, exclude),
+            "g_sentence": sentence_match(config, seen, matching, exclude),
+            "g_kl": kl,
+        }
+        total = losses["g_adversarial"] + config.region * losses["g_region"]
+        total = total + config.sentence * losses["g_sentence"] + config.kl * losses["g_kl"]
+        self.generator.minimise(total)
+        return _detached(losses)
+
+    def _discriminate(
+        self, images: Tensor, sentences: Tensor, keywords: Tensor
+    ) -> tuple[ImageFeatures, Tensor, Tensor]:
+        with self.precision.autocast():
+            features, projected_sentences, projected_keywords = self.discriminator.module(images, sentences, keywords)
+        return features.float(), projected_sentences.float(), projected_keywords.float()
+
+    def _penalty(self, inputs: StepInputs, real: Tensor) -> Tensor:
+        """The gradient penalty in float32, on a pass of its own: it comes once in many steps, and only for real images."""
+        images = real.detach().requires_grad_()
+        sentences = inputs.text.sentence.detach().requires_grad_()
+        features, projected, _ = self.discriminator.module(
+            self._augment(images, inputs, 0), sentences, inputs.text.keywords
+        )
+        logits = features.logits(projected)
+        if self.config.penalty == "r1":
+            return r1_penalty(logits, images)
+        return ma_gp_penalty(logits, images, sentences)
+
+    def _augment(self, images: Tensor, inputs: StepInputs, turn: int) -> Tensor:
+        return augment(images, self.config.augment, inputs.augmentation[turn])
+
+
+def _detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: loss.detach() for name, loss in losses.items()}

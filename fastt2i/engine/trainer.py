@@ -1,0 +1,219 @@
+"""The training run, as an outline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+import fastt2i
+from fastt2i.augment import draws_per_image
+from fastt2i.config import Config
+from fastt2i.data.index import Problem
+from fastt2i.engine.checkpoint import CheckpointStore
+from fastt2i.engine.data import TrainingData
+from fastt2i.engine.inputs import InputSource
+from fastt2i.engine.loss_log import LossLog, NonFiniteLoss
+from fastt2i.engine.precision import Precision
+from fastt2i.engine.report import Report
+from fastt2i.engine.run_directory import RunDirectory
+from fastt2i.engine.signals import StopRequest
+from fastt2i.engine.state import TrainingState
+from fastt2i.engine.step import TrainStep
+from fastt2i.errors import UserError
+from fastt2i.model_card import model_card, parameter_count
+from fastt2i.models.pretrained import PretrainedModel, save_pretrained
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `engine.device` names.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("engine.device is cuda, but torch sees no GPU here; use cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class Trainer:
+    """One run, new or resumed.
+
+    Args:
+        config: of the run.
+        directory: where it is kept.
+        say: tells the user what is going on.
+
+    Raises:
+        UserError: data, language model, output folder or checkpoint cannot be used.
+    """
+
+    def __init__(self, config: Config, directory: RunDirectory, say: Callable[[str], None] = print) -> None:
+        self.config = config
+        self.directory = directory
+        self.device = choose_device(config.engine.device)
+        self.precision = Precision(config.train.precision, self.device)
+        self.data = TrainingData(config, self.device, say)
+        self.state = TrainingState(
+            config,
+            captions=self.data.sample_features(),
+            text_digest=self.data.encoder.digest,
+            device=self.device,
+            precision=self.precision,
+        )
+        self.train_step = TrainStep(
+            config.loss, self.state.generator, self.state.discriminator, self.state.ema, self.precision
+        )
+        self.checkpoints = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
+        self.captions = self.data.caption_set(self.state.ema.module.noise_dim)
+        self.scores: dict[str, float] = {}
+        self.seconds = 0.0
+        self.step = self._resume(say)
+        say(self._describe())
+
+    def train(self) -> int:
+        """Run to the last step, or to the signal that stops it; returns the exit status.
+
+        Raises:
+            UserError: a loss is not finite, the disk is full, or too many images are bad.
+        """
+        config = self.config
+        self.directory.create(config)
+        loader = self.data.open_loader(self.step)
+        inputs = InputSource(
+            loader,
+            self.data.features,
+            noise_dim=self.state.ema.module.noise_dim,
+            draws=draws_per_image(config.loss.augment),
+            seed=config.train.seed,
+            first_step=self.step,
+            device=self.device,
+        )
+        self._losses = LossLog()
+        self._logged, self._since, self._noted = self.step, time.perf_counter(), 0
+        report = Report(self.directory, config.log, first_step=self.step, steps=config.train.steps)
+        try:
+            with StopRequest() as stop:
+                batches = iter(inputs)
+                while self.step < config.train.steps and not stop.signal:
+                    losses = self.train_step(next(batches), self.step)
+                    self._losses.add(losses, self.step)
+                    self.step += 1
+                    self._after_step(report, loader.quarantined)
+                if stop.signal:
+                    self._log(report, loader.quarantined)
+                    self._save()
+                    report.say(f"stopped by {stop.signal.name} at step {self.step}; go on with --resume")
+                return stop.exit_status
+        finally:
+            report.close()
+            loader.close()
+
+    def _after_step(self, report: Report, quarantined: list[Problem]) -> None:
+        log, last = self.config.log, self.step == self.config.train.steps
+        show = last or self.step % log.samples_every == 0
+        save = last or self.step % self.config.checkpoint.every == 0
+        if show or save or self.step % log.every == 0:
+            self._log(report, quarantined)  # first, so that weights which are not finite are never saved
+        if show:
+            self._show(report)
+        if save:
+            self._save()
+
+    def _log(self, report: Report, quarantined: list[Problem]) -> None:
+        """Read the losses back from the device: the only place where the host waits for it."""
+        steps = self.step - self._logged
+        if not steps:
+            return
+        try:
+            losses = self._losses.read()
+        except NonFiniteLoss as error:
+            newest, _ = self.checkpoints.latest()
+            good = f"the last good checkpoint is {newest.path}" if newest else "there is no checkpoint yet"
+            raise UserError(
+                f"the loss {error.name} is not finite at step {error.step}; {good}; try lower learning rates"
+                + ("" if self.precision.name == "fp32" else " or --train.precision fp32")
+            ) from error
+        now = time.perf_counter()
+        elapsed = now - self._since
+        self.seconds += elapsed
+        self._logged, self._since = self.step, now
+        report.log(
+            self.step,
+            losses
+            | {
+                "images_per_second": steps * self.config.train.batch_size / elapsed,
+                "seconds": self.seconds,
+                "quarantined": len(quarantined),
+            },
+        )
+        if len(quarantined) != self._noted:
+            self._noted = len(quarantined)
+            self.directory.write_quarantine([*self.data.index.problems, *quarantined])
+
+    def _show(self, report: Report) -> None:
+        """Samples and scores of the averaged generator; its time counts as the run's, not as the steps'."""
+        started = time.perf_counter()
+        generator = self.state.ema.module
+        self.scores = self.captions.score(generator, self.state.discriminator.module)
+        images = self.captions.draw(generator, self.config.log.samples)
+        report.samples(self.step, images, self.captions.captions[: len(images)], self.scores)
+        self.seconds += time.perf_counter() - started
+        self._since = time.perf_counter()
+
+    def _save(self) -> None:
+        """Write a checkpoint, and the model folder that everything but training reads."""
+        state = self.state.plain() | {"seconds": self.seconds, "scores": self.scores}
+        self.checkpoints.save(self.step, self.state.tensors(), state)
+        model = self.pretrained()
+        samples = sorted(self.directory.samples.glob("step-*.png"))
+        try:
+            save_pretrained(
+                model,
+                self.directory.model,
+                model_card(model, str(self.directory.path)),
+                {"samples.png": samples[-1].read_bytes()} if samples else {},
+            )
+        except OSError as error:
+            raise UserError(f"cannot save the model in {self.directory.model}: {error.strerror}") from error
+
+    def pretrained(self) -> PretrainedModel:
+        """The model as it is now."""
+        return PretrainedModel(
+            config=self.config.model,
+            text=self.config.text,
+            text_digest=self.data.encoder.digest,
+            sentence_dim=self.data.encoder.sentence_dim,
+            idf=self.data.encoder.idf,
+            generator=self.state.ema.module,
+            discriminator=self.state.discriminator.module,
+            facts={
+                "steps": self.step,
+                "batch_size": self.config.train.batch_size,
+                "data": self.data.index.name,
+                "images": len(self.data.index),
+                "fastt2i": fastt2i.__version__,
+                "example_prompt": self.captions.captions[0],
+            }
+            | self.scores,
+        )
+
+    def _resume(self, say: Callable[[str], None]) -> int:
+        """Go back to the newest whole checkpoint, if there is one; returns the steps taken."""
+        checkpoint, damage = self.checkpoints.latest()
+        for sentence in damage:
+            say(f"warning: {sentence}; an earlier checkpoint is used")
+        if checkpoint is None:
+            return 0
+        self.state.restore(checkpoint)
+        self.seconds, self.scores = checkpoint.state["seconds"], checkpoint.state["scores"]
+        say(f"resumed from {checkpoint.path} after {checkpoint.step} steps")
+        return checkpoint.step
+
+    def _describe(self) -> str:
+        generator, discriminator = (parameter_count(p.module) for p in (self.state.generator, self.state.discriminator))
+        return (
+            f"model: {self.config.model.image_size} px, generator {generator / 1e6:.2f} M parameters, "
+            f"discriminator {discriminator / 1e6:.2f} M; {self.precision.name} on {self.device}"
+        )

@@ -1,0 +1,108 @@
+"""`python -m fastt2i.evaluate`: score a trained model on captioned images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fastt2i.cli import run
+from fastt2i.errors import UserError
+
+R_PRECISION = """\
+r_precision: share of images, one drawn for each caption, whose own caption is the nearest of {candidates}: its own and
+others drawn at random from the same set, by the cosine of the image's global feature and the projected sentence
+feature, both from the discriminator that was trained with the generator. The generator was trained against these
+features, so compare figures of one training set-up only. r_precision_real is the same for the real images: what the
+discriminator itself gets right."""
+ATTRIBUTES = """\
+accuracy_*: share of images in which the colour, shape, size, position and background read back from the pixels are
+those of the caption; accuracy_all: all five together."""
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    """Score a trained model: how well do its images follow captions?"""
+
+    model: Path
+    """Model folder, or the run directory that holds one."""
+    data: str = "shapes"
+    """Captioned images, as for training."""
+    split: Literal["heldout", "train", "all"] = "heldout"
+    """Which part of the data: what training never saw, what it saw, or everything."""
+    limit: int = 1000
+    """Samples used at most."""
+    candidates: int = 100
+    """Captions that R-precision chooses from."""
+    seed: int = 0
+    """Seed of the noise and of the candidates."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run."""
+    out: Path | None = None
+    """Also write the scores to this JSON file."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate; returns the exit status."""
+    arguments = tyro.cli(Arguments, args=argv, prog="fastt2i evaluate")
+    for name in ("limit", "candidates"):
+        if getattr(arguments, name) < 2:
+            raise UserError(f"--{name} is {getattr(arguments, name)}; it must be 2 or more")
+    scores = _evaluate(arguments)
+    for name, value in scores.items():
+        print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
+    print()
+    print(R_PRECISION.format(candidates=arguments.candidates))
+    if "accuracy_all" in scores:
+        print(ATTRIBUTES)
+    if arguments.out:
+        try:
+            arguments.out.write_text(json.dumps(scores, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {arguments.out}: {error.strerror}") from error
+    return 0
+
+
+def _evaluate(arguments: Arguments) -> dict[str, float | int]:
+    import torch
+
+    from fastt2i.data.index import open_index
+    from fastt2i.data.integrity import BadImage, decode
+    from fastt2i.engine.evaluation import CaptionSet
+    from fastt2i.engine.trainer import choose_device
+    from fastt2i.images import to_signed
+    from fastt2i.models.pretrained import load_pretrained
+
+    device = choose_device(arguments.device)
+    model = load_pretrained(arguments.model)
+    encoder = model.load_text_encoder(device)
+    size = model.config.image_size
+    index = open_index(arguments.data, image_size=size, split=arguments.split).first(arguments.limit)
+    captions, real = [], []
+    for number, (_, own) in enumerate(index):
+        try:
+            real.append(torch.from_numpy(decode(index.read(number), size)))
+        except (BadImage, OSError):
+            continue
+        captions.append(own[0])
+    if not captions:
+        raise UserError(f"no image of {arguments.data} can be decoded, so there is nothing to score")
+    texts = CaptionSet(
+        captions, encoder(captions), noise_dim=model.generator.noise_dim, seed=arguments.seed, device=device
+    )
+    images = texts.draw(model.generator.to(device))
+    discriminator = model.discriminator.to(device)
+    scores: dict[str, float | int] = {"captions": len(captions), "undecodable_images": len(index) - len(captions)}
+    scores |= texts.accuracy(images)
+    scores |= texts.r_precision(images, discriminator, candidates=arguments.candidates)
+    real_scores = texts.r_precision(to_signed(torch.stack(real)).to(device), discriminator, candidates=arguments.candidates)
+    return scores | {f"{name}_real": value for name, value in real_scores.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,94 @@
+"""What the two players minimise: adversarial losses, gradient penalties and the matching of images and text.
+
+Everything here is float32: a step casts the networks' outputs before it calls these.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastt2i.config import LossConfig
+from fastt2i.models.discriminator import ImageFeatures
+from fastt2i.ops import global_match_loss, region_keyword_loss
+
+
+def discriminator_adversarial(
+    kind: str, real: Tensor, fake: Tensor, mismatched: Tensor, valid: Tensor, mismatched_weight: float
+) -> Tensor:
+    """The discriminator's adversarial loss.
+
+    Args:
+        kind: `hinge` (Lim & Ye 2017) or `nonsaturating` (Goodfellow et al. 2014).
+        real: (B,) logits of real images under their captions.
+        fake: (B,) logits of generated images under the captions they were drawn from.
+        mismatched: (B,) logits of real images under another caption.
+        valid: (B,) bool, false where the other caption happens to be the same one; those take no part.
+        mismatched_weight: share w of the mismatched pairs among the negatives; fakes weigh 1 - w.
+    """
+    if kind == "hinge":
+        positive, negative, wrong = F.relu(1 - real), F.relu(1 + fake), F.relu(1 + mismatched)
+    else:
+        positive, negative, wrong = F.softplus(-real), F.softplus(fake), F.softplus(mismatched)
+    wrong_mean = (wrong * valid).sum() / valid.sum().clamp(min=1)
+    return positive.mean() + (1 - mismatched_weight) * negative.mean() + mismatched_weight * wrong_mean
+
+
+def generator_adversarial(kind: str, fake: Tensor) -> Tensor:
+    """The generator's adversarial loss on logits (B,) of its images under their captions."""
+    return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
+
+
+def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """E |grad_x D(x, s)|^2 / 2 over real pairs (Mescheder et al. 2018, eq. 9).
+
+    Args:
+        logits: (B,) logits of real images under their captions, computed from `images`.
+        images: (B, 3, S, S) real images that require a gradient.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+
+
+def ma_gp_penalty(logits: Tensor, images: Tensor, sentences: Tensor) -> Tensor:
+    """Matching-aware gradient penalty: E |(grad_x D, grad_s D)|^6 over real matching pairs.
+
+    DF-GAN (Tao et al. 2022, eq. 3) with its power p = 6 and, as its code has it, the norm of both gradients as one
+    vector; its k = 2 is the weight.
+
+    Args:
+        logits: (B,) logits of real images under their captions, computed from `images` and `sentences`.
+        images: (B, 3, S, S) real images that require a gradient.
+        sentences: (B, d) sentence features that require a gradient.
+    """
+    gradients = torch.autograd.grad(logits.sum(), [images, sentences], create_graph=True)
+    squared_norm = sum((g.flatten(1).square().sum(dim=1) for g in gradients), start=logits.new_zeros(()))
+    return squared_norm.pow(3).mean()
+
+
+def region_match(config: LossConfig, images: ImageFeatures, keywords: Tensor, mask: Tensor, exclude: Tensor) -> Tensor:
+    """Region-keyword loss of images and captions, both in the images' space.
+
+    Args:
+        config: variant and sharpness.
+        images: features of B images.
+        keywords: (B, T, region_dim) projected keywords.
+        mask: (B, T) bool, true where a keyword is.
+        exclude: (B, B) bool, true for pairs that are no negatives.
+    """
+    return region_keyword_loss(
+        images.regions,
+        keywords,
+        mask,
+        variant=config.region_variant,
+        gamma_attention=config.gamma_attention,
+        gamma_pooling=config.gamma_pooling,
+        gamma_matching=config.gamma_matching,
+        exclude=exclude,
+    )
+
+
+def sentence_match(config: LossConfig, images: ImageFeatures, sentence: Tensor, exclude: Tensor) -> Tensor:
+    """Global-sentence loss of images and captions; sentence: (B, global_dim) projected sentences."""
+    return global_match_loss(images.global_, sentence, temperature=config.temperature, exclude=exclude)

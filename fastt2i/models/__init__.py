@@ -1,0 +1,1 @@
+"""The networks, the frozen language model, and model folders."""

@@ -1,0 +1,133 @@
+"""The discriminator: images → region features and a global feature; text meets them only in the head.
+
+Because text enters so late, the logit of an image under another caption costs one dot product, and real and fake
+images go through the trunk in one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastt2i.config import ModelConfig
+from fastt2i.models.whitening import Whitening
+from fastt2i.text_features import TextFeatures
+
+CODE_SIZE = 4
+
+
+class ImageFeatures(NamedTuple):
+    """What the discriminator sees in N images: regions (N, R, region_dim), global_ (N, global_dim), and the part of
+    the logit that needs no text, unconditional (N,)."""
+
+    regions: Tensor
+    global_: Tensor
+    unconditional: Tensor
+
+    def split(self, first: int) -> tuple[ImageFeatures, ImageFeatures]:
+        """The first images and the rest."""
+        parts = [(x[:first], x[first:]) for x in self]
+        return ImageFeatures(*(a for a, _ in parts)), ImageFeatures(*(b for _, b in parts))
+
+    def float(self) -> ImageFeatures:
+        """The same in float32."""
+        return ImageFeatures(*(x.float() for x in self))
+
+    def logits(self, projected_sentence: Tensor) -> Tensor:
+        """<global, P s> + MLP(global) for image i under sentence i; projected_sentence: (N, global_dim)."""
+        return (self.global_ * projected_sentence).sum(dim=1) + self.unconditional
+
+
+class DiscriminatorBlock(nn.Module):
+    """Halves the resolution: two convolutions, the first strided, beside an average-pooled 1x1 shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
+        self.conv = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.down(x), 0.2)
+        y = F.leaky_relu(self.conv(y), 0.2)
+        return (y + self.shortcut(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
+
+
+class TextProjection(nn.Module):
+    """Whitened text features (..., in_dim) in a space of the images' features (..., out_dim)."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.whitening = Whitening(in_dim)
+        self.linear = nn.Linear(in_dim, out_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(self.whitening(features))
+
+
+class Discriminator(nn.Module):
+    """Judges images, and images with captions.
+
+    Args:
+        config: the model's sizes; `discriminator_channels` lists the widths from the image down to 4x4.
+        sentence_dim: size of the sentence feature.
+        keyword_dim: size of a keyword feature.
+    """
+
+    def __init__(self, config: ModelConfig, sentence_dim: int, keyword_dim: int) -> None:
+        super().__init__()
+        first, *_, last = widths = config.discriminator_channels
+        self.region_block = (config.image_size // config.region_grid).bit_length() - 2
+        self.stem = nn.Conv2d(3, first, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(before, after) for before, after in zip(widths, widths[1:], strict=False)
+        )
+        self.regions = nn.Conv2d(widths[self.region_block + 1], config.region_dim, 1)
+        self.global_ = nn.Linear(last * CODE_SIZE**2, config.global_dim)
+        self.unconditional = nn.Sequential(
+            nn.Linear(config.global_dim, config.global_dim), nn.LeakyReLU(0.2), nn.Linear(config.global_dim, 1)
+        )
+        self.sentence = TextProjection(sentence_dim, config.global_dim)
+        self.keywords = TextProjection(keyword_dim, config.region_dim)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, a=0.2)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        # The dot product of two vectors of unit-variance entries has variance global_dim: start it at one.
+        nn.init.normal_(self.sentence.linear.weight, std=1 / math.sqrt(sentence_dim * config.global_dim))
+
+    def fit(self, captions: TextFeatures) -> None:
+        """Adapt to the features of training captions (N of them), before training."""
+        self.sentence.whitening.fit(captions.sentence)
+        self.keywords.whitening.fit(captions.keywords[captions.mask])
+
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """Region and global features of images (N, 3, S, S) in [-1, 1]."""
+        x = F.leaky_relu(self.stem(images.contiguous(memory_format=torch.channels_last)), 0.2)
+        for k, block in enumerate(self.blocks):
+            x = block(x)
+            if k == self.region_block:
+                regions = self.regions(x).flatten(2).transpose(1, 2)
+        global_ = F.leaky_relu(self.global_(x.flatten(1)), 0.2)
+        return ImageFeatures(regions, global_, self.unconditional(global_).squeeze(1))
+
+    def forward(self, images: Tensor, sentences: Tensor, keywords: Tensor) -> tuple[ImageFeatures, Tensor, Tensor]:
+        """Features of images, and of texts in the images' spaces.
+
+        The numbers of images, sentences and captions need not agree: a step asks for real and fake images at once,
+        and for matching and mismatched sentences.
+
+        Args:
+            images: (N, 3, S, S) in [-1, 1].
+            sentences: (M, sentence_dim) sentence features.
+            keywords: (B, T, keyword_dim) keyword features.
+
+        Returns:
+            the images' features, sentences projected to (M, global_dim), keywords projected to (B, T, region_dim).
+        """
+        return self.encode(images), self.sentence(sentences), self.keywords(keywords)

@@ -1,0 +1,138 @@
+"""The generator: whitened sentence feature → noised text feature → 4x4 latent code → gated convolutions → image.
+
+After patent publication CN115619903A: one generator, one stage. Nothing in it is normalised: the gated convolutions
+are initialised so that they keep the variance of what passes through them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastt2i.config import ModelConfig
+from fastt2i.models.whitening import Whitening
+from fastt2i.nn import GatedConv2d, UpsampleGatedConv2d
+from fastt2i.text_features import TextFeatures
+
+CODE_SIZE = 4
+
+
+class Generated(NamedTuple):
+    """What a generator pass returns: images (B, 3, S, S) in [-1, 1], and the KL term (a scalar, zero for most kinds
+    of noise)."""
+
+    images: Tensor
+    kl: Tensor
+
+
+class ConcatNoise(nn.Module):
+    """[s, z] with z ~ N(0, I) of `noise_dim`."""
+
+    def __init__(self, sentence_dim: int, noise_dim: int) -> None:
+        super().__init__()
+        self.noise_dim = noise_dim
+        self.out_dim = sentence_dim + noise_dim
+
+    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([sentence, noise], dim=1), sentence.new_zeros((), dtype=torch.float32)
+
+
+class AdditiveNoise(nn.Module):
+    """s + sigma z with z ~ N(0, I) of the sentence's size."""
+
+    def __init__(self, sentence_dim: int, sigma: float) -> None:
+        super().__init__()
+        self.noise_dim = self.out_dim = sentence_dim
+        self.sigma = sigma
+
+    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return sentence + self.sigma * noise, sentence.new_zeros((), dtype=torch.float32)
+
+
+class ConditioningAugmentation(nn.Module):
+    """N(mu(s), sigma(s)) with its KL divergence from N(0, I) (StackGAN, Zhang et al. 2017, eq. 2)."""
+
+    def __init__(self, sentence_dim: int) -> None:
+        super().__init__()
+        self.noise_dim = self.out_dim = sentence_dim
+        self.statistics = nn.Linear(sentence_dim, 2 * sentence_dim)
+
+    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.statistics(sentence).float().chunk(2, dim=1)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return mean + (0.5 * log_variance).exp() * noise, kl
+
+
+class GeneratorBlock(nn.Module):
+    """Doubles the resolution: an upsampling gated convolution, then a residual one, each scaled and shifted by text."""
+
+    def __init__(self, in_channels: int, out_channels: int, text_dim: int, activation: str) -> None:
+        super().__init__()
+        self.upsample = UpsampleGatedConv2d(in_channels, out_channels, activation=activation)
+        self.residual = GatedConv2d(out_channels, out_channels, 3, padding=1, activation=activation)
+        self.modulation = nn.Linear(text_dim, 4 * out_channels)
+        nn.init.normal_(self.modulation.weight, std=0.5 / math.sqrt(text_dim))
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        scale, shift, residual_scale, residual_shift = self.modulation(text)[:, :, None, None].chunk(4, dim=1)
+        x = torch.addcmul(shift, self.upsample(x), 1 + scale)
+        return (x + torch.addcmul(residual_shift, self.residual(x), 1 + residual_scale)) * math.sqrt(0.5)
+
+
+class Generator(nn.Module):
+    """Images from sentence features and noise.
+
+    Args:
+        config: the model's sizes; `generator_channels` lists the widths from the 4x4 code to the image.
+        sentence_dim: size of the sentence feature.
+    """
+
+    def __init__(self, config: ModelConfig, sentence_dim: int) -> None:
+        super().__init__()
+        self.whitening = Whitening(sentence_dim)
+        self.noise: ConcatNoise | AdditiveNoise | ConditioningAugmentation
+        if config.noise == "concat":
+            self.noise = ConcatNoise(sentence_dim, config.noise_dim)
+        elif config.noise == "additive":
+            self.noise = AdditiveNoise(sentence_dim, config.noise_sigma)
+        else:
+            self.noise = ConditioningAugmentation(sentence_dim)
+        text_dim = self.noise.out_dim
+        code_channels, *widths = config.generator_channels
+        self.encoder = nn.Sequential(
+            nn.Linear(text_dim, 4 * code_channels),
+            nn.LeakyReLU(0.2),
+            nn.Linear(4 * code_channels, code_channels * CODE_SIZE**2),
+        )
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(before, after, text_dim, config.activation)
+            for before, after in zip(config.generator_channels, widths, strict=False)
+        )
+        self.decoder = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(widths[-1], 3, 3, padding=1), nn.Tanh())
+
+    def fit(self, captions: TextFeatures) -> None:
+        """Adapt to the features of training captions (N of them), before training."""
+        self.whitening.fit(captions.sentence)
+
+    @property
+    def noise_dim(self) -> int:
+        """Size of the noise vector that `forward` takes."""
+        return self.noise.noise_dim
+
+    def forward(self, sentence: Tensor, noise: Tensor) -> Generated:
+        """Draw images.
+
+        Args:
+            sentence: (B, sentence_dim) sentence features.
+            noise: (B, noise_dim) standard normal noise.
+        """
+        text, kl = self.noise(self.whitening(sentence), noise)
+        code = self.encoder(text).unflatten(1, (-1, CODE_SIZE, CODE_SIZE))
+        x = code.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x = block(x, text)
+        return Generated(self.decoder(x), kl)

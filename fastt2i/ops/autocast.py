@@ -1,0 +1,23 @@
+"""Autocast for operators that torch does not know."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cast_for_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Cast to the dtype of the autocast region that is open, if any; float64 is left alone, as torch does."""
+    device_type = x.device.type
+    if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(device_type)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def promote_for_autocast(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Inside an autocast region give both tensors the wider of their dtypes: one may come from a cast operator."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, y
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return x.to(dtype), y.to(dtype)

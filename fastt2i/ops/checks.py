@@ -1,0 +1,116 @@
+"""Checks of the operators' arguments: what does not fit is said in one sentence, with the numbers in it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastt2i.ops.reference import ACTIVATIONS, VARIANTS
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def check_floating(op: str, **tensors: Tensor | None) -> None:
+    """All tensors are floating point, of one dtype and on one device; None is passed over."""
+    given = {name: t for name, t in tensors.items() if t is not None}
+    first_name, first = next(iter(given.items()))
+    for name, tensor in given.items():
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{op}: {name} is {tensor.dtype}; it must be float32, float16, bfloat16 or float64")
+        if tensor.dtype != first.dtype:
+            raise TypeError(f"{op}: {name} is {tensor.dtype} but {first_name} is {first.dtype}; they must agree")
+        if tensor.device != first.device:
+            raise ValueError(f"{op}: {name} is on {tensor.device} but {first_name} is on {first.device}; they must agree")
+
+
+def check_activation(op: str, activation: str) -> None:
+    """The activation is one that exists."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+
+
+def check_gate(pre: Tensor, activation: str) -> None:
+    """pre is (B, 2C, *)."""
+    check_floating("gate", pre=pre)
+    check_activation("gate", activation)
+    if pre.ndim < 2 or pre.shape[1] % 2:
+        raise ValueError(f"gate: pre has shape {tuple(pre.shape)}; it must be (B, 2C, ...), with an even number of channels")
+
+
+def check_gated_conv2d(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str) -> None:
+    """x is (B, Cin, H, W), weight (2 Cout, Cin / groups, kh, kw), bias (2 Cout,)."""
+    check_floating(op, x=x, weight=weight, bias=bias)
+    check_activation(op, activation)
+    if x.ndim != 4:
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}; it must be (B, Cin, H, W)")
+    if weight.ndim != 4 or weight.shape[0] % 2 or weight.shape[0] == 0:
+        raise ValueError(
+            f"{op}: weight has shape {tuple(weight.shape)}; it must be (2 * Cout, Cin / groups, kh, kw), with an even number "
+            "of rows: the feature half, then the gate half"
+        )
+    if groups < 1 or weight.shape[0] % groups or x.shape[1] != weight.shape[1] * groups:
+        raise ValueError(
+            f"{op}: x has {x.shape[1]} channels and weight has {weight.shape[0]} rows of {weight.shape[1]}, which do not fit "
+            f"{groups} groups; x must have {weight.shape[1]} * groups channels and groups must divide the rows"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{op}: bias has shape {tuple(bias.shape)}; it must be ({weight.shape[0]},), as weight has rows")
+
+
+def check_upsample_gated_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> None:
+    """As for `gated_conv2d`, with a 3x3 kernel."""
+    check_gated_conv2d("upsample_gated_conv2d", x, weight, bias, 1, activation)
+    if weight.shape[2:] != (3, 3):
+        kernel = tuple(weight.shape[2:])
+        raise ValueError(f"upsample_gated_conv2d: weight has a kernel of {kernel}; it must be (3, 3)")
+
+
+def check_region_keyword(op: str, regions: Tensor, keywords: Tensor, mask: Tensor | None, variant: str) -> None:
+    """regions is (I, R, D), keywords (J, T, D), mask bool (J, T)."""
+    check_floating(op, regions=regions, keywords=keywords)
+    if regions.ndim != 3 or keywords.ndim != 3 or regions.shape[2] != keywords.shape[2]:
+        raise ValueError(
+            f"{op}: regions has shape {tuple(regions.shape)} and keywords {tuple(keywords.shape)}; they must be "
+            "(B_img, R, D) and (B_cap, T, D) with the same D"
+        )
+    if 0 in regions.shape[1:] or keywords.shape[1] == 0:
+        raise ValueError(
+            f"{op}: regions has shape {tuple(regions.shape)} and keywords {tuple(keywords.shape)}; there must be at least "
+            "one region, one keyword and one feature"
+        )
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise TypeError(f"{op}: keyword_mask is {mask.dtype}; it must be bool, true where a keyword is")
+        if mask.shape != keywords.shape[:2]:
+            shape = tuple(keywords.shape[:2])
+            raise ValueError(f"{op}: keyword_mask has shape {tuple(mask.shape)}; it must be {shape}, as keywords")
+        check_device(op, regions, keyword_mask=mask)
+    if variant not in VARIANTS:
+        raise ValueError(f"{op}: variant is {variant!r}; it must be one of {', '.join(VARIANTS)}")
+
+
+def check_pairs(op: str, images: Tensor, captions: Tensor, exclude: Tensor | None) -> None:
+    """There are as many images as captions, and exclude is bool (B, B)."""
+    if len(images) != len(captions):
+        raise ValueError(f"{op}: there are {len(images)} images and {len(captions)} captions; caption i must be image i's")
+    if exclude is not None:
+        if exclude.dtype != torch.bool:
+            raise TypeError(f"{op}: exclude is {exclude.dtype}; it must be bool, true for pairs that are no negatives")
+        if exclude.shape != (len(images), len(images)):
+            shape = (len(images), len(images))
+            raise ValueError(f"{op}: exclude has shape {tuple(exclude.shape)}; it must be {shape}, a row for each image")
+        check_device(op, images, exclude=exclude)
+
+
+def check_device(op: str, first: Tensor, **tensors: Tensor) -> None:
+    """All tensors are on the device of the first."""
+    for name, tensor in tensors.items():
+        if tensor.device != first.device:
+            raise ValueError(f"{op}: {name} is on {tensor.device} but the features are on {first.device}; they must agree")
+
+
+def check_positive(op: str, **numbers: float) -> None:
+    """All numbers are positive."""
+    for name, number in numbers.items():
+        if not number > 0:
+            raise ValueError(f"{op}: {name} is {number}; it must be more than 0")

@@ -1,0 +1,114 @@
+"""The definition of every operator in readable PyTorch, differentiable any number of times.
+
+Shapes are written as suffixes: B batch, C channels, H and W height and width, I images, J captions, T keywords,
+R regions, D features.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS = ("identity", "leaky_relu", "relu", "elu", "silu", "tanh")
+VARIANTS = ("xmc", "damsm")
+
+#: XMC-GAN's floor of a squared norm, and AttnGAN's of the product of two norms.
+NORM_FLOOR = 1e-12
+COSINE_FLOOR = 1e-8
+
+
+def activate(x: Tensor, activation: str, negative_slope: float) -> Tensor:
+    """The activation of the feature half."""
+    if activation == "identity":
+        return x
+    if activation == "leaky_relu":
+        return F.leaky_relu(x, negative_slope)
+    return {"relu": F.relu, "elu": F.elu, "silu": F.silu, "tanh": torch.tanh}[activation](x)
+
+
+def gate(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
+    """act(f) * sigmoid(g) of pre (B, 2C, *) = [f, g]."""
+    feature, gate = pre.chunk(2, dim=1)
+    return activate(feature, activation, negative_slope) * torch.sigmoid(gate)
+
+
+def gated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int] | str,
+    dilation: int | tuple[int, int],
+    groups: int,
+    activation: str,
+    negative_slope: float,
+) -> Tensor:
+    """The gate of one convolution to 2C channels."""
+    return gate(F.conv2d(x, weight, bias, stride, padding, dilation, groups), activation, negative_slope)
+
+
+def upsample_gated_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, negative_slope: float
+) -> Tensor:
+    """The gated convolution of the nearest-neighbour 2x upsampling."""
+    upsampled = F.interpolate(x, scale_factor=2, mode="nearest")
+    return gated_conv2d(upsampled, weight, bias, 1, 1, 1, 1, activation, negative_slope)
+
+
+def l2_normalize(x: Tensor) -> Tensor:
+    """x / |x| along the last dimension; tiny vectors go to zero instead of to NaN."""
+    return x * x.square().sum(dim=-1, keepdim=True).clamp(min=NORM_FLOOR).rsqrt()
+
+
+def region_keyword_scores(
+    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
+) -> Tensor:
+    """Scores (I, J) of regions (I, R, D) and keywords (J, T, D) with mask (J, T)."""
+    v_IRD, e_JTD = accumulating(regions), accumulating(keywords)
+    if variant == "xmc":
+        v_IRD, e_JTD = l2_normalize(v_IRD), l2_normalize(e_JTD)
+    mask_JT = mask.to(torch.bool)
+    similarity_IJTR = torch.einsum("ird,jtd->ijtr", v_IRD, e_JTD)
+    if variant == "xmc":
+        attention_IJTR = torch.softmax(gamma_attention * similarity_IJTR, dim=3)
+    else:
+        hidden_JT1 = ~mask_JT[:, :, None] & mask_JT.any(dim=1)[:, None, None]
+        per_region_IJTR = torch.softmax(similarity_IJTR.masked_fill(hidden_JT1, -torch.inf), dim=2)
+        attention_IJTR = torch.softmax(gamma_attention * per_region_IJTR, dim=3)
+    context_IJTD = torch.einsum("ijtr,ird->ijtd", attention_IJTR, v_IRD)
+    # A context vector may be zero, and the norm of a zero vector has no gradient: floor the square.
+    context_norm = context_IJTD.square().sum(dim=3).clamp(min=COSINE_FLOOR**2).sqrt()
+    keyword_norm = e_JTD.square().sum(dim=2).clamp(min=COSINE_FLOOR**2).sqrt()
+    cosine_IJT = (context_IJTD * e_JTD).sum(dim=3) / (context_norm * keyword_norm).clamp(min=COSINE_FLOOR)
+    return pool(gamma_pooling * cosine_IJT, mask_JT) / (gamma_pooling if variant == "xmc" else 1.0)
+
+
+def pool(logits_IJT: Tensor, mask_JT: Tensor) -> Tensor:
+    """Log-sum-exp over the real keywords; 0, without a gradient, for a caption that has none."""
+    some_J = mask_JT.any(dim=1)
+    # Of a caption without keywords all logits are replaced, so that neither NaN nor a gradient comes out.
+    safe_IJT = torch.where(mask_JT, logits_IJT, torch.where(some_J, -torch.inf, 0.0)[:, None])
+    return torch.where(some_J, torch.logsumexp(safe_IJT, dim=2), 0.0)
+
+
+def symmetric_cross_entropy(logits: Tensor, exclude: Tensor | None) -> Tensor:
+    """Cross-entropy of logits (B, B) with the diagonal, over columns plus over rows, each a mean over the batch."""
+    if len(logits) == 0:
+        return logits.sum()
+    if exclude is not None:
+        negative = exclude & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(negative, -torch.inf)
+    target = torch.arange(len(logits), device=logits.device)
+    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+
+
+def global_match_loss(global_features: Tensor, sentences: Tensor, temperature: float, exclude: Tensor | None) -> Tensor:
+    """Symmetric cross-entropy of cosines (B, B) over the temperature."""
+    cosine = l2_normalize(accumulating(global_features)) @ l2_normalize(accumulating(sentences)).T
+    return symmetric_cross_entropy(cosine / temperature, exclude)
+
+
+def accumulating(x: Tensor) -> Tensor:
+    """x in the precision that the matching losses are computed in: float64 stays, everything else is float32."""
+    return x if x.dtype == torch.float64 else x.float()

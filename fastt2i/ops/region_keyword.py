@@ -1,0 +1,145 @@
+"""Matching of image regions with keywords, and of images with sentences: the public functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastt2i.ops import reference
+from fastt2i.ops.autocast import promote_for_autocast
+from fastt2i.ops.checks import check_floating, check_pairs, check_positive, check_region_keyword
+from fastt2i.ops.dispatch import Implementation, register, select
+
+register("region_keyword_scores", reference=Implementation(reference.region_keyword_scores))
+
+
+def region_keyword_scores(
+    regions: Tensor,
+    keywords: Tensor,
+    keyword_mask: Tensor | None = None,
+    *,
+    variant: str = "xmc",
+    gamma_attention: float = 5.0,
+    gamma_pooling: float = 5.0,
+    impl: str | None = None,
+) -> Tensor:
+    """How well every image goes with every caption, by attention of the caption's keywords over the image's regions.
+
+    `xmc`: the score inside XMC-GAN's `word_loss` (Zhang et al. 2021, eq. 7-9): cosine similarities, attention
+    softmax_r(gamma_attention * s), the attended context's cosine with its keyword, log-sum-exp over keywords
+    sharpened by gamma_pooling and divided by it. `damsm`: the score inside AttnGAN's `words_loss` (Xu et al. 2018,
+    eq. 7-10): dot products, a softmax over the caption's keywords before the one over regions, and no division.
+
+    Args:
+        regions: (B_img, R, D) region features.
+        keywords: (B_cap, T, D) keyword features, of the same dtype and on the same device.
+        keyword_mask: (B_cap, T) bool, true where a keyword is; None means everywhere.
+        variant: `xmc` or `damsm`.
+        gamma_attention: sharpness of the attention over regions (gamma 1).
+        gamma_pooling: sharpness of the pooling over keywords (gamma 2).
+        impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
+
+    Returns:
+        (B_img, B_cap) float32, or float64 for float64 features. A caption without keywords scores 0 against every image
+        and sends no gradient; a feature that is NaN makes its scores NaN.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit.
+        RuntimeError: the implementation asked for cannot run here.
+    """
+    op = "region_keyword_scores"
+    regions, keywords = promote_for_autocast(regions, keywords)
+    check_region_keyword(op, regions, keywords, keyword_mask, variant)
+    check_positive(op, gamma_attention=gamma_attention, gamma_pooling=gamma_pooling)
+    if keyword_mask is None:
+        keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
+    run = select(op, impl, regions.shape, regions.device, regions.dtype)
+    with torch.autocast(regions.device.type, enabled=False):
+        return run(regions, keywords, keyword_mask, variant, gamma_attention, gamma_pooling)
+
+
+def region_keyword_loss(
+    regions: Tensor,
+    keywords: Tensor,
+    keyword_mask: Tensor | None = None,
+    *,
+    variant: str = "xmc",
+    gamma_attention: float = 5.0,
+    gamma_pooling: float = 5.0,
+    gamma_matching: float = 50.0,
+    exclude: Tensor | None = None,
+    impl: str | None = None,
+) -> Tensor:
+    """Contrastive loss of images and captions by their regions and keywords.
+
+    The cross-entropy of gamma_matching * region_keyword_scores with the diagonal, over captions plus over images, each
+    a mean over the batch: XMC-GAN's `word_loss`, and the sum of the two that AttnGAN's `words_loss` returns.
+
+    Args:
+        regions: (B, R, D) region features; image i belongs to caption i.
+        keywords: (B, T, D) keyword features, of the same dtype and on the same device.
+        keyword_mask: (B, T) bool, true where a keyword is; None means everywhere.
+        variant: `xmc` (usual gammas 5, 5, 50) or `damsm` (usual gammas 4, 5, 10).
+        gamma_attention: sharpness of the attention over regions (gamma 1).
+        gamma_pooling: sharpness of the pooling over keywords (gamma 2).
+        gamma_matching: sharpness of the cross-entropy (gamma 3).
+        exclude: (B, B) bool, true for pairs (image, caption) that are no negatives, such as images of one class; the
+            diagonal always takes part. None excludes nothing.
+        impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
+
+    Returns:
+        a scalar, float32, or float64 for float64 features; 0 for an empty batch.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit.
+        RuntimeError: the implementation asked for cannot run here.
+    """
+    op = "region_keyword_loss"
+    regions, keywords = promote_for_autocast(regions, keywords)
+    check_region_keyword(op, regions, keywords, keyword_mask, variant)
+    check_pairs(op, regions, keywords, exclude)
+    check_positive(op, gamma_matching=gamma_matching)
+    scores = region_keyword_scores(
+        regions,
+        keywords,
+        keyword_mask,
+        variant=variant,
+        gamma_attention=gamma_attention,
+        gamma_pooling=gamma_pooling,
+        impl=impl,
+    )
+    return reference.symmetric_cross_entropy(gamma_matching * scores, exclude)
+
+
+def global_match_loss(
+    global_features: Tensor, sentences: Tensor, *, temperature: float = 0.1, exclude: Tensor | None = None
+) -> Tensor:
+    """Contrastive loss of images and sentences: cosine / temperature, cross-entropy both ways, summed.
+
+    XMC-GAN's `contrastive_loss` (Zhang et al. 2021, eq. 3); with temperature 1 / gamma_3 the sum of the two that
+    AttnGAN's `sent_loss` returns.
+
+    Args:
+        global_features: (B, D) global features of images.
+        sentences: (B, D) sentence features, of the same dtype and on the same device; sentence i is image i's.
+        temperature: of the softmax.
+        exclude: (B, B) bool, true for pairs (image, sentence) that are no negatives; the diagonal always takes part.
+
+    Returns:
+        a scalar, float32, or float64 for float64 features; 0 for an empty batch.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit.
+    """
+    op = "global_match_loss"
+    global_features, sentences = promote_for_autocast(global_features, sentences)
+    check_floating(op, global_features=global_features, sentences=sentences)
+    if global_features.ndim != 2 or global_features.shape != sentences.shape:
+        raise ValueError(
+            f"{op}: global_features has shape {tuple(global_features.shape)} and sentences {tuple(sentences.shape)}; both "
+            "must be (B, D)"
+        )
+    check_pairs(op, global_features, sentences, exclude)
+    check_positive(op, temperature=temperature)
+    with torch.autocast(global_features.device.type, enabled=False):
+        return reference.global_match_loss(global_features, sentences, temperature, exclude)

@@ -1,0 +1,93 @@
+"""`python -m fastt2i.train`: train a text-to-image model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastt2i.cli import run
+from fastt2i.config import PRESETS, Config, preset
+from fastt2i.engine.run_directory import RunDirectory, choose_directory
+from fastt2i.errors import UserError
+
+HELP = {"-h", "--help"}
+DESCRIPTION = """Train a text-to-image GAN on captioned images.
+
+With no argument it learns the embedded set of drawn shapes on the CPU or GPU at hand in a few minutes. --data takes a
+folder of your own: images with a .txt of captions beside each, or with a metadata.jsonl or metadata.csv.
+
+Presets: """ + ", ".join(PRESETS)
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    preset: str = "demo"
+    """Where the settings start from."""
+    out: Path | None = None
+    """Output folder; runs/<preset> by default."""
+    resume: bool = False
+    """Go on with the run in the output folder."""
+    dry_run: bool = False
+    """Print the resolved configuration, check the data and the models, and stop."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; returns the exit status."""
+    arguments, directory = _parse(list(sys.argv[1:] if argv is None else argv))
+    from fastt2i.engine.trainer import Trainer
+
+    print(f"output: {directory.path}", flush=True)
+    if arguments.dry_run:
+        print(arguments.config.to_yaml())
+        Trainer(arguments.config, directory)
+        print("dry run: everything is in place; nothing was written to the output folder")
+        return 0
+    directory.create(arguments.config)
+    started = time.monotonic()
+    trainer = Trainer(arguments.config, directory)
+    status = trainer.train()
+    if status == 0:
+        _say_goodbye(trainer.captions.captions[0], directory.path, time.monotonic() - started)
+    return status
+
+
+def _parse(argv: list[str]) -> tuple[Arguments, RunDirectory]:
+    """Two passes: the first finds where the settings start from, the second lets the options change them."""
+    argv = [f"--data.path{a.removeprefix('--data')}" if a == "--data" or a.startswith("--data=") else a for a in argv]
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", nargs="?")
+    first.add_argument("--out", nargs="?", type=Path)
+    first.add_argument("--resume", action="store_true")
+    given = first.parse_known_args(argv)[0]
+    name = given.preset or "demo"
+    config = preset(name)
+    if given.resume and given.preset is None and not HELP.intersection(argv):
+        config = choose_directory(given.out, name, resume=True).saved_config(config)
+    default = Arguments(preset=name, config=config)
+    arguments = tyro.cli(Arguments, args=argv, default=default, description=DESCRIPTION, prog="fastt2i train")
+    return arguments, choose_directory(arguments.out, arguments.preset, arguments.resume)
+
+
+def _say_goodbye(prompt: str, out: Path, seconds: float) -> None:
+    print(
+        f"""done in {int(seconds) // 60}:{int(seconds) % 60:02d}
+  samples  {out}/samples/
+  curves   {out}/curves.png
+  metrics  {out}/metrics.jsonl    tensorboard --logdir {out}/tensorboard
+  model    {out}/model/
+try next:
+  python -m fastt2i.generate --model {out} --prompt "{prompt}" --num 4 --out {out}/generated.png""",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,115 @@
+"""Generator and discriminator: shapes, sizes, text's late entry, and how much a pass costs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from fastt2i.config import PRESETS, ModelConfig, preset
+from fastt2i.model_card import parameter_count
+from fastt2i.models.discriminator import Discriminator, ImageFeatures
+from fastt2i.models.generator import Generator
+
+SENTENCE = 20
+
+#: Parameters of DF-GAN's published networks, in millions: the ceiling for ours at the same image size.
+CEILINGS = {64: (4.9, 3.5), 256: (9.7, 6.9)}
+
+
+def small(**changes: object) -> ModelConfig:
+    base = ModelConfig(
+        generator_channels=(6, 5, 4, 3), discriminator_channels=(4, 5, 6, 7), region_dim=9, global_dim=11, noise_dim=3
+    )
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_lighter_than_df_gan(name: str) -> None:
+    config = preset(name).model
+    with torch.device("meta"):
+        generator, discriminator = Generator(config, 384), Discriminator(config, 384, 384)
+    most = CEILINGS[64 if config.image_size <= 64 else 256]
+    assert parameter_count(generator) < most[0] * 1e6
+    assert parameter_count(discriminator) < most[1] * 1e6
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("grid", [4, 8, 16])
+def test_every_size_and_region_grid(size: int, grid: int) -> None:
+    levels = size.bit_length() - 2
+    config = small(
+        image_size=size,
+        generator_channels=(4,) * levels,
+        discriminator_channels=tuple(range(3, 3 + levels)),
+        region_grid=grid,
+    )
+    images = Generator(config, SENTENCE)(torch.randn(2, SENTENCE), torch.randn(2, 3)).images
+    assert images.shape == (2, 3, size, size)
+    assert images.abs().max() <= 1
+    features, sentences, keywords = Discriminator(config, SENTENCE, 8)(
+        images, torch.randn(5, SENTENCE), torch.randn(2, 4, 8)
+    )
+    assert features.regions.shape == (2, grid**2, 9)
+    assert features.global_.shape == (2, 11) and features.unconditional.shape == (2,)
+    assert sentences.shape == (5, 11) and keywords.shape == (2, 4, 9)
+
+
+def test_regions_are_where_their_pixels_are() -> None:
+    config = small()
+    discriminator = Discriminator(config, SENTENCE, 8)
+    images = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    regions = discriminator.encode(images).regions
+    row, column = 2, 5
+    (gradient,) = torch.autograd.grad(regions[0, row * 8 + column].sum(), images)
+    rows, columns = gradient[0].abs().sum(0).nonzero().T
+    assert abs(rows.float().mean() - (4 * row + 1.5)) < 1 and abs(columns.float().mean() - (4 * column + 1.5)) < 1
+
+
+def test_noise_kinds() -> None:
+    sentence = torch.randn(400, SENTENCE)
+    concat = Generator(small(), SENTENCE)
+    assert concat.noise_dim == 3
+    text, kl = concat.noise(sentence, torch.randn(400, 3))
+    assert text.shape == (400, SENTENCE + 3) and kl == 0
+    additive = Generator(small(noise="additive", noise_sigma=0.5), SENTENCE)
+    z = torch.randn(400, additive.noise_dim)
+    text, kl = additive.noise(sentence, z)
+    torch.testing.assert_close(text, sentence + 0.5 * z)
+    assert kl == 0
+
+
+def test_conditioning_augmentation_draws_from_its_gaussian_and_measures_its_kl() -> None:
+    module = Generator(small(noise="conditioning_augmentation"), SENTENCE).noise
+    sentence = torch.randn(1, SENTENCE)
+    mean, log_variance = module.statistics(sentence).chunk(2, dim=1)
+    drawn, kl = module(sentence.expand(20_000, -1), torch.randn(20_000, SENTENCE))
+    torch.testing.assert_close(drawn.mean(0), mean[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.std(0), (0.5 * log_variance[0]).exp(), atol=0.05, rtol=0.05)
+    gaussian = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    expected = torch.distributions.kl_divergence(gaussian, torch.distributions.Normal(0.0, 1.0)).mean()
+    torch.testing.assert_close(kl, expected)
+
+
+def test_text_enters_the_discriminator_only_in_the_head() -> None:
+    features = ImageFeatures(torch.randn(4, 9, 5), torch.randn(4, 7), torch.randn(4))
+    sentences = torch.randn(4, 7)
+    expected = torch.stack([features.global_[i] @ sentences[i] + features.unconditional[i] for i in range(4)])
+    torch.testing.assert_close(features.logits(sentences), expected)
+    first, rest = features.split(1)
+    torch.testing.assert_close(first.logits(sentences[:1]), expected[:1])
+    torch.testing.assert_close(rest.logits(sentences[1:]), expected[1:])
+
+
+def test_an_untrained_generator_keeps_its_signal() -> None:
+    """Without normalisation, the variance must neither vanish nor explode on the way to 256 px."""
+    config = preset("256px").model
+    torch.manual_seed(0)
+    generator = Generator(config, SENTENCE)
+    scales = []
+    for block in generator.blocks:
+        block.register_forward_hook(lambda _module, _inputs, output: scales.append(output.std().item()))
+    sentence = torch.nn.functional.normalize(torch.randn(8, SENTENCE)) * SENTENCE**0.5
+    generator(sentence, torch.randn(8, config.noise_dim))
+    assert all(0.2 < scale < 5 for scale in scales), scales

@@ -1,0 +1,57 @@
+"""A run small enough for a test: a language model of a few kilobytes and networks of a few channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+WORDS = """a an the small large little big red orange yellow green cyan blue purple pink circle square triangle cross in
+on at of center middle top left right bottom upper lower corner black white gray brown background picture image canvas
+there is it and against placed with handwritten digit zero one two three four five six seven eight nine , .""".split()
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT with 16 features and a vocabulary of whole words."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    directory = tmp_path_factory.mktemp("language-model")
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{c}" for c in letters)]
+    vocabulary = list(dict.fromkeys(vocabulary))
+    (directory / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab_file=str(directory / "vocab.txt")).save_pretrained(directory)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of a run that takes a moment."""
+    options = {
+        "text.model": language_model,
+        "text.cache-dir": tmp_path_factory.mktemp("text-cache"),
+        "train.batch-size": 4,
+        "train.steps": 6,
+        "model.noise-dim": 3,
+        "model.region-dim": 8,
+        "model.global-dim": 8,
+        "log.every": 1,
+        "log.samples": 4,
+        "log.tensorboard": "False",
+        "checkpoint.every": 2,
+        "loss.penalty-every": 3,
+    }
+    channels = ["--model.generator-channels", "4", "4", "4", "4", "--model.discriminator-channels", "4", "4", "4", "4"]
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))] + channels

@@ -1,0 +1,241 @@
+"""`python -m fastt2i.train` from its options to its files, and through kills, signals and mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fastt2i import train
+from fastt2i.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = ("generator.safetensors", "discriminator.safetensors")
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    return {name: (run / "model" / name).read_bytes() for name in WEIGHTS}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert train.main([*tiny, "--out", str(out)]) == 0
+    return out
+
+
+@contextmanager
+def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastt2i.train", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
+    files = {str(p.relative_to(whole_run)) for p in whole_run.rglob("*") if p.is_file()}
+    assert {
+        "config.yaml",
+        "metrics.jsonl",
+        "curves.png",
+        "quarantine.jsonl",
+        "samples/step-00000006.png",
+        "checkpoints/step-00000004/state.json",
+        "checkpoints/step-00000006/state.json",
+        "model/generator.safetensors",
+        "model/discriminator.safetensors",
+        "model/config.json",
+        "model/README.md",
+        "model/samples.png",
+    } <= files
+    records = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    losses = [r for r in records if "d_adversarial" in r]
+    assert [r["step"] for r in losses] == [1, 2, 3, 4, 5, 6]
+    assert all(r["images_per_second"] > 0 for r in losses)
+    assert 0 <= records[-1]["accuracy_all"] <= 1 and 0 <= records[-1]["r_precision"] <= 1
+    assert "CN115619903A" in (whole_run / "model" / "README.md").read_text()
+
+
+def test_the_last_lines_say_what_to_try_next(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastt2i import generate
+
+    train.main([*tiny, "--train.steps", "2", "--out", str(tmp_path / "run")])
+    command = capsys.readouterr().out.splitlines()[-1].split(maxsplit=2)
+    assert command[:2] == ["python", "-m"]
+    import shlex
+
+    program, *arguments = shlex.split(command[2])
+    assert program == "fastt2i.generate"
+    assert generate.main(arguments) == 0
+    assert (tmp_path / "run" / "generated.png").is_file()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_run_resumes_to_the_same_bytes(tiny: list[str], whole_run: Path, tmp_path: Path, seed: int) -> None:
+    out = tmp_path / "run"
+    arguments = [*tiny, "--out", str(out)]
+    with started(arguments) as process:
+        wait_for_step(out, random.Random(seed).randint(1, 5), process)
+        time.sleep(random.Random(seed).uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert train.main([*arguments, "--resume"]) == 0
+    assert weights(out) == weights(whole_run)
+    steps = [r["step"] for r in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "d_region" in r]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_exits(
+    tiny: list[str], whole_run: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    out = tmp_path / "run"
+    with started([*tiny, "--train.steps", "100000", "--checkpoint.every", "100000", "--out", str(out)]) as process:
+        wait_for_step(out, 3, process)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == status, (output, errors)
+    assert f"stopped by {number.name}" in output and "Traceback" not in errors
+    (checkpoint,) = (out / "checkpoints").iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) >= 3
+
+
+def test_resuming_without_options_takes_those_of_the_run(tiny: list[str], whole_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train.main([*tiny, "--train.steps", "3", "--out", str(out)])
+    assert train.main(["--out", str(out), "--resume", "--train.steps", "6"]) == 0
+    assert weights(out) == weights(whole_run)
+
+
+def test_another_seed_gives_other_weights(tiny: list[str], whole_run: Path, tmp_path: Path) -> None:
+    train.main([*tiny, "--train.seed", "1", "--out", str(tmp_path / "run")])
+    assert weights(tmp_path / "run") != weights(whole_run)
+
+
+def test_a_dry_run_writes_nothing(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*tiny, "--dry-run", "--out", str(tmp_path / "run")]) == 0
+    assert "batch_size: 4" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def fails(arguments: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train.main(arguments)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny: list[str], tmp_path: Path) -> None:
+    fails(
+        [*tiny, "--optim.generator-lr", "1e30", "--log.every", "6", "--out", str(tmp_path / "run")],
+        r"the loss [dg]_\w+ is not finite at step [1-3]; the last good checkpoint is|there is no checkpoint yet",
+    )
+
+
+def test_mistakes_are_one_sentence(tiny: list[str], whole_run: Path, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "run")]
+    fails([*tiny, "--data", str(tmp_path / "nowhere"), *out], "nowhere")
+    (tmp_path / "empty").mkdir()
+    fails([*tiny, "--data", str(tmp_path / "empty"), *out], "empty")
+    (tmp_path / "file").write_text("")
+    fails([*tiny, "--out", str(tmp_path / "file")], "is a file; choose another --out")
+    fails([*tiny, "--out", str(tmp_path / "file" / "run")], "cannot write to the output folder")
+    fails([*tiny, "--out", str(whole_run)], "already holds a run; go on with it by --resume, or choose another --out")
+    fails([*tiny, "--text.model", str(tmp_path / "no-model"), *out], "no-model")
+    fails(["--preset", "huge"], "there is no preset huge; choose one of demo")
+    fails([*tiny, "--engine.device", "cuda", *out], "torch sees no GPU here")
+
+
+def test_resuming_another_model_is_refused(tiny: list[str], whole_run: Path) -> None:
+    before = weights(whole_run)
+    changed = [*tiny, "--model.global-dim", "9", "--out", str(whole_run), "--resume"]
+    fails(changed, r"has model.global_dim 8, but 9 was asked for; resume with the same model")
+    assert weights(whole_run) == before
+
+
+def test_the_config_file_of_a_refused_resume_is_untouched(tiny: list[str], whole_run: Path) -> None:
+    before = (whole_run / "config.yaml").read_bytes()
+    fails([*tiny, "--model.global-dim", "9", "--out", str(whole_run), "--resume"], "global_dim")
+    assert (whole_run / "config.yaml").read_bytes() == before
+
+
+FULL_DISK = """
+import resource, signal, sys
+from fastt2i import cli, train
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def limit():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from fastt2i.engine import trainer
+after = trainer.Trainer._after_step
+def patched(self, *arguments):
+    if self.step == 3:
+        limit()
+    after(self, *arguments)
+trainer.Trainer._after_step = patched
+sys.exit(cli.run(lambda: train.main(sys.argv[1:])))
+"""
+
+
+def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(tiny: list[str], whole_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = [*tiny, "--out", str(out)]
+    result = subprocess.run([sys.executable, "-c", FULL_DISK, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr and "step-00000002 is whole" in result.stderr, result.stderr
+    assert train.main([*arguments, "--resume"]) == 0
+    assert weights(out) == weights(whole_run)
+
+
+def digits(folder: Path, per_digit: int = 6) -> None:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    pictures = load_digits()
+    taken = dict.fromkeys(range(10), 0)
+    for number, (pixels, label) in enumerate(zip(pictures.images, pictures.target, strict=True)):
+        if taken[label] < per_digit:
+            taken[label] += 1
+            Image.fromarray((pixels * 15.9).astype("uint8")).save(folder / f"{number:04d}.png")
+            (folder / f"{number:04d}.txt").write_text(f"a handwritten digit {names[label]}\n")
+
+
+def test_a_folder_of_other_pictures_trains(tiny: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    digits(folder)
+    (folder / "0000.png").write_bytes(b"")
+    (folder / "0001.png").write_bytes((folder / "0001.png").read_bytes()[:40])
+    out = tmp_path / "run"
+    assert train.main([*tiny, "--data", str(folder), "--out", str(out)]) == 0
+    quarantine = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert {Path(entry["where"]).name for entry in quarantine} == {"0000.png", "0001.png"}
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert "accuracy_all" not in records[-1]

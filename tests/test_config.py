@@ -1,0 +1,51 @@
+"""The configuration checks itself and survives its file."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastt2i.config import PRESETS, Config, LossConfig, ModelConfig, OptimConfig, TrainConfig, preset
+from fastt2i.errors import UserError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_its_file(name: str) -> None:
+    assert Config.from_yaml(preset(name).to_yaml(), "config.yaml") == preset(name)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "sentence"),
+    [
+        (ModelConfig, {"image_size": 48}, "model.image_size is 48; it must be 32, 64, 128 or 256"),
+        (ModelConfig, {"noise": "none"}, "model.noise is 'none'; it must be one of concat, additive"),
+        (ModelConfig, {"generator_channels": (8, 8)}, "4 positive widths, one for each resolution from 4 to 32"),
+        (ModelConfig, {"region_grid": 32}, r"model.region_grid is 32; it must be one of \[4, 8, 16\]"),
+        (LossConfig, {"mismatched": 1.5}, "loss.mismatched is 1.5; it must be between 0 and 1"),
+        (LossConfig, {"augment": ("flip",)}, "loss.augment is .* a choice of translation, cutout, color"),
+        (OptimConfig, {"generator_lr": 0.0}, "optim.generator_lr is 0.0; it must be more than 0"),
+        (TrainConfig, {"batch_size": 1}, "train.batch_size is 1; it must be 2 or more"),
+    ],
+)
+def test_a_bad_value_is_one_sentence(section: type, values: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        section(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train: [", "f.yaml is not valid YAML"),
+        ("- 1", "f.yaml is not a configuration"),
+        ("training: {}", "unknown section training; there are data, text"),
+        ("train: {stepz: 3}", "f.yaml: train has no field stepz"),
+        ("train: {steps: 0}", "f.yaml: train: train.steps is 0; it must be 1 or more"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Config.from_yaml(text, "f.yaml")
+
+
+def test_an_unknown_preset_names_the_others() -> None:
+    with pytest.raises(UserError, match="no preset tiny; choose one of demo, "):
+        preset("tiny")
