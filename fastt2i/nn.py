@@ -212,7 +212,7 @@ def feature_gain(activation: str, negative_slope: float) -> float:
     """
     if activation == "tanh":
         return nn.init.calculate_gain("tanh")
-    x = torch.linspace(-12, 12, 4801, dtype=torch.float64)
+    x = torch.linspace(-12, 12, 4801, dtype=torch.float64, device="cpu")  # whatever the default device is
     density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
 
     def mean_square(values: Tensor) -> float:

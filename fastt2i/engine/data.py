@@ -13,6 +13,7 @@ from fastt2i.data.loaders import Loader, open_loader
 from fastt2i.data.sampler import Sampler
 from fastt2i.data.text_cache import TextCache
 from fastt2i.engine.evaluation import CaptionSet
+from fastt2i.engine.inputs import seeded
 from fastt2i.models.text_encoder import TextEncoder
 from fastt2i.text_features import TextFeatures
 
@@ -69,8 +70,8 @@ class TrainingData:
         """Captions for grids and scores: held-out ones, or training captions where none are held out."""
         source = self.heldout if len(self.heldout) else self.index
         captions = source.caption_table().captions
-        stride = max(1, len(captions) // SCORED_CAPTIONS)
-        chosen = captions[::stride][:SCORED_CAPTIONS]
+        order = torch.randperm(len(captions), generator=seeded("held-out captions"))
+        chosen = [captions[place] for place in order[:SCORED_CAPTIONS].tolist()]
         return CaptionSet(
             chosen, self.encoder(chosen), noise_dim=noise_dim, seed=self._config.train.seed, device=self._device
         )

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 CELL = 128
 FONT_SIZE = 11
-CAPTION_LINES = 4
+CAPTION_LINES = 5
 
 
 def sample_grid(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 8) -> Image.Image:

@@ -102,7 +102,7 @@ class TrainStep:
         self.discriminator.minimise(total)
         return _detached(losses)
 
-    def _update_generator(self, inputs: StepInputs, fake: Tensor, kl: Tensor, exclude: Tensor) -> dict[str, Tensor]:
+    def _update_generator(self, inputs: StepInputs, fake: Tensor, kl: Tensor | None, exclude: Tensor) -> dict[str, Tensor]:
         config, (sentence, keywords, mask) = self.config, inputs.text
         self.discriminator.module.requires_grad_(False)
         seen, matching, words = self._discriminate(self._augment(fake, inputs, 2), sentence, keywords)
@@ -111,10 +111,11 @@ class TrainStep:
             "g_adversarial": generator_adversarial(config.adversarial, seen.logits(matching)),
             "g_region": region_match(config, seen, words, mask, exclude),
             "g_sentence": sentence_match(config, seen, matching, exclude),
-            "g_kl": kl,
         }
-        total = losses["g_adversarial"] + config.region * losses["g_region"]
-        total = total + config.sentence * losses["g_sentence"] + config.kl * losses["g_kl"]
+        total = losses["g_adversarial"] + config.region * losses["g_region"] + config.sentence * losses["g_sentence"]
+        if kl is not None:
+            losses["g_kl"] = kl
+            total = total + config.kl * kl
         self.generator.minimise(total)
         return _detached(losses)
 

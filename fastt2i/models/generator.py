@@ -18,14 +18,15 @@ from fastt2i.nn import GatedConv2d, UpsampleGatedConv2d
 from fastt2i.text_features import TextFeatures
 
 CODE_SIZE = 4
+ENCODER_WIDTH = 256
 
 
 class Generated(NamedTuple):
-    """What a generator pass returns: images (B, 3, S, S) in [-1, 1], and the KL term (a scalar, zero for most kinds
-    of noise)."""
+    """What a generator pass returns: images (B, 3, S, S) in [-1, 1], and the KL term of the noise, a scalar; None for
+    the kinds that have none."""
 
     images: Tensor
-    kl: Tensor
+    kl: Tensor | None
 
 
 class ConcatNoise(nn.Module):
@@ -36,8 +37,8 @@ class ConcatNoise(nn.Module):
         self.noise_dim = noise_dim
         self.out_dim = sentence_dim + noise_dim
 
-    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cat([sentence, noise], dim=1), sentence.new_zeros((), dtype=torch.float32)
+    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, None]:
+        return torch.cat([sentence, noise], dim=1), None
 
 
 class AdditiveNoise(nn.Module):
@@ -48,8 +49,8 @@ class AdditiveNoise(nn.Module):
         self.noise_dim = self.out_dim = sentence_dim
         self.sigma = sigma
 
-    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return sentence + self.sigma * noise, sentence.new_zeros((), dtype=torch.float32)
+    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, None]:
+        return sentence + self.sigma * noise, None
 
 
 class ConditioningAugmentation(nn.Module):
@@ -104,9 +105,9 @@ class Generator(nn.Module):
         text_dim = self.noise.out_dim
         code_channels, *widths = config.generator_channels
         self.encoder = nn.Sequential(
-            nn.Linear(text_dim, 4 * code_channels),
+            nn.Linear(text_dim, ENCODER_WIDTH),
             nn.LeakyReLU(0.2),
-            nn.Linear(4 * code_channels, code_channels * CODE_SIZE**2),
+            nn.Linear(ENCODER_WIDTH, code_channels * CODE_SIZE**2),
         )
         self.blocks = nn.ModuleList(
             GeneratorBlock(before, after, text_dim, config.activation)

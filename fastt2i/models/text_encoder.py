@@ -119,7 +119,7 @@ class TextEncoder:
         ids = self._tokenizer(caption, add_special_tokens=False, verbose=False)["input_ids"]
         return all(i == self._tokenizer.unk_token_id for i in ids)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> TextFeatures:
         """Features of N captions, float32 on the encoder's device; a caption is read up to the model's longest input.
 
@@ -139,8 +139,7 @@ class TextEncoder:
         for start in range(0, len(captions), BATCH_SIZE):
             places = by_length[start : start + BATCH_SIZE]
             self._encode([captions[p] for p in places], places, features)
-        # Results made in inference mode could not be used in training.
-        return TextFeatures(*(x.clone() for x in features))
+        return features
 
     def _encode(self, captions: list[str], places: list[int], into: TextFeatures) -> None:
         encoded = self._tokenize(captions)
@@ -241,8 +240,9 @@ def _text_network(directory: Path) -> torch.nn.Module:
 
     try:
         return AutoModelForTextEncoding.from_pretrained(directory, local_files_only=True)
-    except ValueError:  # a model that is nothing but text, such as GPT-2
-        return AutoModel.from_pretrained(directory, local_files_only=True)
+    except ValueError:  # transformers knows no text encoder in it: it is one as a whole, as GPT-2, or a pair, as CLIP
+        network = AutoModel.from_pretrained(directory, local_files_only=True)
+        return getattr(network, "text_model", network)
 
 
 def _pooling(directory: Path) -> str:

@@ -18,9 +18,13 @@ MEETING = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 
 def phase_weights(weight: Tensor) -> Tensor:
-    """The four 2x2 kernels of a 3x3 one: (O, I, 3, 3) → (2, 2, O, I, 2, 2), phase rows and columns first."""
-    meeting = weight.new_tensor(MEETING)
-    return torch.einsum("pur,qvs,oirs->pqoiuv", meeting, meeting, weight)
+    """The four 2x2 kernels of a 3x3 one: (O, I, 3, 3) → (2, 2, O, I, 2, 2), phase rows and columns first.
+
+    Taps are added up in float32 or wider, so that half-precision kernels are rounded once.
+    """
+    wide = reference.accumulating(weight)
+    meeting = wide.new_tensor(MEETING)
+    return torch.einsum("pur,qvs,oirs->pqoiuv", meeting, meeting, wide).to(weight.dtype)
 
 
 def upsample_gated_conv2d(

@@ -61,10 +61,12 @@ def test_regions_are_where_their_pixels_are() -> None:
     discriminator = Discriminator(config, SENTENCE, 8)
     images = torch.zeros(1, 3, 32, 32, requires_grad=True)
     regions = discriminator.encode(images).regions
-    row, column = 2, 5
+    row, column = 3, 4
     (gradient,) = torch.autograd.grad(regions[0, row * 8 + column].sum(), images)
-    rows, columns = gradient[0].abs().sum(0).nonzero().T
-    assert abs(rows.float().mean() - (4 * row + 1.5)) < 1 and abs(columns.float().mean() - (4 * column + 1.5)) < 1
+    weight = gradient[0].abs().sum(0)
+    at = torch.arange(32.0)
+    center = [(weight.sum(dim=1 - k) * at).sum() / weight.sum() for k in (0, 1)]
+    assert abs(center[0] - (4 * row + 1.5)) < 1.5 and abs(center[1] - (4 * column + 1.5)) < 1.5
 
 
 def test_noise_kinds() -> None:
@@ -72,12 +74,12 @@ def test_noise_kinds() -> None:
     concat = Generator(small(), SENTENCE)
     assert concat.noise_dim == 3
     text, kl = concat.noise(sentence, torch.randn(400, 3))
-    assert text.shape == (400, SENTENCE + 3) and kl == 0
+    assert text.shape == (400, SENTENCE + 3) and kl is None
     additive = Generator(small(noise="additive", noise_sigma=0.5), SENTENCE)
     z = torch.randn(400, additive.noise_dim)
     text, kl = additive.noise(sentence, z)
     torch.testing.assert_close(text, sentence + 0.5 * z)
-    assert kl == 0
+    assert kl is None
 
 
 def test_conditioning_augmentation_draws_from_its_gaussian_and_measures_its_kl() -> None:

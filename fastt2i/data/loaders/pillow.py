@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -47,7 +49,7 @@ class PillowLoader(Loader):
             num_workers=workers,
             prefetch_factor=_PREFETCH if workers else None,
             multiprocessing_context=_context() if workers else None,
-            worker_init_fn=_ignore_interrupts if workers else None,
+            worker_init_fn=_obey_the_parent_alone if workers else None,
         )
         with _interrupts_held_back():
             self._steps: Iterator[_Decoded] | None = iter(steps)
@@ -134,14 +136,21 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; only the main process shall answer it."""
+def _obey_the_parent_alone(worker: int) -> None:
+    """In a worker: leave Ctrl-C, which reaches the whole process group, to the parent; and end when it does.
+
+    torch looks whether the parent's id has changed, which it never does under a fork server: the server lives on as
+    long as its workers do.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Workers inherit that SIGINT is blocked, and so have it blocked before `_ignore_interrupts` runs."""
+    """Workers inherit that SIGINT is blocked, and so have it blocked before `_obey_the_parent_alone` runs."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

