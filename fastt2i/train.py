@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Trainer(arguments.config, directory)
         print("dry run: everything is in place; nothing was written to the output folder")
         return 0
-    directory.create(arguments.config)
+    directory.prepare()
     started = time.monotonic()
     trainer = Trainer(arguments.config, directory)
     status = trainer.train()

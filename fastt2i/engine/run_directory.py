@@ -30,18 +30,25 @@ class RunDirectory:
         """Whether a run was started here."""
         return self.config.is_file()
 
-    def create(self, config: Config) -> None:
-        """Make the directory and note the resolved configuration in it.
+    def prepare(self) -> None:
+        """Make the folders; done first, so that a run does not find out late that it cannot be kept.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the folder cannot be written.
         """
         try:
             for directory in (self.path, self.checkpoints, self.samples):
                 directory.mkdir(parents=True, exist_ok=True)
-            replace_file(self.config, config.to_yaml().encode())
+            replace_file(self.path / ".writable", b"")
+            (self.path / ".writable").unlink()
         except OSError as error:
-            raise UserError(f"cannot write to the output folder {self.path}: {error.strerror}; choose another --out") from error
+            raise UserError(
+                f"cannot write to the output folder {self.path}: {error.strerror}; choose another --out"
+            ) from error
+
+    def note(self, config: Config) -> None:
+        """Keep the resolved configuration: from now on there is a run here."""
+        replace_file(self.config, config.to_yaml().encode())
 
     def saved_config(self, default: Config) -> Config:
         """The configuration of the run that was started here, or `default` if none was."""
@@ -85,7 +92,7 @@ def choose_directory(out: Path | None, preset: str, resume: bool) -> RunDirector
                 raise UserError(f"there is no run to resume at runs/{preset}; name its folder with --out")
             return taken[-1]
         number = 1
-        while (out := Path("runs", preset if number == 1 else f"{preset}-{number}")).exists():
+        while RunDirectory(out := Path("runs", preset if number == 1 else f"{preset}-{number}")).exists():
             number += 1
     run = RunDirectory(out)
     if out.exists() and not out.is_dir():

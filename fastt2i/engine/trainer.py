@@ -79,7 +79,7 @@ class Trainer:
             UserError: a loss is not finite, the disk is full, or too many images are bad.
         """
         config = self.config
-        self.directory.create(config)
+        self.directory.note(config)
         loader = self.data.open_loader(self.step)
         inputs = InputSource(
             loader,
@@ -91,7 +91,7 @@ class Trainer:
             device=self.device,
         )
         self._losses = LossLog()
-        self._logged, self._since, self._noted = self.step, time.perf_counter(), 0
+        self._logged, self._since, self._noted = self.step, time.perf_counter(), -1
         report = Report(self.directory, config.log, first_step=self.step, steps=config.train.steps)
         try:
             with StopRequest() as stop:

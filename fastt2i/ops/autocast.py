@@ -7,17 +7,25 @@ from torch import Tensor
 
 
 def cast_for_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cast to the dtype of the autocast region that is open, if any; float64 is left alone, as torch does."""
+    """Cast to the dtype of the autocast region that is open, if any; float64 and integers stay, as in torch.
+
+    So that a wrong dtype is still there when the arguments are checked.
+    """
     device_type = x.device.type
-    if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
+    if not torch.is_autocast_enabled(device_type):
         return x, weight, bias
     dtype = torch.get_autocast_dtype(device_type)
-    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
 
 
 def promote_for_autocast(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Inside an autocast region give both tensors the wider of their dtypes: one may come from a cast operator."""
-    if not torch.is_autocast_enabled(x.device.type):
+    floating = x.is_floating_point() and y.is_floating_point()
+    if not floating or not torch.is_autocast_enabled(x.device.type):
         return x, y
     dtype = torch.promote_types(x.dtype, y.dtype)
     return x.to(dtype), y.to(dtype)
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x

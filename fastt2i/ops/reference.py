@@ -65,7 +65,8 @@ def region_keyword_scores(
     regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
 ) -> Tensor:
     """Scores (I, J) of regions (I, R, D) and keywords (J, T, D) with mask (J, T)."""
-    v_IRD, e_JTD = accumulating(regions), accumulating(keywords)
+    # Zeros where no keyword is, not only for its score: what stands there may be NaN, and 0 * NaN in a backward is NaN.
+    v_IRD, e_JTD = accumulating(regions), accumulating(keywords).masked_fill(~mask[:, :, None], 0.0)
     if variant == "xmc":
         v_IRD, e_JTD = l2_normalize(v_IRD), l2_normalize(e_JTD)
     mask_JT = mask.to(torch.bool)
@@ -77,9 +78,11 @@ def region_keyword_scores(
         per_region_IJTR = torch.softmax(similarity_IJTR.masked_fill(hidden_JT1, -torch.inf), dim=2)
         attention_IJTR = torch.softmax(gamma_attention * per_region_IJTR, dim=3)
     context_IJTD = torch.einsum("ijtr,ird->ijtd", attention_IJTR, v_IRD)
-    # A context vector may be zero, and the norm of a zero vector has no gradient: floor the square.
-    context_norm = context_IJTD.square().sum(dim=3).clamp(min=COSINE_FLOOR**2).sqrt()
-    keyword_norm = e_JTD.square().sum(dim=2).clamp(min=COSINE_FLOOR**2).sqrt()
+    # A context vector may be zero, and the norm of a zero vector has no gradient: floor the square, far below where the
+    # published floor of the product takes hold.
+    tiny = torch.finfo(context_IJTD.dtype).tiny
+    context_norm = context_IJTD.square().sum(dim=3).clamp(min=tiny).sqrt()
+    keyword_norm = e_JTD.square().sum(dim=2).clamp(min=tiny).sqrt()
     cosine_IJT = (context_IJTD * e_JTD).sum(dim=3) / (context_norm * keyword_norm).clamp(min=COSINE_FLOOR)
     return pool(gamma_pooling * cosine_IJT, mask_JT) / (gamma_pooling if variant == "xmc" else 1.0)
 

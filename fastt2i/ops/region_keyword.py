@@ -112,7 +112,7 @@ def region_keyword_loss(
 
 
 def global_match_loss(
-    global_features: Tensor, sentences: Tensor, *, temperature: float = 0.1, exclude: Tensor | None = None
+    global_features: Tensor, sentences: Tensor, temperature: float = 0.1, exclude: Tensor | None = None
 ) -> Tensor:
     """Contrastive loss of images and sentences: cosine / temperature, cross-entropy both ways, summed.
 

@@ -220,9 +220,16 @@ def program(captioned_folder: Callable[..., Path], tmp_path: Path) -> Iterator[t
         process.communicate()
 
 
+def is_running(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def wait_until_gone(ids: list[int]) -> None:
     deadline = time.monotonic() + 20
-    while remaining := [number for number in ids if Path(f"/proc/{number}").exists()]:
+    while remaining := [number for number in ids if is_running(number)]:
         assert time.monotonic() < deadline, f"processes {remaining} are still there"
         time.sleep(0.1)
 
@@ -233,7 +240,7 @@ def test_an_interrupt_ends_workers_without_a_word(program: tuple[subprocess.Pope
     assert len(workers) == 2
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
-    assert said.strip() == "interrupted" and process.returncode == 1
+    assert (said, process.returncode) == ("interrupted\n", 1)
     wait_until_gone(workers)
 
 

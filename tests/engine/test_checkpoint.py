@@ -81,15 +81,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_goes_on_as_if_it_had_never_stopped() -> None:
-    def make() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
+    def make() -> tuple[torch.nn.Conv2d, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        module = torch.nn.Linear(4, 3)
+        module = torch.nn.Conv2d(4, 3, 3).to(memory_format=torch.channels_last)
         return module, torch.optim.Adam(module.parameters(), lr=0.1, fused=True)
 
-    def advance(module: torch.nn.Linear, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    def advance(module: torch.nn.Conv2d, optimizer: torch.optim.Optimizer, steps: range) -> None:
         for step in steps:
             optimizer.zero_grad()
-            module(torch.full((2, 4), float(step))).square().sum().backward()
+            module(torch.full((2, 4, 5, 5), float(step)).cumsum(2)).square().sum().backward()
             optimizer.step()
 
     whole, optimizer = make()

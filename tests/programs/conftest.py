@@ -49,9 +49,8 @@ def tiny(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list
         "model.global-dim": 8,
         "log.every": 1,
         "log.samples": 4,
-        "log.tensorboard": "False",
         "checkpoint.every": 2,
         "loss.penalty-every": 3,
     }
-    channels = ["--model.generator-channels", "4", "4", "4", "4", "--model.discriminator-channels", "4", "4", "4", "4"]
+    channels = ["--log.no-tensorboard", "--model.generator-channels", "4", "4", "4", "4", "--model.discriminator-channels", "4", "4", "4", "4"]
     return [word for name, value in options.items() for word in (f"--{name}", str(value))] + channels

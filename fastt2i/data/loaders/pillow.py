@@ -68,7 +68,9 @@ class PillowLoader(Loader):
         return decoded.batch
 
     def close(self) -> None:
-        self._steps = None  # the last reference: torch ends the workers and waits for them
+        # Dropping the iterator ends its workers too, but not while the traceback of an interrupt refers to it.
+        getattr(self._steps, "_shutdown_workers", lambda: None)()
+        self._steps = None
 
 
 class _Decoded(NamedTuple):

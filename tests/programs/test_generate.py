@@ -1,0 +1,139 @@
+"""Drawing from prompts, by program and by pipeline, and model folders that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastt2i import TextToImagePipeline, cli, evaluate, generate, train
+from fastt2i.errors import UserError
+
+PROMPTS = ["a small red circle on a white background", "a large blue square at the top left"]
+
+
+@pytest.fixture(scope="module")
+def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model: what it draws does not matter here."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert train.main([*tiny, "--train.steps", "2", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def pipeline(run: Path) -> TextToImagePipeline:
+    return TextToImagePipeline.from_pretrained(run)
+
+
+def pixels(images: list[Image.Image]) -> list[np.ndarray]:
+    return [np.asarray(i) for i in images]
+
+
+def test_the_same_seed_gives_the_same_images(pipeline: TextToImagePipeline) -> None:
+    first, again, other = (pixels(pipeline(PROMPTS, seed=s, num=3)) for s in (5, 5, 6))
+    assert len(first) == 6 and first[0].shape == (32, 32, 3) and first[0].dtype == np.uint8
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    assert len({p.tobytes() for p in first}) == 6
+
+
+def test_an_image_depends_on_its_own_prompt_alone(pipeline: TextToImagePipeline) -> None:
+    together = pixels(pipeline(PROMPTS, seed=5, num=2, batch_size=3))
+    alone = pixels(pipeline(PROMPTS[1], seed=5, num=2))
+    for a, b in zip(together[2:], alone, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= 1  # batches of another size round otherwise
+
+
+def test_a_saved_pipeline_draws_the_same(pipeline: TextToImagePipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "copy")
+    copy = TextToImagePipeline.from_pretrained(tmp_path / "copy")
+    assert pixels(copy(PROMPTS))[0].tobytes() == pixels(pipeline(PROMPTS))[0].tobytes()
+    card = (tmp_path / "copy" / "README.md").read_text()
+    assert "CN115619903A" in card and "32 x 32 pixels" in card and "steps: 2" in card
+
+
+def test_files_and_sheets(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", str(run), "--prompt", PROMPTS[0]]
+    assert generate.main([*model, "--out", str(tmp_path / "new" / "one.png")]) == 0
+    assert Image.open(tmp_path / "new" / "one.png").size == (32, 32)
+    assert generate.main([*model, "--prompt", PROMPTS[1], "--num", "2", "--out", str(tmp_path / "sheet.jpg")]) == 0
+    assert Image.open(tmp_path / "sheet.jpg").width > 4 * 32
+    assert generate.main([*model, "--num", "3", "--out", str(tmp_path / "folder")]) == 0
+    names = sorted(p.name for p in (tmp_path / "folder").iterdir())
+    assert names == [f"00{n}-a-small-red-circle-on-a-white-background.png" for n in range(3)]
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "folder" / names[2])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "warning"),
+    [("circle " * 10_000, "longer than the language model reads"), ("日本語の文", "knows none of its words")],
+)
+def test_prompts_that_the_model_cannot_follow_are_warned_of(
+    run: Path, tmp_path: Path, prompt: str, warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate.main(["--model", str(run), "--prompt", prompt, "--out", str(tmp_path)]) == 0
+    assert f"fastt2i: warning: prompt 1" in (errors := capsys.readouterr().err) and warning in errors
+    (path,) = tmp_path.iterdir()
+    assert len(path.name) < 100
+
+
+def test_mistakes_are_one_sentence(run: Path, pipeline: TextToImagePipeline, tmp_path: Path) -> None:
+    def fails(sentence: str, *arguments: str) -> None:
+        with pytest.raises(UserError, match=sentence):
+            generate.main([*arguments, "--out", str(tmp_path / "x.png")])
+
+    fails("prompt 1 is empty", "--model", str(run), "--prompt", "  ")
+    fails("num is 0; it must be 1 or more", "--model", str(run), "--prompt", "a", "--num", "0")
+    fails("holds no model", "--model", str(tmp_path), "--prompt", "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        generate.main(["--model", str(run), "--prompt", "a", "--out", str(tmp_path / "file" / "x.png")])
+    assert pipeline([]) == []
+
+
+@pytest.mark.parametrize("file", ["config.json", "generator.safetensors", "discriminator.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "flipped"])
+def test_a_damaged_model_is_one_sentence_that_names_the_file(
+    run: Path, tmp_path: Path, file: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(run / "model", model)
+    content = bytearray((model / file).read_bytes())
+    if damage == "missing":
+        (model / file).unlink()
+    elif damage == "truncated":
+        (model / file).write_bytes(content[: len(content) // 2])
+    else:
+        content[1] ^= 0x80
+        (model / file).write_bytes(content)
+    status = cli.main(["generate", "--model", str(model), "--prompt", "a circle", "--out", str(tmp_path / "x.png")])
+    errors = capsys.readouterr().err
+    assert status == 2 and errors.count("\n") == 1
+    assert (file in errors) or "holds no model" in errors
+
+
+def test_another_language_model_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(run / "model", model)
+    header = json.loads((model / "config.json").read_text())
+    header["text"]["sha256"] = "0" * 64
+    (model / "config.json").write_text(json.dumps(header))
+    with pytest.raises(UserError, match="is not the one of the training"):
+        TextToImagePipeline.from_pretrained(model)
+
+
+def test_evaluation(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "scores.json"
+    assert evaluate.main(["--model", str(run), "--limit", "40", "--out", str(out)]) == 0
+    scores = json.loads(out.read_text())
+    assert scores["captions"] == 40 and scores["undecodable_images"] == 0
+    assert {"accuracy_all", "accuracy_color", "r_precision", "r_precision_real"} <= set(scores)
+    assert "whose own caption is the nearest of 100" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--limit is 1; it must be 2 or more"):
+        evaluate.main(["--model", str(run), "--limit", "1"])
+    with pytest.raises(UserError, match="nowhere"):
+        evaluate.main(["--model", str(run), "--data", str(tmp_path / "nowhere")])
