@@ -22,8 +22,8 @@ COMMANDS = {
 def run(main: Callable[[], int | None]) -> int:
     """Run a program and return its exit status.
 
-    A mistake of the user's becomes one sentence on the error stream and status 2, an interrupt status 130. Anything else
-    that is raised is a defect of ours and keeps its traceback.
+    A mistake of the user's becomes one sentence on the error stream and status 2, an interrupt status 130. Anything
+    else that is raised is a defect of ours and keeps its traceback.
     """
     try:
         return main() or 0

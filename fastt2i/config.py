@@ -151,7 +151,7 @@ class LossConfig(Section):
     kl: float = 1.0
     """Weight of the KL term of `conditioning_augmentation`."""
     augment: tuple[Literal["translation", "cutout", "color"], ...] = ()
-    """DiffAugment policies on what the discriminator sees, real and fake. `color` is at odds with captions that name colours."""
+    """DiffAugment policies on what the discriminator sees; `color` is at odds with captions that name colours."""
 
     def _check(self) -> None:
         self._require("mismatched", 0 <= self.mismatched <= 1, "between 0 and 1")
@@ -290,7 +290,7 @@ def read_section(kind: type[Section], values: dict[str, Any], where: str) -> Any
     Raises:
         UserError: a field does not exist, or its value is none that it can have.
     """
-    unknown = values.keys() - {f.name for f in dataclasses.fields(kind)}
+    unknown = values.keys() - {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown:
         raise UserError(f"{where} has no field {sorted(unknown)[0]}")
     try:

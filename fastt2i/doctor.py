@@ -24,7 +24,9 @@ Findings = dict[str, dict[str, Any]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Examine this machine; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="fastt2i doctor", description="Tell what would run on this machine, and what not.")
+    parser = argparse.ArgumentParser(
+        prog="fastt2i doctor", description="Tell what would run on this machine, and what not."
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
     findings = examine()
@@ -90,7 +92,9 @@ def _machine() -> dict[str, str]:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _memory() -> str:
@@ -107,7 +111,9 @@ def _devices() -> dict[str, str]:
     for number in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(number)
         capability = f"compute capability {gpu.major}.{gpu.minor}"
-        devices[f"cuda:{number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {capability}, CUDA {torch.version.cuda}"
+        devices[f"cuda:{number}"] = (
+            f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {capability}, CUDA {torch.version.cuda}"
+        )
     if not torch.cuda.is_available():
         devices["cuda"] = "none that torch sees"
     return devices

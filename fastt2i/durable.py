@@ -38,8 +38,8 @@ def replace_file(path: Path, content: bytes) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path` that takes its place when the block ends well, and is removed otherwise.
 
-    The files in it have to be written with `write_file`, or synced with `sync_file`. An older directory at `path` stays until the new one is
-    whole.
+    The files in it have to be written with `write_file`, or synced with `sync_file`. An older directory at `path` stays
+    until the new one is whole.
     """
     temporary, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
     for leftover in (temporary, old):

@@ -100,7 +100,9 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     scores: dict[str, float | int] = {"captions": len(captions), "undecodable_images": len(index) - len(captions)}
     scores |= texts.accuracy(images)
     scores |= texts.r_precision(images, discriminator, candidates=arguments.candidates)
-    real_scores = texts.r_precision(to_signed(torch.stack(real)).to(device), discriminator, candidates=arguments.candidates)
+    real_scores = texts.r_precision(
+        to_signed(torch.stack(real)).to(device), discriminator, candidates=arguments.candidates
+    )
     return scores | {f"{name}_real": value for name, value in real_scores.items()}
 
 

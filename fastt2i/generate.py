@@ -8,12 +8,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from fastt2i.cli import run
 from fastt2i.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
@@ -27,7 +30,7 @@ class Arguments:
     prompt: tyro.conf.UseAppendAction[list[str]]
     """What to draw; may be given several times."""
     out: Path
-    """A picture file (.png, .jpg, .webp), for one image or a sheet of several with their prompts; or a folder, for a file each."""
+    """A picture file (.png, .jpg, .webp), for one image or a sheet of several with their prompts; or a folder of files."""
     num: int = 1
     """Images of each prompt."""
     seed: int = 0
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv, prog="fastt2i generate")
     if not arguments.prompt:
         raise UserError("there is nothing to draw; say what with --prompt")
-    warnings.showwarning = lambda message, *_: print(f"fastt2i: warning: {message}", file=sys.stderr)  # type: ignore[assignment]
+    warnings.showwarning = lambda message, *_: print(f"fastt2i: warning: {message}", file=sys.stderr)
     from fastt2i.engine.trainer import choose_device
     from fastt2i.pipeline import TextToImagePipeline
 
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _write(images: Sequence[object], captions: Sequence[str], arguments: Arguments) -> list[Path]:
+def _write(images: Sequence[Image.Image], captions: Sequence[str], arguments: Arguments) -> list[Path]:
     out: Path = arguments.out
     if out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
         from fastt2i.engine.pictures import sample_grid

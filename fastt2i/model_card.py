@@ -42,7 +42,9 @@ def model_card(model: PretrainedModel, folder: str = "path/to/this/folder") -> s
     """Markdown with the facts that the model carries."""
     prompt = model.facts.get("example_prompt", "a caption in the style of the training set")
     facts = "\n".join(
-        f"- {name.replace('_', ' ')}: {value:.4g}" if isinstance(value, float) else f"- {name.replace('_', ' ')}: {value}"
+        f"- {name.replace('_', ' ')}: {value:.4g}"
+        if isinstance(value, float)
+        else f"- {name.replace('_', ' ')}: {value}"
         for name, value in model.facts.items()
     )
     return CARD.format(

@@ -17,9 +17,7 @@ Pair = int | tuple[int, int]
 class Gate(nn.Module):
     """act(f) * sigmoid(g) of (B, 2C, ...) = [f, g]; see `fastt2i.ops.gate`."""
 
-    def __init__(
-        self, activation: str = "leaky_relu", negative_slope: float = 0.2, *, impl: str | None = None
-    ) -> None:
+    def __init__(self, activation: str = "leaky_relu", negative_slope: float = 0.2, *, impl: str | None = None) -> None:
         super().__init__()
         self.activation = activation
         self.negative_slope = negative_slope

@@ -93,7 +93,7 @@ class TextToImagePipeline:
         for number, prompt in enumerate(prompts, 1):
             if self._encoder.unknown(prompt):
                 warnings.warn(
-                    f"prompt {number}: the language model {self.model.text.model} knows none of its words, so the image "
-                    "will not follow it",
+                    f"prompt {number}: the language model {self.model.text.model} knows none of its words, so the "
+                    "image will not follow it",
                     stacklevel=3,
                 )

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class TextFeatures(NamedTuple):
     """Features of N captions.
 
-    sentence: (N, d) float, of length sqrt(d); keywords: (N, T, d) float, likewise, zero where there is none; mask: (N, T)
-    bool, true where a keyword is.
+    sentence: (N, d) float, of length sqrt(d); keywords: (N, T, d) float, likewise, zero where there is none; mask:
+    (N, T) bool, true where a keyword is.
     """
 
     sentence: Tensor

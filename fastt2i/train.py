@@ -15,7 +15,6 @@ import tyro
 from fastt2i.cli import run
 from fastt2i.config import PRESETS, Config, preset
 from fastt2i.engine.run_directory import RunDirectory, choose_directory
-from fastt2i.errors import UserError
 
 HELP = {"-h", "--help"}
 DESCRIPTION = """Train a text-to-image GAN on captioned images.

@@ -30,5 +30,7 @@ def load_tensors(path: Path, digest: str) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if sha256(content) != digest:
-        raise UserError(f"{path} is damaged: its SHA-256 is not the one noted when it was saved; fetch or train it again")
+        raise UserError(
+            f"{path} is damaged: its SHA-256 is not the one noted when it was saved; fetch or train it again"
+        )
     return safetensors.torch.load(content)

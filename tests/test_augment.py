@@ -33,7 +33,7 @@ def test_translation_moves_by_whole_pixels_and_lets_zeros_in() -> None:
                     expected[:, y, x] = image[:, y + row, x + column]
         torch.testing.assert_close(result, expected)
         seen.add((row, column))
-    assert len(seen) > 15 and (2, 2) in seen or (-2, -2) in seen
+    assert (len(seen) > 15 and (2, 2) in seen) or (-2, -2) in seen
 
 
 def test_cutout_removes_at_most_a_quarter() -> None:

@@ -81,7 +81,7 @@ class TextCache:
             if _is_whole(path, shapes):
                 return cls(_map(path))
             with new_directory(path) as temporary:
-                arrays = {
+                arrays: dict[str, np.memmap[Any, Any]] = {
                     name: np.lib.format.open_memmap(temporary / f"{name}.npy", "w+", dtype=DTYPES[name], shape=shape)
                     for name, shape in shapes.items()
                 }
@@ -135,9 +135,7 @@ def _is_whole(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def _fill(arrays: Mapping[str, NDArray[Any]], encoder: Encoder, captions: Sequence[str], progress: bool) -> None:
-    with tqdm(
-        total=len(captions), desc="text features", unit="caption", file=sys.stderr, disable=not progress
-    ) as bar:
+    with tqdm(total=len(captions), desc="text features", unit="caption", file=sys.stderr, disable=not progress) as bar:
         for start in range(0, len(captions), CHUNK):
             chunk = captions[start : start + CHUNK]
             for name, values in encoder(chunk)._asdict().items():

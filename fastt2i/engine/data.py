@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fastt2i.config import Config
-from fastt2i.data.index import Index, open_index
+from fastt2i.data.index import Index, Split, open_index
 from fastt2i.data.loaders import Loader, open_loader
 from fastt2i.data.sampler import Sampler
 from fastt2i.data.text_cache import TextCache
@@ -37,9 +37,7 @@ class TrainingData:
 
     def __init__(self, config: Config, device: torch.device, say: Callable[[str], None]) -> None:
         self._config = config
-        options = {"image_size": config.model.image_size, "heldout": config.data.heldout}
-        self.index = open_index(config.data.path, config.data.format, split="train", **options)
-        self.heldout = open_index(config.data.path, config.data.format, split="heldout", **options)
+        self.index, self.heldout = self._open_index("train"), self._open_index("heldout")
         self.captions = self.index.caption_table()
         say(_describe(self.index, self.heldout, len(self.captions.captions)))
         self.encoder = TextEncoder(
@@ -52,6 +50,10 @@ class TrainingData:
         cache_dir = Path(config.text.cache_dir) if config.text.cache_dir else None
         self.features = TextCache.open(self.encoder, self.captions.captions, cache_dir)
         self._device = device
+
+    def _open_index(self, split: Split) -> Index:
+        data, size = self._config.data, self._config.model.image_size
+        return open_index(data.path, data.format, image_size=size, split=split, heldout=data.heldout)
 
     def open_loader(self, first_step: int) -> Loader:
         """The batches from `first_step` on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,15 @@ from torch import Tensor, nn
 from fastt2i.config import OptimConfig
 from fastt2i.engine.precision import Precision
 
+M = TypeVar("M", bound=nn.Module)
+
 
 @dataclass(frozen=True)
-class Player:
+class Player(Generic[M]):
     """One of the two networks with what trains it."""
 
     name: str
-    module: nn.Module
+    module: M
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 
@@ -28,7 +31,7 @@ class Player:
         self.scaler.update()
 
 
-def make_player(name: str, module: nn.Module, config: OptimConfig, precision: Precision) -> Player:
+def make_player(name: str, module: M, config: OptimConfig, precision: Precision) -> Player[M]:
     """A player whose learning rate is the configuration's `<name>_lr`."""
     optimizer = torch.optim.Adam(
         module.parameters(), lr=getattr(config, f"{name}_lr"), betas=(config.beta1, config.beta2), eps=1e-8, fused=True

@@ -21,13 +21,15 @@ class Precision:
         if name == "auto":
             name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
         if name == "tf32" and device.type != "cuda":
-            raise UserError(f"train.precision is tf32, which only a GPU has, but the device is {device}; use fp32 or bf16")
+            raise UserError(
+                f"train.precision is tf32, which only a GPU has, but the device is {device}; use fp32 or bf16"
+            )
         self.name = name
         self._device_type = device.type
         self._dtype = AUTOCAST_DTYPES.get(name)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if name == "fp32" else "high")
-            torch.backends.cudnn.conv.fp32_precision = "ieee" if name == "fp32" else "tf32"
+            torch.backends.cudnn.allow_tf32 = name != "fp32"
 
     def make_scaler(self) -> torch.amp.GradScaler:
         """A loss scaler for one optimizer; it does nothing unless the precision is fp16."""

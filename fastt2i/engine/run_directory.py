@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -85,18 +87,24 @@ def choose_directory(out: Path | None, preset: str, resume: bool) -> RunDirector
         UserError: a new run would write over an old one, or there is none to go on with.
     """
     if out is None:
-        taken = [RunDirectory(path) for path in Path("runs").glob(f"{preset}*")]
-        taken = sorted((run for run in taken if run.exists()), key=lambda run: run.config.stat().st_mtime)
-        if resume:
-            if not taken:
-                raise UserError(f"there is no run to resume at runs/{preset}; name its folder with --out")
-            return taken[-1]
-        number = 1
-        while RunDirectory(out := Path("runs", preset if number == 1 else f"{preset}-{number}")).exists():
-            number += 1
+        return _newest_run(preset) if resume else _free_directory(preset)
     run = RunDirectory(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"the output folder {out} is a file; choose another --out")
     if run.exists() and not resume:
         raise UserError(f"{out} already holds a run; go on with it by --resume, or choose another --out")
     return run
+
+
+def _newest_run(preset: str) -> RunDirectory:
+    ours = re.compile(re.escape(preset) + r"(-\d+)?")
+    runs = [RunDirectory(path) for path in Path("runs").glob("*") if ours.fullmatch(path.name)]
+    runs = [run for run in runs if run.exists()]
+    if not runs:
+        raise UserError(f"there is no run to resume at runs/{preset}; name its folder with --out")
+    return max(runs, key=lambda run: run.config.stat().st_mtime)
+
+
+def _free_directory(preset: str) -> RunDirectory:
+    names = itertools.chain([preset], (f"{preset}-{number}" for number in itertools.count(2)))
+    return next(run for run in (RunDirectory(Path("runs", name)) for name in names) if not run.exists())

@@ -40,11 +40,12 @@ class TrainingState:
         generator.fit(captions)
         discriminator.fit(captions)
         for module in (generator, discriminator):
-            module.to(device=device, memory_format=torch.channels_last)
+            module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = make_player("generator", generator, config.optim, precision)
         self.discriminator = make_player("discriminator", discriminator, config.optim, precision)
         self.ema = Ema(generator, config.optim.ema)
-        self._identity = {"model": dataclasses.asdict(config.model), "text_sha256": text_digest}
+        self._model = dataclasses.asdict(config.model)
+        self._text_digest = text_digest
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a checkpoint keeps as tensors, by part."""
@@ -57,7 +58,7 @@ class TrainingState:
     def plain(self) -> dict[str, Any]:
         """Everything that a checkpoint keeps as plain values."""
         scalers = {player.name: player.scaler.state_dict() for player in (self.generator, self.discriminator)}
-        return {"identity": self._identity, "scalers": scalers}
+        return {"identity": {"model": self._model, "text_sha256": self._text_digest}, "scalers": scalers}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint.
@@ -74,13 +75,13 @@ class TrainingState:
                 player.scaler.load_state_dict(checkpoint.state["scalers"][player.name])
 
     def _check_identity(self, saved: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-        if saved["text_sha256"] != self._identity["text_sha256"]:
+        if saved["text_sha256"] != self._text_digest:
             raise UserError(f"{checkpoint.path} was trained with another language model; resume with the one it had")
-        ours = self._identity["model"]
+        ours = self._model
         theirs = dataclasses.asdict(read_section(ModelConfig, saved["model"], str(checkpoint.path)))
         for name in ours:
             if ours[name] != theirs[name]:
                 raise UserError(
-                    f"{checkpoint.path} has model.{name} {theirs[name]}, but {ours[name]} was asked for; resume with the "
-                    "same model, or start a new run with another --out"
+                    f"{checkpoint.path} has model.{name} {theirs[name]}, but {ours[name]} was asked for; resume with "
+                    "the same model, or start a new run with another --out"
                 )

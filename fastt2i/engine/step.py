@@ -24,7 +24,8 @@ from fastt2i.losses import (
     region_match,
     sentence_match,
 )
-from fastt2i.models.discriminator import ImageFeatures
+from fastt2i.models.discriminator import Discriminator, ImageFeatures
+from fastt2i.models.generator import Generator
 from fastt2i.text_features import TextFeatures
 
 
@@ -52,7 +53,12 @@ class TrainStep:
     """
 
     def __init__(
-        self, config: LossConfig, generator: Player, discriminator: Player, ema: Ema, precision: Precision
+        self,
+        config: LossConfig,
+        generator: Player[Generator],
+        discriminator: Player[Discriminator],
+        ema: Ema[Generator],
+        precision: Precision,
     ) -> None:
         self.config = config
         self.generator = generator
@@ -102,7 +108,9 @@ class TrainStep:
         self.discriminator.minimise(total)
         return _detached(losses)
 
-    def _update_generator(self, inputs: StepInputs, fake: Tensor, kl: Tensor | None, exclude: Tensor) -> dict[str, Tensor]:
+    def _update_generator(
+        self, inputs: StepInputs, fake: Tensor, kl: Tensor | None, exclude: Tensor
+    ) -> dict[str, Tensor]:
         config, (sentence, keywords, mask) = self.config, inputs.text
         self.discriminator.module.requires_grad_(False)
         seen, matching, words = self._discriminate(self._augment(fake, inputs, 2), sentence, keywords)
@@ -127,7 +135,7 @@ class TrainStep:
         return features.float(), projected_sentences.float(), projected_keywords.float()
 
     def _penalty(self, inputs: StepInputs, real: Tensor) -> Tensor:
-        """The gradient penalty in float32, on a pass of its own: it comes once in many steps, and only for real images."""
+        """The gradient penalty in float32, on a pass of its own: it comes once in many steps, for real images alone."""
         images = real.detach().requires_grad_()
         sentences = inputs.text.sentence.detach().requires_grad_()
         features, projected, _ = self.discriminator.module(

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def r_precision(images: Tensor, sentences: Tensor, caption_ids: np.ndarray, *, candidates: int = 100, seed: int = 0) -> float:
+def r_precision(
+    images: Tensor, sentences: Tensor, caption_ids: np.ndarray, *, candidates: int = 100, seed: int = 0
+) -> float:
     """Share of images whose own caption is the nearest of `candidates`.
 
     For every image the candidates are its own caption and `candidates - 1` captions drawn at random, without

@@ -6,6 +6,7 @@ images go through the trunk in one batch.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -83,9 +84,7 @@ class Discriminator(nn.Module):
         first, *_, last = widths = config.discriminator_channels
         self.region_block = (config.image_size // config.region_grid).bit_length() - 2
         self.stem = nn.Conv2d(3, first, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            DiscriminatorBlock(before, after) for before, after in zip(widths, widths[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(DiscriminatorBlock(before, after) for before, after in itertools.pairwise(widths))
         self.regions = nn.Conv2d(widths[self.region_block + 1], config.region_dim, 1)
         self.global_ = nn.Linear(last * CODE_SIZE**2, config.global_dim)
         self.unconditional = nn.Sequential(

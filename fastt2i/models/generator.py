@@ -6,6 +6,7 @@ are initialised so that they keep the variance of what passes through them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -103,15 +104,14 @@ class Generator(nn.Module):
         else:
             self.noise = ConditioningAugmentation(sentence_dim)
         text_dim = self.noise.out_dim
-        code_channels, *widths = config.generator_channels
+        widths = config.generator_channels
         self.encoder = nn.Sequential(
             nn.Linear(text_dim, ENCODER_WIDTH),
             nn.LeakyReLU(0.2),
-            nn.Linear(ENCODER_WIDTH, code_channels * CODE_SIZE**2),
+            nn.Linear(ENCODER_WIDTH, widths[0] * CODE_SIZE**2),
         )
         self.blocks = nn.ModuleList(
-            GeneratorBlock(before, after, text_dim, config.activation)
-            for before, after in zip(config.generator_channels, widths, strict=False)
+            GeneratorBlock(before, after, text_dim, config.activation) for before, after in itertools.pairwise(widths)
         )
         self.decoder = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(widths[-1], 3, 3, padding=1), nn.Tanh())
 

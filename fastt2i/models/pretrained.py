@@ -80,7 +80,9 @@ def save_pretrained(model: PretrainedModel, directory: Path, card: str, pictures
     """
     networks: dict[str, nn.Module] = {"generator": model.generator, "discriminator": model.discriminator}
     with new_directory(directory) as temporary:
-        digests = {name: save_tensors(temporary / f"{name}.safetensors", m.state_dict()) for name, m in networks.items()}
+        digests = {
+            name: save_tensors(temporary / f"{name}.safetensors", m.state_dict()) for name, m in networks.items()
+        }
         header = {
             "format": FORMAT,
             "model": dataclasses.asdict(model.config),
@@ -105,7 +107,9 @@ def load_pretrained(directory: Path) -> PretrainedModel:
     if not path.is_file() and (directory / "model" / CONFIG_FILE).is_file():
         directory, path = directory / "model", directory / "model" / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{directory} holds no model: a model folder has a {CONFIG_FILE}, as `model/` in a run directory")
+        raise UserError(
+            f"{directory} holds no model: a model folder has a {CONFIG_FILE}, as `model/` in a run directory"
+        )
     try:
         header = json.loads(path.read_bytes())
         if header["format"] != FORMAT:

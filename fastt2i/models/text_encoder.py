@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
 
 def find_language_model(name: str) -> Source:
-    """Where the model of this name would be loaded from: a directory, an installed package, or the hub and its cache."""
+    """Where a model of this name would be loaded from: a directory, an installed package, or the hub and its cache."""
     if Path(name).is_dir():
         return Source(name, f"the directory {name}", local=True)
     short = name.removeprefix("sentence-transformers/")
@@ -215,8 +215,8 @@ def _load(source: Source) -> tuple[Path, Any, torch.nn.Module]:
             continue
         if not tokenizer.is_fast:
             raise UserError(
-                f"the language model {source.location} has no fast tokenizer, which keywords need; choose one that has a "
-                "tokenizer.json"
+                f"the language model {source.location} has no fast tokenizer, which keywords need; choose one that has "
+                "a tokenizer.json"
             )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

@@ -31,7 +31,7 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
-        """Take mean and covariance from features (N, d): zero-phase whitening with shrinkage, scaled to unit variance."""
+        """Take mean and covariance from features (N, d): zero-phase whitening with shrinkage, then unit variance."""
         x = features.double()
         mean = x.mean(dim=0)
         centered = x - mean

@@ -20,7 +20,9 @@ def check_floating(op: str, **tensors: Tensor | None) -> None:
         if tensor.dtype != first.dtype:
             raise TypeError(f"{op}: {name} is {tensor.dtype} but {first_name} is {first.dtype}; they must agree")
         if tensor.device != first.device:
-            raise ValueError(f"{op}: {name} is on {tensor.device} but {first_name} is on {first.device}; they must agree")
+            raise ValueError(
+                f"{op}: {name} is on {tensor.device} but {first_name} is on {first.device}; they must agree"
+            )
 
 
 def check_activation(op: str, activation: str) -> None:
@@ -34,7 +36,9 @@ def check_gate(pre: Tensor, activation: str) -> None:
     check_floating("gate", pre=pre)
     check_activation("gate", activation)
     if pre.ndim < 2 or pre.shape[1] % 2:
-        raise ValueError(f"gate: pre has shape {tuple(pre.shape)}; it must be (B, 2C, ...), with an even number of channels")
+        raise ValueError(
+            f"gate: pre has shape {tuple(pre.shape)}; it must be (B, 2C, ...), with an even number of channels"
+        )
 
 
 def check_gated_conv2d(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str) -> None:
@@ -45,16 +49,18 @@ def check_gated_conv2d(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, 
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}; it must be (B, Cin, H, W)")
     if weight.ndim != 4 or weight.shape[0] % 2 or weight.shape[0] == 0:
         raise ValueError(
-            f"{op}: weight has shape {tuple(weight.shape)}; it must be (2 * Cout, Cin / groups, kh, kw), with an even number "
-            "of rows: the feature half, then the gate half"
+            f"{op}: weight has shape {tuple(weight.shape)}; it must be (2 * Cout, Cin / groups, kh, kw), with an even "
+            "number of rows: the feature half, then the gate half"
         )
     if groups < 1 or weight.shape[0] % groups or x.shape[1] != weight.shape[1] * groups:
         raise ValueError(
-            f"{op}: x has {x.shape[1]} channels and weight has {weight.shape[0]} rows of {weight.shape[1]}, which do not fit "
-            f"{groups} groups; x must have {weight.shape[1]} * groups channels and groups must divide the rows"
+            f"{op}: x has {x.shape[1]} channels and weight has {weight.shape[0]} rows of {weight.shape[1]}, which do not "
+            f"fit {groups} groups; x must have {weight.shape[1]} * groups channels and groups must divide the rows"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"{op}: bias has shape {tuple(bias.shape)}; it must be ({weight.shape[0]},), as weight has rows")
+        raise ValueError(
+            f"{op}: bias has shape {tuple(bias.shape)}; it must be ({weight.shape[0]},), as weight has rows"
+        )
 
 
 def check_upsample_gated_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> None:
@@ -75,8 +81,8 @@ def check_region_keyword(op: str, regions: Tensor, keywords: Tensor, mask: Tenso
         )
     if 0 in regions.shape[1:] or keywords.shape[1] == 0:
         raise ValueError(
-            f"{op}: regions has shape {tuple(regions.shape)} and keywords {tuple(keywords.shape)}; there must be at least "
-            "one region, one keyword and one feature"
+            f"{op}: regions has shape {tuple(regions.shape)} and keywords {tuple(keywords.shape)}; there must be at "
+            "least one region, one keyword and one feature"
         )
     if mask is not None:
         if mask.dtype != torch.bool:
@@ -92,13 +98,17 @@ def check_region_keyword(op: str, regions: Tensor, keywords: Tensor, mask: Tenso
 def check_pairs(op: str, images: Tensor, captions: Tensor, exclude: Tensor | None) -> None:
     """There are as many images as captions, and exclude is bool (B, B)."""
     if len(images) != len(captions):
-        raise ValueError(f"{op}: there are {len(images)} images and {len(captions)} captions; caption i must be image i's")
+        raise ValueError(
+            f"{op}: there are {len(images)} images and {len(captions)} captions; caption i must be image i's"
+        )
     if exclude is not None:
         if exclude.dtype != torch.bool:
             raise TypeError(f"{op}: exclude is {exclude.dtype}; it must be bool, true for pairs that are no negatives")
         if exclude.shape != (len(images), len(images)):
             shape = (len(images), len(images))
-            raise ValueError(f"{op}: exclude has shape {tuple(exclude.shape)}; it must be {shape}, a row for each image")
+            raise ValueError(
+                f"{op}: exclude has shape {tuple(exclude.shape)}; it must be {shape}, a row for each image"
+            )
         check_device(op, images, exclude=exclude)
 
 
@@ -106,7 +116,9 @@ def check_device(op: str, first: Tensor, **tensors: Tensor) -> None:
     """All tensors are on the device of the first."""
     for name, tensor in tensors.items():
         if tensor.device != first.device:
-            raise ValueError(f"{op}: {name} is on {tensor.device} but the features are on {first.device}; they must agree")
+            raise ValueError(
+                f"{op}: {name} is on {tensor.device} but the features are on {first.device}; they must agree"
+            )
 
 
 def check_positive(op: str, **numbers: float) -> None:

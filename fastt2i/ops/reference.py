@@ -6,11 +6,14 @@ R regions, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ACTIVATIONS = ("identity", "leaky_relu", "relu", "elu", "silu", "tanh")
+POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "elu": F.elu, "silu": F.silu, "tanh": torch.tanh}
+ACTIVATIONS = ("identity", "leaky_relu", *POINTWISE)
 VARIANTS = ("xmc", "damsm")
 
 #: XMC-GAN's floor of a squared norm, and AttnGAN's of the product of two norms.
@@ -24,7 +27,7 @@ def activate(x: Tensor, activation: str, negative_slope: float) -> Tensor:
         return x
     if activation == "leaky_relu":
         return F.leaky_relu(x, negative_slope)
-    return {"relu": F.relu, "elu": F.elu, "silu": F.silu, "tanh": torch.tanh}[activation](x)
+    return POINTWISE[activation](x)
 
 
 def gate(pre: Tensor, activation: str, negative_slope: float) -> Tensor:

@@ -136,8 +136,8 @@ def global_match_loss(
     check_floating(op, global_features=global_features, sentences=sentences)
     if global_features.ndim != 2 or global_features.shape != sentences.shape:
         raise ValueError(
-            f"{op}: global_features has shape {tuple(global_features.shape)} and sentences {tuple(sentences.shape)}; both "
-            "must be (B, D)"
+            f"{op}: global_features has shape {tuple(global_features.shape)} and sentences {tuple(sentences.shape)}; "
+            "both must be (B, D)"
         )
     check_pairs(op, global_features, sentences, exclude)
     check_positive(op, temperature=temperature)

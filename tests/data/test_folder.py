@@ -77,12 +77,18 @@ def test_csv(tmp_path: Path, picture: Picture) -> None:
 def test_metadata_of_a_nested_folder_is_relative_to_it(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "x/a.png": picture(2), "x/y/a.png": picture(3)})
     fill(tmp_path, {"metadata.csv": "file_name,text\na.png,top\n"})
-    fill(tmp_path, {"x/metadata.jsonl": lines({"file_name": "a.png", "text": "x"}, {"file_name": "y/a.png", "text": "y"})})
+    fill(
+        tmp_path,
+        {"x/metadata.jsonl": lines({"file_name": "a.png", "text": "x"}, {"file_name": "y/a.png", "text": "y"})},
+    )
     assert samples(load(tmp_path)) == {"a.png": ("top",), "x/a.png": ("x",), "x/y/a.png": ("y",)}
 
 
 def test_captions_of_both_kinds_join(tmp_path: Path, picture: Picture) -> None:
-    fill(tmp_path, {"a.png": picture(1), "a.txt": "one\nuno", "metadata.jsonl": lines({"file_name": "a.png", "text": "one"})})
+    fill(
+        tmp_path,
+        {"a.png": picture(1), "a.txt": "one\nuno", "metadata.jsonl": lines({"file_name": "a.png", "text": "one"})},
+    )
     (captions,) = load(tmp_path).captions
     assert sorted(captions) == ["one", "uno"]
 
@@ -145,7 +151,9 @@ def test_csv_without_the_columns(tmp_path: Path, picture: Picture) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["../outside.png", "/etc/hostname.png", "x/../../outside.png", "x/.././../outside.png"])
+@pytest.mark.parametrize(
+    "name", ["../outside.png", "/etc/hostname.png", "x/../../outside.png", "x/.././../outside.png"]
+)
 def test_metadata_cannot_leave_the_folder(tmp_path: Path, picture: Picture, name: str) -> None:
     folder = fill(tmp_path, {"outside.png": picture(1), "in/a.png": picture(2), "in/a.txt": "one"}) / "in"
     fill(folder, {"metadata.jsonl": lines({"file_name": name, "text": "stolen"})})
@@ -165,7 +173,10 @@ def test_links(tmp_path: Path, picture: Picture) -> None:
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "up").symlink_to("..")
     (folder / "out").symlink_to("../out")
-    fill(folder, {"metadata.jsonl": lines({"file_name": "out/b.png", "text": "b"}, {"file_name": "leaves.png", "text": "l"})})
+    fill(
+        folder,
+        {"metadata.jsonl": lines({"file_name": "out/b.png", "text": "b"}, {"file_name": "leaves.png", "text": "l"})},
+    )
     index = load(folder)
     assert list(index) == [("a.png", ("one",)), ("same.png", ("also one",))]
     assert index.read(1) == picture(3)
@@ -186,7 +197,13 @@ def test_a_link_to_the_folder_itself_is_fine(tmp_path: Path, picture: Picture) -
 
 
 def test_captions_in_any_encoding(tmp_path: Path, picture: Picture) -> None:
-    texts = {"a": b"caf\xe9 noir", "b": "ünï".encode("utf-16"), "c": b"nul\0 and\ttabs\x0b", "d": b"\xff\xfe", "e": b"\xef\xbb\xbf"}
+    texts = {
+        "a": b"caf\xe9 noir",
+        "b": "ünï".encode("utf-16"),
+        "c": b"nul\0 and\ttabs\x0b",
+        "d": b"\xff\xfe",
+        "e": b"\xef\xbb\xbf",
+    }
     for name, content in texts.items():
         fill(tmp_path, {f"{name}.png": picture(1), f"{name}.txt": content})
     fill(tmp_path, {"f.png": picture(2), "metadata.jsonl": '{"file_name": "f.png", "text": "half \\ud83d a pair"}'})
@@ -226,7 +243,9 @@ def test_odd_names(tmp_path: Path, picture: Picture) -> None:
     for name in ("with space", "a.b.c", "new\nline", "-rf", "%s", "日本語"):
         fill(tmp_path, {f"{name}.png": picture(1), f"{name}.txt": " ".join(name.split())})
     index = load(tmp_path)
-    assert samples(index) == {f"{n}.png": (" ".join(n.split()),) for n in ("-rf", "%s", "a.b.c", "new\nline", "with space", "日本語")}
+    assert samples(index) == {
+        f"{n}.png": (" ".join(n.split()),) for n in ("-rf", "%s", "a.b.c", "new\nline", "with space", "日本語")
+    }
 
 
 def test_hidden_files_and_folders_are_skipped(tmp_path: Path, picture: Picture) -> None:

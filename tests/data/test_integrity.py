@@ -116,7 +116,11 @@ def test_transparency_is_laid_on_white() -> None:
 def test_other_modes_become_rgb(mode: str) -> None:
     gray = np.full((16, 16, 3), 255, dtype=np.uint8)
     gray[:, :8] = 0
-    content = encode(Image.fromarray(gray).convert(mode), "JPEG" if mode in ("CMYK", "YCbCr") else "PNG", **({"quality": 95} if mode in ("CMYK", "YCbCr") else {}))
+    content = encode(
+        Image.fromarray(gray).convert(mode),
+        "JPEG" if mode in ("CMYK", "YCbCr") else "PNG",
+        **({"quality": 95} if mode in ("CMYK", "YCbCr") else {}),
+    )
     assert np.abs(decode(content, 16).astype(int) - gray).max() < 12
 
 
@@ -169,7 +173,14 @@ def test_the_limit_of_pixels_can_be_set() -> None:
 
 @pytest.mark.parametrize(
     ("format", "options"),
-    [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True}), ("BMP", {})],
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("BMP", {}),
+    ],
 )
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.1, 0.5, 0.9])
 def test_files_cut_short(format: str, options: dict[str, object], part: float) -> None:

@@ -37,7 +37,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def start(
-    index: Index, kind: str, *, batch_size: int = 6, flip: bool = True, start_step: int = 0, fraction: float = 1.0, **ranks: int
+    index: Index,
+    kind: str,
+    *,
+    batch_size: int = 6,
+    flip: bool = True,
+    start_step: int = 0,
+    fraction: float = 1.0,
+    **ranks: int,
 ) -> Loader:
     sampler = Sampler(index.caption_table(), batch_size=batch_size, seed=4, flip=flip, **ranks)
     config = DataConfig(max_bad_fraction=fraction, **KINDS[kind])
@@ -68,7 +75,9 @@ def test_a_batch_is_what_the_plan_says(captioned_folder: Callable[..., Path], ki
         assert batch.caption_ids.tolist() == plan.caption_ids.tolist()
         assert batch.mismatched_ids.tolist() == plan.mismatched_ids.tolist()
         assert batch.caption_ids.dtype == batch.mismatched_ids.dtype == torch.int64
-        for image, caption, sample, flip in zip(batch.images.numpy(), batch.caption_ids, plan.samples, plan.flips, strict=True):
+        for image, caption, sample, flip in zip(
+            batch.images.numpy(), batch.caption_ids, plan.samples, plan.flips, strict=True
+        ):
             expected = decode(index.read(int(sample)), IMAGE_SIZE)
             np.testing.assert_array_equal(image, expected[:, ::-1] if flip else expected)
             assert table.captions[caption] in index.captions[sample]
@@ -145,7 +154,9 @@ def test_a_file_that_vanishes_is_bad(captioned_folder: Callable[..., Path], kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("count", "bad", "message"), [(30, 5, "more than the fraction 0.05"), (12, 12, "none of the 12 images")])
+@pytest.mark.parametrize(
+    ("count", "bad", "message"), [(30, 5, "more than the fraction 0.05"), (12, 12, "none of the 12 images")]
+)
 def test_too_many_bad_images_end_the_run_with_a_sentence(
     captioned_folder: Callable[..., Path], kind: str, count: int, bad: int, message: str
 ) -> None:
@@ -253,7 +264,9 @@ def test_workers_do_not_survive_a_killed_parent(program: tuple[subprocess.Popen[
     wait_until_gone(workers)
 
 
-def test_progress_is_silent_when_quick(captioned_folder: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_silent_when_quick(
+    captioned_folder: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     index = folder_index(captioned_folder(5), "all")
     sampler = Sampler(index.caption_table(), batch_size=2, seed=0, flip=False)
     open_loader(index, sampler, DataConfig(), image_size=16)

@@ -53,7 +53,10 @@ def test_a_folder_is_copied_as_it_is(captioned_folder: Callable[..., Path], tmp_
 
 
 def test_a_folder_is_resized_and_what_is_broken_left_out(
-    captioned_folder: Callable[..., Path], tmp_path: Path, picture: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
+    captioned_folder: Callable[..., Path],
+    tmp_path: Path,
+    picture: Callable[..., bytes],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = captioned_folder(4, bad=(1,))
     (folder / "000.png").unlink()
@@ -115,7 +118,9 @@ def test_no_readable_image(captioned_folder: Callable[..., Path], tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--image-size", "0"], ["--image-size", "x"], ["--limit", "-1"], ["--split", "test"]])
+@pytest.mark.parametrize(
+    "arguments", [["--image-size", "0"], ["--image-size", "x"], ["--limit", "-1"], ["--split", "test"]]
+)
 def test_bad_arguments_are_refused(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["pack", "--out", str(tmp_path / "out"), *arguments])
@@ -123,6 +128,8 @@ def test_bad_arguments_are_refused(arguments: list[str], tmp_path: Path, capsys:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from fastt2i.data.__main__ import main\ntry: main(['pack', '--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; from fastt2i.data.__main__ import main\ntry: main(['pack', '--help'])\nexcept SystemExit: pass\n"
+    )
     code += "assert not {'torch', 'numpy', 'PIL', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)

@@ -25,7 +25,10 @@ def test_stop_words_and_punctuation_are_left_out() -> None:
     assert kept("The man with THE hat !") == ["man", "hat"]
 
 
-@pytest.mark.parametrize("word", "left right top bottom above below under over two no not up down red between".split())
+SHOWN = "left right top bottom above below under over two no not up down red between"
+
+
+@pytest.mark.parametrize("word", SHOWN.split())
 def test_words_that_a_picture_shows_are_no_stop_words(word: str) -> None:
     assert word not in ENGLISH
 
@@ -40,7 +43,11 @@ def test_the_rarest_words_stay_in_the_captions_order() -> None:
     idf = {"red": 1.0, "bird": 1.1, "long": 3.0, "beak": 2.0}
     assert kept("red bird long beak", idf, most=2) == ["long", "beak"]
     assert kept("red bird unseen beak", idf, most=2) == ["unseen", "beak"]
-    assert kept("one two three four", dict.fromkeys("one two three four".split(), 2.0), most=3) == ["one", "two", "three"]
+    assert kept("one two three four", dict.fromkeys(["one", "two", "three", "four"], 2.0), most=3) == [
+        "one",
+        "two",
+        "three",
+    ]
 
 
 def test_idf_is_its_formula() -> None:

@@ -11,7 +11,10 @@ import torch
 from fastt2i.errors import UserError
 from fastt2i.models.text_encoder import TextEncoder, find_language_model
 
-WORDS = "a the red blue bird circle top left on small un ##believ ##able ! , [PAD] [UNK] [CLS] [SEP] [MASK]".split()
+VOCABULARY = """
+a the red blue bird circle top left on small un ##believ ##able ! , [PAD] [UNK] [CLS] [SEP] [MASK]
+"""
+WORDS = VOCABULARY.split()
 
 
 def save(directory: Path, network: Any, tokenizer: Any) -> Path:
@@ -39,7 +42,9 @@ def byte_level(directory: Path, family: str) -> Path:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     tokenizer.train_from_iterator(["a small red bird on the top left", "a blue circle"] * 10, trainer)
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", model_max_length=64)
     torch.manual_seed(0)
@@ -51,7 +56,13 @@ def byte_level(directory: Path, family: str) -> Path:
         network = transformers.T5Model(config)
     else:
         text = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
-        text |= {"num_attention_heads": 2, "max_position_embeddings": 64, "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0}
+        text |= {
+            "num_attention_heads": 2,
+            "max_position_embeddings": 64,
+            "eos_token_id": 0,
+            "bos_token_id": 0,
+            "pad_token_id": 0,
+        }
         vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         network = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision))
     return save(directory, network, fast)
@@ -160,7 +171,9 @@ def test_the_hubs_cache_is_used_without_the_network(
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match=r"not found or cannot be read in the hub or its cache as nobody/nothing.*minilm"):
+    with pytest.raises(
+        UserError, match=r"not found or cannot be read in the hub or its cache as nobody/nothing.*minilm"
+    ):
         TextEncoder("nobody/nothing")
     with pytest.raises(UserError, match="not found or cannot be read in the directory"):
         TextEncoder(str(tmp_path))

@@ -67,9 +67,15 @@ def test_a_gated_convolution_is_two_convolutions(options: dict[str, object]) -> 
     half = len(bias) // 2
     y = gated_conv2d(x, weight, bias, **options)
     if groups == 1:
-        feature, gate_half = F.conv2d(x, weight[:half], bias[:half], **options), F.conv2d(x, weight[half:], bias[half:], **options)
+        feature, gate_half = (
+            F.conv2d(x, weight[:half], bias[:half], **options),
+            F.conv2d(x, weight[half:], bias[half:], **options),
+        )
     else:  # the first group makes the feature half, from the first half of the channels
-        feature, gate_half = F.conv2d(x[:, :2], weight[:half], bias[:half]), F.conv2d(x[:, 2:], weight[half:], bias[half:])
+        feature, gate_half = (
+            F.conv2d(x[:, :2], weight[:half], bias[:half]),
+            F.conv2d(x[:, 2:], weight[half:], bias[half:]),
+        )
     torch.testing.assert_close(y, F.leaky_relu(feature, 0.2) * gate_half.sigmoid())
 
 
@@ -176,7 +182,9 @@ def test_the_phases_are_the_definition(
     batch: int, channels: tuple[int, int], size: tuple[int, int], activation: str
 ) -> None:
     x, (weight, bias) = randn(batch, channels[0], *size), convolution(*channels)
-    ours, truth = (upsample_gated_conv2d(x, weight, bias, activation=activation, impl=i) for i in ("torch", "reference"))
+    ours, truth = (
+        upsample_gated_conv2d(x, weight, bias, activation=activation, impl=i) for i in ("torch", "reference")
+    )
     torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
 
 
@@ -188,7 +196,9 @@ def test_compiles_without_a_graph_break(op: object, backend: str) -> None:
     compiled = torch.compile(op, fullgraph=True, backend=backend)
     y = compiled(x, weight, bias)
     torch.testing.assert_close(y, op(x, weight, bias))
-    torch.testing.assert_close(torch.autograd.grad(y.sum(), weight), torch.autograd.grad(op(x, weight, bias).sum(), weight))
+    torch.testing.assert_close(
+        torch.autograd.grad(y.sum(), weight), torch.autograd.grad(op(x, weight, bias).sum(), weight)
+    )
 
 
 X, (W, B) = torch.randn(2, 3, 8, 8), (torch.randn(8, 3, 3, 3), torch.randn(8))
@@ -198,7 +208,11 @@ X, (W, B) = torch.randn(2, 3, 8, 8), (torch.randn(8, 3, 3, 3), torch.randn(8))
     ("call", "kind", "sentence"),
     [
         (lambda: gate(torch.randn(2, 3)), ValueError, r"gate: pre has shape \(2, 3\).*even number of channels"),
-        (lambda: gate(torch.randn(2, 4), activation="gelu"), ValueError, "activation is 'gelu'; it must be one of identity"),
+        (
+            lambda: gate(torch.randn(2, 4), activation="gelu"),
+            ValueError,
+            "activation is 'gelu'; it must be one of identity",
+        ),
         (lambda: gate(torch.ones(2, 4).int()), TypeError, "pre is torch.int32; it must be float32"),
         (lambda: gated_conv2d(X[0], W), ValueError, r"x has shape \(3, 8, 8\); it must be \(B, Cin, H, W\)"),
         (lambda: gated_conv2d(X, W[:7]), ValueError, r"weight has shape \(7, 3, 3, 3\).*even number of rows"),
@@ -210,7 +224,11 @@ X, (W, B) = torch.randn(2, 3, 8, 8), (torch.randn(8, 3, 3, 3), torch.randn(8))
         (lambda: upsample_gated_conv2d(X, W[..., :1]), ValueError, r"kernel of \(3, 1\); it must be \(3, 3\)"),
         (lambda: gated_conv2d(X, W, impl="fast"), ValueError, "impl is 'fast'; it must be None or one of"),
         (lambda: gated_conv2d(X, W, impl="triton"), RuntimeError, "impl='triton' cannot run: .*CUDA device"),
-        (lambda: gated_conv2d(X, W, impl="torch"), RuntimeError, "no PyTorch implementation of gated_conv2d other than"),
+        (
+            lambda: gated_conv2d(X, W, impl="torch"),
+            RuntimeError,
+            "no PyTorch implementation of gated_conv2d other than",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(call: object, kind: type, sentence: str) -> None:

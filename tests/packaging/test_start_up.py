@@ -24,12 +24,16 @@ def best_of(runs: int, *arguments: str) -> float:
 
 
 def test_importing_the_package_is_cheap() -> None:
-    code = "import sys; before = set(sys.modules); import fastt2i; print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+    code = (
+        "import sys; old = set(sys.modules); import fastt2i; print(*{m.split('.')[0] for m in set(sys.modules) - old})"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert not HEAVY & set(loaded.split())
     assert best_of(5, "-c", "import fastt2i") - best_of(5, "-c", "pass") < 0.15
 
 
-@pytest.mark.parametrize("program", ["fastt2i.train", "fastt2i.generate", "fastt2i.evaluate", "fastt2i.data", "fastt2i.doctor"])
+@pytest.mark.parametrize(
+    "program", ["fastt2i.train", "fastt2i.generate", "fastt2i.evaluate", "fastt2i.data", "fastt2i.doctor"]
+)
 def test_help_comes_quickly(program: str) -> None:
     assert best_of(3, "-m", program, "--help") < 1.5

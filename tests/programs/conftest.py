@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-WORDS = """a an the small large little big red orange yellow green cyan blue purple pink circle square triangle cross in
-on at of center middle top left right bottom upper lower corner black white gray brown background picture image canvas
-there is it and against placed with handwritten digit zero one two three four five six seven eight nine , .""".split()
+VOCABULARY = """
+a an the small large little big red orange yellow green cyan blue purple pink circle square triangle cross in
+on at of center middle top left right bottom upper lower corner black white gray brown background picture
+image canvas there is it and against placed with handwritten digit zero one two three four five six seven
+eight nine , .
+"""
+WORDS = VOCABULARY.split()
 
 
 @pytest.fixture(scope="session")
@@ -52,5 +56,17 @@ def tiny(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list
         "checkpoint.every": 2,
         "loss.penalty-every": 3,
     }
-    channels = ["--log.no-tensorboard", "--model.generator-channels", "4", "4", "4", "4", "--model.discriminator-channels", "4", "4", "4", "4"]
+    channels = [
+        "--log.no-tensorboard",
+        "--model.generator-channels",
+        "4",
+        "4",
+        "4",
+        "4",
+        "--model.discriminator-channels",
+        "4",
+        "4",
+        "4",
+        "4",
+    ]
     return [word for name, value in options.items() for word in (f"--{name}", str(value))] + channels

@@ -76,7 +76,7 @@ def test_prompts_that_the_model_cannot_follow_are_warned_of(
     run: Path, tmp_path: Path, prompt: str, warning: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate.main(["--model", str(run), "--prompt", prompt, "--out", str(tmp_path)]) == 0
-    assert f"fastt2i: warning: prompt 1" in (errors := capsys.readouterr().err) and warning in errors
+    assert "fastt2i: warning: prompt 1" in (errors := capsys.readouterr().err) and warning in errors
     (path,) = tmp_path.iterdir()
     assert len(path.name) < 100
 

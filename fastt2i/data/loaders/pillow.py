@@ -6,9 +6,11 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,9 +147,16 @@ def _obey_the_parent_alone(worker: int) -> None:
     long as its workers do.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _hush_broken_connections
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _hush_broken_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A parent that is interrupted while it takes a batch hangs up, and a thread of the worker would report that."""
+    if not issubclass(kind, (OSError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager
