@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# sRGB. Any two differ by 90 or more (Euclidean), object and background too, so that jitter cannot turn one into another.
+# sRGB. Any two, also of object and background, are 90 or more apart (Euclidean): jitter cannot make one another.
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (215, 25, 35),
     "orange": (250, 135, 10),
@@ -144,7 +144,7 @@ PHRASINGS = len(TEMPLATES) * 4  # a template, one of two words for the size, one
 
 
 def caption(attributes: Attributes, phrasing: int) -> str:
-    """Say a combination in one of `PHRASINGS` ways; phrasings that differ modulo `len(TEMPLATES)` differ in word order."""
+    """Say a combination in one of `PHRASINGS` ways, each its own words; the order of words repeats every 10."""
     synonym, template = divmod(phrasing % PHRASINGS, len(TEMPLATES))
     text = TEMPLATES[template].format(
         color=attributes.color,

@@ -62,7 +62,7 @@ def decode(content: bytes, image_size: int, *, max_pixels: int = MAX_PIXELS) -> 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:
+    except Exception:  # damaged metadata, in whatever way, says nothing against the pixels
         return 1
 
 

@@ -57,7 +57,7 @@ class Sampler:
         self._seed = seed
         self._flip = flip
         self._part = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        # A batch may straddle epochs, and more than two where it is larger than the set; two orders serve the usual case.
+        # A batch may straddle two epochs. It spans more where the set is smaller, but then they are quick to make.
         self._order = functools.lru_cache(maxsize=2)(self._permute)
 
     def __getstate__(self) -> dict[str, object]:
@@ -109,7 +109,7 @@ class Sampler:
         return np.argsort(self._hash(_ORDER, epoch, np.arange(self._count)), kind="stable")
 
     def _mismatch(self, samples: NDArray[np.int64], captions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each sample the next caption in the batch, wrapping, that is none of its own; the next one if there is none."""
+        """For each sample the next caption in the batch that is none of its own; the very next one if there is none."""
         mismatched = np.roll(captions, -1)
         for distance in range(2, min(len(samples), _LOOK_AHEAD)):
             own = self.belongs(mismatched, samples)

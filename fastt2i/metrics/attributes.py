@@ -111,7 +111,7 @@ def _read(images: NDArray[np.uint8]) -> Iterator[Reading]:
 
 
 def _average_down(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Average blocks of a large image; (N, S, S, 3) -> (N, S', S', 3), S' under 128. Pixels that fill no block are cut off."""
+    """Average blocks of pixels, (N, S, S, 3) -> (N, S', S', 3) with S' under 128; what fills no block is cut off."""
     factor = pixels.shape[1] // _WORKING_SIZE
     if factor < 2:
         return pixels

@@ -16,7 +16,7 @@ from fastt2i.data.index import Problem
 from fastt2i.data.sampler import Plan
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class Batch(NamedTuple):

@@ -148,9 +148,13 @@ def _obey_the_parent_alone(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _hush_broken_connections
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _hush_broken_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -18,7 +18,7 @@ CAPTIONS = 3  # distinct ones of a combination; a sample has two of them. The la
 
 @dataclass(frozen=True)
 class _Renderer:
-    """Draws sample i; a pure function of the combination, the rendering and the seed, so every process draws the same."""
+    """Draws sample i: a pure function of its combination, its rendering and the seed, the same in every process."""
 
     samples: tuple[tuple[int, int], ...]
     """Combination and rendering of each sample."""

@@ -1,0 +1,35 @@
+"""What the README says of the presets is what they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from fastt2i.config import PRESETS, preset
+from fastt2i.model_card import parameter_count
+from fastt2i.models.discriminator import Discriminator
+from fastt2i.models.generator import Generator
+
+README = Path(__file__).parents[1] / "README.md"
+ROW = re.compile(r"^\| `(.+?)` \| (\d+) px \| ([\d.]+) M, ([\d.]+) M", re.MULTILINE)
+
+
+def test_the_table_of_presets() -> None:
+    told = {
+        name: (int(size), generator, discriminator)
+        for name, size, generator, discriminator in ROW.findall(README.read_text())
+    }
+    found = {}
+    for name in PRESETS:
+        model = preset(name).model
+        with torch.device("meta"):
+            networks = Generator(model, 384), Discriminator(model, 384, 384)
+        found[name] = (model.image_size, *(f"{parameter_count(network) / 1e6:.2f}" for network in networks))
+    assert told == found
+
+
+def test_the_operators_it_imports_exist() -> None:
+    for line in re.findall(r"^from fastt2i.+$", README.read_text(), re.MULTILINE):
+        exec(line, {})
