@@ -32,6 +32,7 @@ setup(
         "tyro",
         "tqdm",
         "pyyaml",
+        "filelock",
         "tensorboard",
         "matplotlib",
     ],

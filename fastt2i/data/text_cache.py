@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -78,18 +79,11 @@ class TextCache:
         path = (directory or default_directory()) / cache_key(encoder, captions)
         shapes = _shapes(encoder, len(captions))
         try:
-            if _is_whole(path, shapes):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):  # of several processes one computes, and the others wait
+                if not _is_whole(path, shapes):
+                    _build(path, shapes, encoder, captions, progress)
                 return cls(_map(path))
-            with new_directory(path) as temporary:
-                arrays: dict[str, np.memmap[Any, Any]] = {
-                    name: np.lib.format.open_memmap(temporary / f"{name}.npy", "w+", dtype=DTYPES[name], shape=shape)
-                    for name, shape in shapes.items()
-                }
-                _fill(arrays, encoder, captions, progress)
-                for name, array in arrays.items():
-                    array.flush()
-                    sync_file(temporary / f"{name}.npy")
-            return cls(_map(path))
         except OSError as error:
             warnings.warn(f"text features cannot be kept in {path.parent} ({error}); they stay in memory", stacklevel=2)
         arrays = {name: np.zeros(shape, DTYPES[name]) for name, shape in shapes.items()}
@@ -132,6 +126,21 @@ def _is_whole(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         pass
     shutil.rmtree(path)
     return False
+
+
+def _build(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], encoder: Encoder, captions: Sequence[str], progress: bool
+) -> None:
+    with new_directory(path) as temporary:
+        files = {name: temporary / f"{name}.npy" for name in shapes}
+        arrays: dict[str, NDArray[Any]] = {
+            name: np.lib.format.open_memmap(files[name], "w+", dtype=DTYPES[name], shape=shape)
+            for name, shape in shapes.items()
+        }
+        _fill(arrays, encoder, captions, progress)
+        arrays.clear()  # closes the maps, so that the files have all that was written
+        for file in files.values():
+            sync_file(file)
 
 
 def _fill(arrays: Mapping[str, NDArray[Any]], encoder: Encoder, captions: Sequence[str], progress: bool) -> None:

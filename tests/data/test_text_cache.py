@@ -37,7 +37,7 @@ class FakeEncoder:
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    (folder,) = directory.iterdir()
+    (folder,) = (path for path in directory.iterdir() if path.is_dir())
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
