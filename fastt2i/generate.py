@@ -30,7 +30,7 @@ class Arguments:
     prompt: tyro.conf.UseAppendAction[list[str]]
     """What to draw; may be given several times."""
     out: Path
-    """A picture file (.png, .jpg, .webp), for one image or a sheet of several with their prompts; or a folder of files."""
+    """A picture file (.png, .jpg, .webp), for one image or for a sheet of several; or a folder, for a file each."""
     num: int = 1
     """Images of each prompt."""
     seed: int = 0

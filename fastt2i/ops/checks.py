@@ -54,8 +54,8 @@ def check_gated_conv2d(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, 
         )
     if groups < 1 or weight.shape[0] % groups or x.shape[1] != weight.shape[1] * groups:
         raise ValueError(
-            f"{op}: x has {x.shape[1]} channels and weight has {weight.shape[0]} rows of {weight.shape[1]}, which do not "
-            f"fit {groups} groups; x must have {weight.shape[1]} * groups channels and groups must divide the rows"
+            f"{op}: x has {x.shape[1]} channels and weight has {weight.shape[0]} rows of {weight.shape[1]}, which do "
+            f"not fit {groups} groups; x must have {weight.shape[1]} * groups channels and groups must divide the rows"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(
