@@ -102,15 +102,16 @@ def test_mismatched_logits_are_real_images_under_other_captions() -> None:
 
 
 def test_equal_captions_are_no_negatives() -> None:
-    """Captions 1 and 4 are equal: giving their images to each other must leave the generator's matching loss alone."""
+    """Captions 1 and 4 are equal: without each other as negatives, the matching losses must be lower."""
     step = make(LossConfig(penalty="none"))
     inputs = make_inputs(step)
     same = inputs.text.sentence.clone()
     same[4] = same[1]
     inputs = inputs._replace(text=inputs.text._replace(sentence=same))
     apart = inputs._replace(caption_ids=torch.arange(BATCH))
-    together = copy.deepcopy(step)(inputs, step=1)["g_sentence"]
-    assert together < copy.deepcopy(step)(apart, step=1)["g_sentence"]
+    together, told_apart = (copy.deepcopy(step)(i, step=1) for i in (inputs, apart))
+    for name in ("d_sentence", "d_region"):
+        assert together[name] < told_apart[name]
 
 
 def test_a_step_is_a_pure_function_of_state_and_inputs() -> None:
