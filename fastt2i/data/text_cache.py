@@ -51,13 +51,18 @@ class TextCache:
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._arrays = arrays
+        # Keywords come first in a row: columns that no caption fills would only cost time in every step.
+        used = arrays["mask"].any(axis=0)
+        width = max(1, int(used.sum()))
+        self._arrays = {"sentence": arrays["sentence"]} | {
+            name: arrays[name][:, :width] for name in ("keywords", "mask")
+        }
 
     def __len__(self) -> int:
         return len(self._arrays["mask"])
 
     def rows(self, ids: Tensor) -> TextFeatures:
-        """Features of the captions with these ids (B,), float32 on the CPU."""
+        """Features of the captions with these ids (B,), float32 on the CPU; T is the most keywords of any caption."""
         places = ids.numpy()
         sentence, keywords = (torch.from_numpy(self._arrays[name][places]).float() for name in ("sentence", "keywords"))
         return TextFeatures(sentence, keywords, torch.from_numpy(self._arrays["mask"][places]))

@@ -54,6 +54,16 @@ def test_rows_are_the_encoders_features(tmp_path: Path) -> None:
     torch.testing.assert_close(cache.rows(ids).sentence, direct.sentence)
 
 
+def test_columns_without_a_keyword_are_left_out(tmp_path: Path) -> None:
+    class Sparse(FakeEncoder):
+        def __call__(self, captions: Sequence[str]) -> TextFeatures:
+            features = super().__call__(captions)
+            return features._replace(mask=torch.arange(3).expand(len(captions), 3) < 2)
+
+    rows = TextCache.open(Sparse(), CAPTIONS, tmp_path, progress=False).rows(torch.arange(4))
+    assert rows.keywords.shape == (4, 2, 8) and rows.mask.shape == (4, 2)
+
+
 def test_a_second_opening_computes_nothing(tmp_path: Path) -> None:
     TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
     again = FakeEncoder()
