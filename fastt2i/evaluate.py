@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     import torch
 
+    from fastt2i.config import DataConfig
     from fastt2i.data.index import open_index
     from fastt2i.data.integrity import BadImage, decode
     from fastt2i.engine.evaluation import CaptionSet
@@ -82,7 +83,11 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     model = load_pretrained(arguments.model)
     encoder = model.load_text_encoder(device)
     size = model.config.image_size
-    index = open_index(arguments.data, image_size=size, split=arguments.split).first(arguments.limit)
+    # What was held out of a folder depends on the share: take the training's.
+    heldout = float(model.facts.get("heldout", DataConfig().heldout))
+    index = open_index(arguments.data, image_size=size, split=arguments.split, heldout=heldout).first(arguments.limit)
+    if not len(index):
+        raise UserError(f"nothing of {arguments.data} is held out; score what training saw with --split train")
     captions, real = [], []
     for number, (_, own) in enumerate(index):
         try:

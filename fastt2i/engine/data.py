@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class TrainingData:
         self.encoder.fit_idf(self.captions.captions)
         cache_dir = Path(config.text.cache_dir) if config.text.cache_dir else None
         self.features = TextCache.open(self.encoder, self.captions.captions, cache_dir)
+        self.digest = _digest(self.index)
         self._device = device
 
     def _open_index(self, split: Split) -> Index:
@@ -77,6 +79,14 @@ class TrainingData:
         return CaptionSet(
             chosen, self.encoder(chosen), noise_dim=noise_dim, seed=self._config.train.seed, device=self._device
         )
+
+
+def _digest(index: Index) -> str:
+    """SHA-256 of the samples' names and captions: with another one, the same seed gives other batches."""
+    digest = hashlib.sha256()
+    for key, captions in index:
+        digest.update("\0".join([key, *captions, ""]).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _describe(index: Index, heldout: Index, captions: int) -> str:

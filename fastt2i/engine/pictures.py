@@ -46,14 +46,14 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), FONT_SIZE)
 
 
-def save_curves(records: Sequence[dict[str, float]], path: Path) -> None:
-    """Losses and scores over the steps, from the lines of `metrics.jsonl`."""
+def save_curves(records: Sequence[dict[str, float]], path: Path, scored: str = "held-out") -> None:
+    """Losses and scores over the steps, from the lines of `metrics.jsonl`; scored: on which captions."""
     from matplotlib.figure import Figure
 
     panels = {
         "Discriminator's losses": _series(records, "d_"),
         "Generator's losses": _series(records, "g_"),
-        "Scores on held-out captions": _series(records, "accuracy_") | _series(records, "r_precision"),
+        f"Scores on {scored} captions": _series(records, "accuracy_") | _series(records, "r_precision"),
     }
     figure = Figure(figsize=(15, 4.2), layout="constrained")
     for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):

@@ -32,11 +32,13 @@ class Report:
         config: what to write.
         first_step: steps already taken.
         steps: steps in all.
+        scored: which captions are scored, `held-out` or `training`.
     """
 
-    def __init__(self, directory: RunDirectory, config: LogConfig, *, first_step: int, steps: int) -> None:
+    def __init__(self, directory: RunDirectory, config: LogConfig, *, first_step: int, steps: int, scored: str) -> None:
         self._directory = directory
         self._steps = steps
+        self._scored = scored
         directory.rewind(first_step)
         self._metrics = directory.metrics.open("a")
         self._writer = None
@@ -71,7 +73,7 @@ class Report:
             self.say(f"step {step}/{self._steps}  {rate}  {shown}{bad}  {tqdm.format_interval(left)} left")
 
     def samples(self, step: int, images: Tensor, captions: Sequence[str], scores: Mapping[str, float]) -> None:
-        """Write the sample grid and the curves, and note scores on held-out captions after `step` steps."""
+        """Write the sample grid and the curves, and note scores after `step` steps."""
         grid = sample_grid(to_pillow(images), captions)
         path = self._directory.samples / f"step-{step:08d}.png"
         grid.save(path)
@@ -81,9 +83,11 @@ class Report:
             import numpy as np
 
             self._writer.add_image("samples", np.asarray(grid), step, dataformats="HWC")
-        save_curves(list(self._directory.records()), self._directory.curves)
+        save_curves(list(self._directory.records()), self._directory.curves, self._scored)
         told = "  ".join(f"{name.removeprefix('accuracy_')} {value:.3f}" for name, value in scores.items())
-        self.say(f"step {step}/{self._steps}  samples in {path}" + (f"  scores: {told}" if told else ""))
+        self.say(
+            f"step {step}/{self._steps}  samples in {path}" + (f"  {self._scored} captions: {told}" if told else "")
+        )
 
     def say(self, sentence: str) -> None:
         """Print a line without disturbing the progress bar."""

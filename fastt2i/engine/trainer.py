@@ -70,7 +70,11 @@ class Trainer:
         self.scores: dict[str, float] = {}
         self.seconds = 0.0
         self.step = self._resume(say)
+        self._losses = LossLog()
+        self._logged, self._since, self._noted = self.step, time.perf_counter(), -1
         say(self._describe())
+        if self.step >= config.train.steps:
+            say(f"all {config.train.steps} steps are taken; --train.steps with a larger number goes on")
 
     def train(self) -> int:
         """Run to the last step, or to the signal that stops it; returns the exit status.
@@ -90,9 +94,14 @@ class Trainer:
             first_step=self.step,
             device=self.device,
         )
-        self._losses = LossLog()
-        self._logged, self._since, self._noted = self.step, time.perf_counter(), -1
-        report = Report(self.directory, config.log, first_step=self.step, steps=config.train.steps)
+        report = Report(
+            self.directory,
+            config.log,
+            first_step=self.step,
+            steps=config.train.steps,
+            scored="held-out" if len(self.data.heldout) else "training",
+        )
+        self._since = time.perf_counter()
         try:
             with StopRequest() as stop:
                 batches = iter(inputs)
@@ -164,7 +173,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint, and the model folder that everything but training reads."""
-        state = self.state.plain() | {"seconds": self.seconds, "scores": self.scores}
+        state = self.state.plain() | {"seconds": self.seconds, "scores": self.scores, "data": self.data.digest}
         self.checkpoints.save(self.step, self.state.tensors(), state)
         model = self.pretrained()
         samples = sorted(self.directory.samples.glob("step-*.png"))
@@ -193,6 +202,7 @@ class Trainer:
                 "batch_size": self.config.train.batch_size,
                 "data": self.data.index.name,
                 "images": len(self.data.index),
+                "heldout": self.config.data.heldout,
                 "fastt2i": fastt2i.__version__,
                 "example_prompt": self.captions.captions[0],
             }
@@ -209,6 +219,8 @@ class Trainer:
         self.state.restore(checkpoint)
         self.seconds, self.scores = checkpoint.state["seconds"], checkpoint.state["scores"]
         say(f"resumed from {checkpoint.path} after {checkpoint.step} steps")
+        if checkpoint.state["data"] != self.data.digest:
+            say("warning: the data has changed since then; the samples will not be those of an uninterrupted run")
         return checkpoint.step
 
     def _describe(self) -> str:

@@ -135,6 +135,21 @@ def test_resuming_without_options_takes_those_of_the_run(tiny: list[str], whole_
     assert weights(out) == weights(whole_run)
 
 
+def test_resuming_on_other_data_is_warned_of(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "digits", ["--out", str(tmp_path / "run")]
+    folder.mkdir()
+    digits(folder)
+    train.main([*tiny, "--data", str(folder), "--train.steps", "2", *out])
+    assert train.main([*out, "--resume"]) == 0
+    told = capsys.readouterr().out
+    assert "all 2 steps are taken" in told and "the data has changed" not in told
+    (folder / "0003.txt").write_text("another caption")
+    assert train.main([*out, "--resume", "--train.steps", "4"]) == 0
+    assert "warning: the data has changed since then" in capsys.readouterr().out
+
+
 def test_another_seed_gives_other_weights(tiny: list[str], whole_run: Path, tmp_path: Path) -> None:
     train.main([*tiny, "--train.seed", "1", "--out", str(tmp_path / "run")])
     assert weights(tmp_path / "run") != weights(whole_run)
