@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastt2i.kernels.launch import unavailable_reason
 from fastt2i.ops import phases, reference
 from fastt2i.ops.autocast import cast_for_autocast
 from fastt2i.ops.checks import check_gate, check_gated_conv2d, check_upsample_gated_conv2d
@@ -15,13 +16,26 @@ from fastt2i.ops.dispatch import Implementation, register, select
 PHASES_FROM, PHASES_FROM_IN_ALL = 64, 1024
 
 
+def _triton_gate(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
+    # Imported when first used: Triton takes a while to load, and may not be there.
+    from fastt2i.ops.gate_triton import gate as triton_gate
+
+    return triton_gate(pre, activation, negative_slope)
+
+
+def _no_triton_gate(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype == torch.float64:
+        return "the kernel computes in float32, so float64 goes through the reference"
+    return unavailable_reason(device.type)
+
+
 def _prefer_upsampling(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> str:
     pixels = shape[2] * shape[3]
     large = pixels >= PHASES_FROM and shape[0] * pixels >= PHASES_FROM_IN_ALL
     return "torch" if device.type == "cpu" and large else "reference"
 
 
-register("gate", reference=Implementation(reference.gate))
+register("gate", reference=Implementation(reference.gate), triton=Implementation(_triton_gate, _no_triton_gate))
 register("gated_conv2d", reference=Implementation(reference.gated_conv2d))
 register(
     "upsample_gated_conv2d",

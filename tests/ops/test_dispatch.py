@@ -55,7 +55,8 @@ def test_reasons_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.unavailable_reason("cuda") is None
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert launch.unavailable_reason("cpu") is None
-    assert "gate" in (dispatch.implementations("gate", CPU, torch.float32)["triton"] or "")
+    assert dispatch.implementations("gate", CPU, torch.float32)["triton"] is None
+    assert "kernel for gated_conv2d" in (dispatch.implementations("gated_conv2d", CPU, torch.float32)["triton"] or "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert launch.unavailable_reason("cuda") == "triton is not installed"
 
