@@ -34,7 +34,7 @@ def sample_grid(images: Sequence[Image.Image], captions: Sequence[str], columns:
 
 
 def _wrap(caption: str, width: int) -> list[str]:
-    per_line = max(1, int(width / _font().getlength("n")))
+    per_line = max(1, int(width * len(caption) / max(1.0, _font().getlength(" ".join(caption.split())))))
     return textwrap.wrap(caption, per_line, max_lines=CAPTION_LINES, placeholder=" …")
 
 
