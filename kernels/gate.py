@@ -54,6 +54,12 @@ def _tile(batch, channels, positions, BLOCK_P: tl.constexpr, BLOCK_C: tl.constex
 
 
 @triton.jit
+def _halves(p_feature, to_gate, m):
+    """The feature half and the gate half of a tile, in float32."""
+    return tl.load(p_feature, m, 0.0).to(tl.float32), tl.load(p_feature + to_gate, m, 0.0).to(tl.float32)
+
+
+@triton.jit
 def forward_kernel(
     p_pre, p_y, batch, channels, positions,
     pre_b, pre_c, pre_p, y_b, y_c, y_p,
@@ -61,8 +67,7 @@ def forward_kernel(
 ):  # fmt: skip
     b, p, c, m = _tile(batch, channels, positions, BLOCK_P, BLOCK_C)
     o_pre = b * pre_b + c * pre_c + p * pre_p
-    f = tl.load(p_pre + o_pre, m, 0.0).to(tl.float32)
-    g = tl.load(p_pre + o_pre + channels * pre_c, m, 0.0).to(tl.float32)
+    f, g = _halves(p_pre + o_pre, channels * pre_c, m)
     act, _, _ = _activation(f, ACTIVATION, NEGATIVE_SLOPE)
     tl.store(p_y + b * y_b + c * y_c + p * y_p, act * tl.sigmoid(g), m)
 
@@ -75,8 +80,7 @@ def backward_kernel(
 ):  # fmt: skip
     b, p, c, m = _tile(batch, channels, positions, BLOCK_P, BLOCK_C)
     o_pre = b * pre_b + c * pre_c + p * pre_p
-    f = tl.load(p_pre + o_pre, m, 0.0).to(tl.float32)
-    g = tl.load(p_pre + o_pre + channels * pre_c, m, 0.0).to(tl.float32)
+    f, g = _halves(p_pre + o_pre, channels * pre_c, m)
     dy = tl.load(p_dy + b * dy_b + c * dy_c + p * dy_p, m, 0.0).to(tl.float32)
     act, slope, _ = _activation(f, ACTIVATION, NEGATIVE_SLOPE)
     s = tl.sigmoid(g)
@@ -100,12 +104,10 @@ def backward_backward_kernel(
 ):  # fmt: skip
     b, p, c, m = _tile(batch, channels, positions, BLOCK_P, BLOCK_C)
     o_pre = b * pre_b + c * pre_c + p * pre_p
-    f = tl.load(p_pre + o_pre, m, 0.0).to(tl.float32)
-    g = tl.load(p_pre + o_pre + channels * pre_c, m, 0.0).to(tl.float32)
+    f, g = _halves(p_pre + o_pre, channels * pre_c, m)
     dy = tl.load(p_dy + b * dy_b + c * dy_c + p * dy_p, m, 0.0).to(tl.float32)
     o_ddpre = b * ddpre_b + c * ddpre_c + p * ddpre_p
-    u = tl.load(p_ddpre + o_ddpre, m, 0.0).to(tl.float32)
-    v = tl.load(p_ddpre + o_ddpre + channels * ddpre_c, m, 0.0).to(tl.float32)
+    u, v = _halves(p_ddpre + o_ddpre, channels * ddpre_c, m)
     act, slope, curvature = _activation(f, ACTIVATION, NEGATIVE_SLOPE)
     s = tl.sigmoid(g)
     s1 = s * (1.0 - s)
