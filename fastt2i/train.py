@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -76,6 +77,7 @@ def _parse(argv: list[str]) -> tuple[Arguments, RunDirectory]:
 
 
 def _say_goodbye(prompt: str, out: Path, seconds: float) -> None:
+    model, picture = shlex.quote(str(out)), shlex.quote(str(out / "generated.png"))
     print(
         f"""done in {int(seconds) // 60}:{int(seconds) % 60:02d}
   samples  {out}/samples/
@@ -83,7 +85,7 @@ def _say_goodbye(prompt: str, out: Path, seconds: float) -> None:
   metrics  {out}/metrics.jsonl    tensorboard --logdir {out}/tensorboard
   model    {out}/model/
 try next:
-  python -m fastt2i.generate --model {out} --prompt "{prompt}" --num 4 --out {out}/generated.png""",
+  python -m fastt2i.generate --model {model} --prompt {shlex.quote(prompt)} --num 4 --out {picture}""",
         flush=True,
     )
 

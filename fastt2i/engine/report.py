@@ -40,7 +40,7 @@ class Report:
         self._steps = steps
         self._scored = scored
         directory.rewind(first_step)
-        self._metrics = directory.metrics.open("a")
+        self._metrics = directory.metrics.open("ab", buffering=0)
         self._writer = None
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -102,8 +102,7 @@ class Report:
             self._writer.close()
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        self._metrics.flush()
+        self._metrics.write((json.dumps({"step": step, **values}) + "\n").encode())
         if self._writer:
             for name, value in values.items():
                 self._writer.add_scalar(name.replace("_", "/", 1), value, step)

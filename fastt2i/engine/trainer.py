@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import torch
 
@@ -103,7 +104,7 @@ class Trainer:
         )
         self._since = time.perf_counter()
         try:
-            with StopRequest() as stop:
+            with closing(loader), closing(report), StopRequest() as stop:
                 batches = iter(inputs)
                 while self.step < config.train.steps and not stop.signal:
                     losses = self.train_step(next(batches), self.step)
@@ -115,9 +116,11 @@ class Trainer:
                     self._save()
                     report.say(f"stopped by {stop.signal.name} at step {self.step}; go on with --resume")
                 return stop.exit_status
-        finally:
-            report.close()
-            loader.close()
+        except OSError as error:
+            raise UserError(
+                f"the run cannot be kept in {self.directory.path}: {error.strerror or error}; {self._last_good()}; "
+                "put that right and go on with --resume"
+            ) from error
 
     def _after_step(self, report: Report, quarantined: list[Problem]) -> None:
         log, last = self.config.log, self.step == self.config.train.steps
@@ -138,11 +141,9 @@ class Trainer:
         try:
             losses = self._losses.read()
         except NonFiniteLoss as error:
-            newest, _ = self.checkpoints.latest()
-            good = f"the last good checkpoint is {newest.path}" if newest else "there is no checkpoint yet"
             raise UserError(
-                f"the loss {error.name} is not finite at step {error.step}; {good}; try lower learning rates"
-                + ("" if self.precision.name == "fp32" else " or --train.precision fp32")
+                f"the loss {error.name} is not finite at step {error.step}; {self._last_good()}; try lower learning "
+                "rates" + ("" if self.precision.name == "fp32" else " or --train.precision fp32")
             ) from error
         now = time.perf_counter()
         elapsed = now - self._since
@@ -160,6 +161,10 @@ class Trainer:
         if len(quarantined) != self._noted:
             self._noted = len(quarantined)
             self.directory.write_quarantine([*self.data.index.problems, *quarantined])
+
+    def _last_good(self) -> str:
+        newest, _ = self.checkpoints.latest()
+        return f"the last good checkpoint is {newest.path}" if newest else "there is no checkpoint yet"
 
     def _show(self, report: Report) -> None:
         """Samples and scores of the averaged generator; its time counts as the run's, not as the steps'."""

@@ -205,7 +205,7 @@ import resource, signal, sys
 from fastt2i import cli, train
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def limit():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 from fastt2i.engine import trainer
 after = trainer.Trainer._after_step
 def patched(self, *arguments):
@@ -213,16 +213,24 @@ def patched(self, *arguments):
         limit()
     after(self, *arguments)
 trainer.Trainer._after_step = patched
-sys.exit(cli.run(lambda: train.main(sys.argv[1:])))
+sys.exit(cli.run(lambda: train.main(sys.argv[2:])))
 """
 
 
-def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(tiny: list[str], whole_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("room", "what"), [(20_000, "cannot save a checkpoint"), (100, "the run cannot be kept")])
+def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(
+    tiny: list[str], whole_run: Path, tmp_path: Path, room: int, what: str
+) -> None:
+    """With room for a little the checkpoint is what fails, with none it is the log."""
     out = tmp_path / "run"
     arguments = [*tiny, "--out", str(out)]
-    result = subprocess.run([sys.executable, "-c", FULL_DISK, *arguments], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(room), *arguments], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr and "step-00000002 is whole" in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr and what in result.stderr and "step-00000002" in result.stderr, (
+        result.stderr
+    )
     assert train.main([*arguments, "--resume"]) == 0
     assert weights(out) == weights(whole_run)
 
