@@ -320,7 +320,7 @@ def _pooling(directory: Path) -> str:
 def _digest(directory: Path) -> str:
     """SHA-256 over the files that decide the features, by name and content."""
     digest = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
+    for path in sorted([*directory.iterdir(), directory / "1_Pooling" / "config.json"]):
         if path.suffix in {".json", ".txt", ".model", ".safetensors", ".bin"} and path.is_file():
             digest.update(f"{path.relative_to(directory)}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as file:

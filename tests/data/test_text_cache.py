@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import resource
+import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from fastt2i.data.text_cache import TextCache, cache_key
+from fastt2i.data.text_cache import CHUNK, TextCache, cache_key
 from fastt2i.text_features import TextFeatures
 
 CAPTIONS = [f"caption number {n}" for n in range(1300)]
@@ -64,6 +69,16 @@ def test_columns_without_a_keyword_are_left_out(tmp_path: Path) -> None:
     assert rows.keywords.shape == (4, 2, 8) and rows.mask.shape == (4, 2)
 
 
+def test_no_column_with_a_keyword_is_left_out(tmp_path: Path) -> None:
+    class Gap(FakeEncoder):
+        def __call__(self, captions: Sequence[str]) -> TextFeatures:
+            features = super().__call__(captions)
+            return features._replace(mask=torch.tensor([True, False, True]).expand(len(captions), 3))
+
+    rows = TextCache.open(Gap(), CAPTIONS, tmp_path, progress=False).rows(torch.arange(4))
+    assert rows.mask.tolist() == [[True, False, True]] * 4
+
+
 def test_a_second_opening_computes_nothing(tmp_path: Path) -> None:
     TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
     again = FakeEncoder()
@@ -76,6 +91,7 @@ def test_the_key_changes_with_all_that_decides_the_features() -> None:
     encoders[4].idf = {"caption": 2.0}
     keys = [cache_key(e, CAPTIONS) for e in encoders]
     keys += [cache_key(encoders[0], CAPTIONS[:-1]), cache_key(encoders[0], CAPTIONS[::-1])]
+    keys += [cache_key(encoders[0], captions) for captions in (["a\0b", "c"], ["a", "b\0c"])]
     assert len(set(keys)) == len(keys)
     assert cache_key(FakeEncoder(), CAPTIONS) == keys[0]
 
@@ -99,6 +115,61 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None
         cache = TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "file", progress=False)
     ids = torch.arange(5)
     torch.testing.assert_close(cache.rows(ids).keywords, FakeEncoder()(CAPTIONS[:5]).keywords)
+
+
+def test_a_full_disk_costs_a_warning_and_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the first chunk fits, the second does not
+    try:
+        with pytest.warns(UserWarning, match="they stay in memory"):
+            cache = TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    torch.testing.assert_close(cache.rows(torch.tensor([1299])).keywords, FakeEncoder()(CAPTIONS[1299:]).keywords)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_whole_cache_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(f"cannot write {path}")
+
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
+    monkeypatch.setattr("fastt2i.data.text_cache.FileLock", refuse)
+    again = FakeEncoder()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(TextCache.open(again, CAPTIONS, tmp_path, progress=False)) == len(CAPTIONS) and again.calls == 0
+
+
+class Interrupted(FakeEncoder):
+    """Ends the process, so to speak, after some chunks."""
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__()
+        self.left = chunks
+
+    def __call__(self, captions: Sequence[str]) -> TextFeatures:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().__call__(captions)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chunks=st.integers(0, 2), cut=st.tuples(*[st.integers(0, 30_000)] * 3))
+def test_an_interrupted_build_goes_on_whatever_the_disk_has_of_it(
+    tmp_path: Path, chunks: int, cut: tuple[int, int, int]
+) -> None:
+    directory = tmp_path / "interrupted"
+    shutil.rmtree(directory, ignore_errors=True)
+    if not (tmp_path / "whole").exists():
+        TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        TextCache.open(Interrupted(chunks), CAPTIONS, directory, progress=False)
+    for path, length in zip(sorted(directory.glob(".*/*.npy")), cut, strict=True):
+        path.write_bytes(path.read_bytes()[: -length or None])
+    TextCache.open(FakeEncoder(), CAPTIONS, directory, progress=False)
+    assert files(directory) == files(tmp_path / "whole")
 
 
 BUILD = """
@@ -132,7 +203,21 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -
     process.wait()
     encoder = FakeEncoder()
     TextCache.open(encoder, CAPTIONS, directory, progress=False)
-    assert encoder.calls and files(directory) == files(tmp_path / "whole")
+    assert encoder.calls == 3 and files(directory) == files(tmp_path / "whole")
+
+
+def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
+    directory = tmp_path / "killed"
+    process = build(directory, 0.5)
+    while not any(path.stat().st_size > 3 * 2 * CHUNK for path in directory.glob(".*/mask.npy")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    encoder = FakeEncoder()
+    TextCache.open(encoder, CAPTIONS, directory, progress=False)
+    assert encoder.calls == 2 and files(directory) == files(tmp_path / "whole")
 
 
 def test_two_builders_at_once_both_end_well(tmp_path: Path) -> None:
