@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from fastt2i.errors import UserError
@@ -36,6 +37,11 @@ def run(main: Callable[[], int | None]) -> int:
         # Whoever read our output has gone; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def plain_warnings() -> None:
+    """Show warnings as one line each, as errors are, for the rest of the program."""
+    warnings.showwarning = lambda message, *_: print(f"fastt2i: warning: {message}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

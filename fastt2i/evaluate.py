@@ -11,7 +11,7 @@ from typing import Literal
 
 import tyro
 
-from fastt2i.cli import run
+from fastt2i.cli import plain_warnings, run
 from fastt2i.errors import UserError
 
 R_PRECISION = """\
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("limit", "candidates"):
         if getattr(arguments, name) < 2:
             raise UserError(f"--{name} is {getattr(arguments, name)}; it must be 2 or more")
+    plain_warnings()
     scores = _evaluate(arguments)
     for name, value in scores.items():
         print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")

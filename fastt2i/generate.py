@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from fastt2i.cli import run
+from fastt2i.cli import plain_warnings, run
 from fastt2i.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv, prog="fastt2i generate")
     if not arguments.prompt:
         raise UserError("there is nothing to draw; say what with --prompt")
-    warnings.showwarning = lambda message, *_: print(f"fastt2i: warning: {message}", file=sys.stderr)
+    plain_warnings()
     from fastt2i.engine.trainer import choose_device
     from fastt2i.pipeline import TextToImagePipeline
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from fastt2i.cli import run
+from fastt2i.cli import plain_warnings, run
 from fastt2i.config import PRESETS, Config, preset
 from fastt2i.engine.run_directory import RunDirectory, choose_directory
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, directory = _parse(list(sys.argv[1:] if argv is None else argv))
     from fastt2i.engine.trainer import Trainer
 
+    plain_warnings()
     print(f"output: {directory.path}", flush=True)
     if arguments.dry_run:
         print(arguments.config.to_yaml())

@@ -69,8 +69,12 @@ class TextCache:
     def rows(self, ids: Tensor) -> TextFeatures:
         """Features of the captions with these ids (B,), float32 on the CPU; T is the most keywords of any caption."""
         places = ids.numpy()
-        sentence, keywords = (torch.from_numpy(self._arrays[name][places]).float() for name in ("sentence", "keywords"))
-        return TextFeatures(sentence, keywords, torch.from_numpy(self._arrays["mask"][places]))
+        keywords, mask = (torch.from_numpy(self._arrays[name][places]) for name in ("keywords", "mask"))
+        return TextFeatures(self.sentences(ids), keywords.float(), mask)
+
+    def sentences(self, ids: Tensor) -> Tensor:
+        """Sentence features (B, d) alone of the captions with these ids (B,), float32 on the CPU."""
+        return torch.from_numpy(self._arrays["sentence"][ids.numpy()]).float()
 
     @classmethod
     def open(

