@@ -192,15 +192,20 @@ def build(directory: Path, seconds: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", BUILD, __file__, str(directory), str(seconds)], cwd=root)
 
 
-def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
-    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
-    directory = tmp_path / "killed"
-    process = build(directory, 30)
-    while not list(directory.glob(".*/mask.npy")):
+def kill_build(directory: Path, seconds: float, rows: int) -> None:
+    """Start a build and kill it as soon as its mask file is there and has more than this many rows of three bytes."""
+    process = build(directory, seconds)
+    while not any(path.stat().st_size > 3 * rows or not rows for path in directory.glob(".*/mask.npy")):
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
+    directory = tmp_path / "killed"
+    kill_build(directory, 30, rows=0)
     encoder = FakeEncoder()
     TextCache.open(encoder, CAPTIONS, directory, progress=False)
     assert encoder.calls == 3 and files(directory) == files(tmp_path / "whole")
@@ -209,12 +214,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -
 def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
     TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
     directory = tmp_path / "killed"
-    process = build(directory, 0.5)
-    while not any(path.stat().st_size > 3 * 2 * CHUNK for path in directory.glob(".*/mask.npy")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    kill_build(directory, 0.5, rows=2 * CHUNK)
     encoder = FakeEncoder()
     TextCache.open(encoder, CAPTIONS, directory, progress=False)
     assert encoder.calls == 2 and files(directory) == files(tmp_path / "whole")
