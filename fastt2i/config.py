@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastt2i.errors import UserError
 
 Noise = Literal["concat", "additive", "conditioning_augmentation"]
+DataFormat = Literal["auto", "shapes", "folder", "cub", "coco", "flowers", "parquet", "webdataset"]
 Activation = Literal["identity", "leaky_relu", "relu", "elu", "silu", "tanh"]
 
 
@@ -41,9 +42,11 @@ class Section:
 @dataclass(kw_only=True)
 class DataConfig(Section):
     path: str = "shapes"
-    """Folder of captioned images, or `shapes`: the embedded set of drawn shapes."""
-    format: Literal["auto", "shapes", "folder"] = "auto"
+    """Captioned images: a folder, shards (.tar or .parquet), or `shapes`: the embedded set of drawn shapes."""
+    format: DataFormat = "auto"
     """What `path` holds; `auto` looks."""
+    text_column: str = ""
+    """Column or field that holds the captions; empty looks for text, caption, captions and prompt."""
     loader: Literal["auto", "pillow"] = "auto"
     """What decodes the images."""
     workers: int = 2
@@ -53,12 +56,13 @@ class DataConfig(Section):
     flip: bool = False
     """Mirror half of the images. Leave it off where captions say left and right."""
     heldout: float = 0.05
-    """Share of the samples of a folder that are never trained on; scores and sample grids use their captions."""
+    """Share of the samples that are never trained on, in a set without a split of its own; scores and sample grids use
+    their captions."""
     max_bad_fraction: float = 0.05
     """Stop when more than this fraction of the images cannot be decoded."""
 
     def _check(self) -> None:
-        self._require("path", bool(self.path), "a folder or `shapes`")
+        self._require("path", bool(self.path), "a folder, shards or `shapes`")
         self._require("workers", self.workers >= 0, "0 or more")
         self._require("memory_mb", self.memory_mb >= 0, "0 or more")
         self._require("heldout", 0 <= self.heldout < 1, "at least 0 and less than 1")

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fastt2i.cli import run
+from fastt2i.machine import processor
+from fastt2i.user_cache import user_cache
 
 PACKAGES = ("torch", "triton", "transformers", "numpy", "pillow", "safetensors", "tyro", "tensorboard", "matplotlib")
 DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
@@ -28,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="fastt2i doctor", description="Tell what would run on this machine, and what not."
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--times", action="store_true", help="print the times of operators that are known here")
     arguments = parser.parse_args(argv)
-    findings = examine()
+    findings = _times() if arguments.times else examine()
     if arguments.json:
         print(json.dumps(findings, indent=1))
     else:
@@ -83,18 +86,10 @@ def _apex() -> str:
 def _machine() -> dict[str, str]:
     return {
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory": _memory(),
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def _memory() -> str:
@@ -119,18 +114,38 @@ def _devices() -> dict[str, str]:
     return devices
 
 
-def _operators() -> Findings:
-    """For every device and operator: each implementation, and the rule by which one is chosen."""
-    import torch
-
-    from fastt2i.ops.dispatch import implementations, operators
+def _times() -> Findings:
+    """For every device: where its table of times is, and each call with its implementations, fastest first."""
+    from fastt2i.ops.times import path_of, table_of, versions
 
     findings: Findings = {}
-    for device in [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available():
+    for device in _torch_devices():
+        section: dict[str, Any] = findings.setdefault(
+            f"times on {device}", {**versions(device), "table": str(path_of(device))}
+        )
+        for call, times in table_of(device).items():
+            timed = sorted((t, name) for name, t in times.items() if t is not None)
+            left_out = {name: "left out: wrong, or cannot run" for name, t in times.items() if t is None}
+            section[call] = {name: f"{t:.3f} ms" for t, name in timed} | left_out
+    return findings
+
+
+def _torch_devices() -> list[Any]:
+    import torch
+
+    return [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
+
+
+def _operators() -> Findings:
+    """For every device and operator: each implementation, and the rule by which one is chosen."""
+    from fastt2i.ops.dispatch import example, implementations, operators
+
+    findings: Findings = {}
+    for device in _torch_devices():
         section = findings[f"operators on {device}"] = {}
         for op, rule in operators().items():
             section[op] = {"impl=None": rule}
-            for name, reason in implementations(op, device, torch.float32).items():
+            for name, reason in implementations(example(op, device)).items():
                 section[op][name] = f"cannot run: {reason}" if reason else "would run"
     return findings
 
@@ -144,10 +159,8 @@ def _language_model() -> str:
 
 
 def _folders() -> dict[str, str]:
-    from fastt2i.data.text_cache import default_directory
-
     folders = {}
-    for purpose, path in (("text features", default_directory()), ("runs", Path.cwd() / "runs")):
+    for purpose, path in (("text features", user_cache("text")), ("runs", Path.cwd() / "runs")):
         existing = next(p for p in (path, *path.parents) if p.exists())
         usable = "can be written" if os.access(existing, os.W_OK) and existing.is_dir() else "cannot be written"
         folders[purpose] = f"{path} ({usable}, {shutil.disk_usage(existing).free / 2**30:.1f} GiB free)"

@@ -12,6 +12,7 @@ from typing import Literal
 import tyro
 
 from fastt2i.cli import plain_warnings, run
+from fastt2i.config import DataFormat
 from fastt2i.errors import UserError
 
 R_PRECISION = """\
@@ -33,6 +34,10 @@ class Arguments:
     """Model folder, or the run directory that holds one."""
     data: str = "shapes"
     """Captioned images, as for training."""
+    format: DataFormat = "auto"
+    """What the data is, as for training."""
+    text_column: str = ""
+    """Column or field that holds the captions, as for training."""
     split: Literal["heldout", "train", "all"] = "heldout"
     """Which part of the data: what training never saw, what it saw, or everything."""
     limit: int = 1000
@@ -74,7 +79,7 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
 
     from fastt2i.config import DataConfig
     from fastt2i.data.index import open_index
-    from fastt2i.data.integrity import BadImage, decode
+    from fastt2i.data.integrity import BadImage, Decoder
     from fastt2i.engine.evaluation import CaptionSet
     from fastt2i.engine.trainer import choose_device
     from fastt2i.images import to_signed
@@ -86,13 +91,21 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     size = model.config.image_size
     # What was held out of a folder depends on the share: take the training's.
     heldout = float(model.facts.get("heldout", DataConfig().heldout))
-    index = open_index(arguments.data, image_size=size, split=arguments.split, heldout=heldout).first(arguments.limit)
+    index = open_index(
+        arguments.data,
+        arguments.format,
+        image_size=size,
+        split=arguments.split,
+        heldout=heldout,
+        text_column=arguments.text_column,
+    ).first(arguments.limit)
     if not len(index):
         raise UserError(f"nothing of {arguments.data} is held out; score what training saw with --split train")
+    decode = Decoder.of(index, size)
     captions, real = [], []
     for number, (_, own) in enumerate(index):
         try:
-            real.append(torch.from_numpy(decode(index.read(number), size)))
+            real.append(torch.from_numpy(decode(number)))
         except (BadImage, OSError):
             continue
         captions.append(own[0])

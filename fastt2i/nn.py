@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from fastt2i import ops
 from fastt2i.ops.reference import activate
@@ -99,6 +100,102 @@ class GatedConv2d(nn.Module):
             impl=self.impl,
         )
 
+    @classmethod
+    def from_conv(
+        cls,
+        feature_conv: nn.Conv2d,
+        gate_conv: nn.Conv2d | None = None,
+        *,
+        activation: str = "leaky_relu",
+        negative_slope: float = 0.2,
+        impl: str | None = None,
+    ) -> Self:
+        """This layer with the weights of existing ones, copied: the same outputs.
+
+        Args:
+            feature_conv: the convolution whose output is activated; or, alone, one to 2 * Cout channels whose first
+                half is the feature half, as before a GLU.
+            gate_conv: the convolution whose output goes through the sigmoid; without groups, and like the first in
+                everything but its values.
+            activation, negative_slope, impl: as of the layer. A GLU has `activation="identity"`.
+
+        Raises:
+            ValueError: the convolutions do not fit together, or what they do this layer cannot.
+        """
+        layer = cls._like(feature_conv, gate_conv, activation, negative_slope, impl)
+        convs = [feature_conv] if gate_conv is None else [feature_conv, gate_conv]
+        with torch.no_grad():
+            layer.weight.copy_(torch.cat([conv.weight for conv in convs]))
+            if layer.bias is not None:
+                rows = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
+                layer.bias.copy_(torch.cat(rows))
+        return layer.train(feature_conv.training)
+
+    def to_conv(self) -> nn.Conv2d:
+        """One convolution to 2 * Cout channels with this layer's weights, copied: what comes before the gate.
+
+        It has x itself for its input, also where this layer upsamples: upsample before it then.
+        """
+        return self._conv(self.weight, self.bias, self.groups)
+
+    def to_convs(self) -> tuple[nn.Conv2d, nn.Conv2d]:
+        """The convolutions of the feature half and of the gate half with this layer's weights, copied.
+
+        Raises ValueError where there are groups, which belong to both halves together.
+        """
+        if self.groups != 1:
+            raise ValueError(f"GatedConv2d: a layer of {self.groups} groups is no pair of convolutions; use to_conv")
+        biases = (None, None) if self.bias is None else self.bias.chunk(2)
+        feature, gate = (self._conv(w, b, 1) for w, b in zip(self.weight.chunk(2), biases, strict=True))
+        return feature, gate
+
+    @classmethod
+    def _like(
+        cls,
+        feature_conv: nn.Conv2d,
+        gate_conv: nn.Conv2d | None,
+        activation: str,
+        negative_slope: float,
+        impl: str | None,
+    ) -> Self:
+        """A layer of the right shape, on the right device."""
+        rows = _rows(feature_conv, gate_conv)
+        biased = feature_conv.bias is not None or (gate_conv is not None and gate_conv.bias is not None)
+        return cls(
+            feature_conv.in_channels,
+            rows // 2,
+            _pair(feature_conv.kernel_size),
+            _pair(feature_conv.stride),
+            feature_conv.padding if isinstance(feature_conv.padding, str) else _pair(feature_conv.padding),
+            _pair(feature_conv.dilation),
+            feature_conv.groups,
+            biased,
+            activation=activation,
+            negative_slope=negative_slope,
+            impl=impl,
+            device=feature_conv.weight.device,
+            dtype=feature_conv.weight.dtype,
+        )
+
+    def _conv(self, weight: Tensor, bias: Tensor | None, groups: int) -> nn.Conv2d:
+        conv = nn.Conv2d(
+            self.in_channels,
+            len(weight),
+            _pair(self.kernel_size),
+            self.stride,
+            self.padding,
+            self.dilation,
+            groups,
+            bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        with torch.no_grad():
+            conv.weight.copy_(weight)
+            if conv.bias is not None and bias is not None:
+                conv.bias.copy_(bias)
+        return conv.train(self.training)
+
     def extra_repr(self) -> str:
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
@@ -152,6 +249,60 @@ class UpsampleGatedConv2d(GatedConv2d):
             negative_slope=self.negative_slope,
             impl=self.impl,
         )
+
+    @classmethod
+    def _like(
+        cls,
+        feature_conv: nn.Conv2d,
+        gate_conv: nn.Conv2d | None,
+        activation: str,
+        negative_slope: float,
+        impl: str | None,
+    ) -> Self:
+        conv = feature_conv
+        shape = (conv.kernel_size, conv.stride, conv.dilation, conv.groups)
+        if shape != ((3, 3), (1, 1), (1, 1), 1) or conv.padding not in ((1, 1), "same"):
+            raise ValueError(
+                f"UpsampleGatedConv2d: the convolution is {conv}; it must have a 3x3 kernel, a padding of 1 and "
+                "neither stride, dilation nor groups"
+            )
+        return cls(
+            conv.in_channels,
+            _rows(conv, gate_conv) // 2,
+            conv.bias is not None or (gate_conv is not None and gate_conv.bias is not None),
+            activation=activation,
+            negative_slope=negative_slope,
+            impl=impl,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    return values[0], values[1]
+
+
+def _rows(feature_conv: nn.Conv2d, gate_conv: nn.Conv2d | None) -> int:
+    """How many rows a gated convolution made of these has; they have to fit together."""
+    given = [feature_conv] if gate_conv is None else [feature_conv, gate_conv]
+    for conv in given:
+        if conv.padding_mode != "zeros":
+            raise ValueError(f"from_conv: padding_mode is {conv.padding_mode!r}; it must be 'zeros'")
+    if gate_conv is None:
+        if feature_conv.out_channels % 2:
+            raise ValueError(
+                f"from_conv: the convolution has {feature_conv.out_channels} output channels; there must be an even "
+                "number: the feature half, then the gate half"
+            )
+        return feature_conv.out_channels
+    if feature_conv.groups != 1 or gate_conv.groups != 1:
+        groups = (feature_conv.groups, gate_conv.groups)
+        raise ValueError(f"from_conv: two convolutions with groups {groups} are not one with groups; they must have 1")
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"):
+        ours, theirs = getattr(feature_conv, name), getattr(gate_conv, name)
+        if ours != theirs:
+            raise ValueError(f"from_conv: {name} is {ours} in feature_conv and {theirs} in gate_conv; they must agree")
+    return 2 * feature_conv.out_channels
 
 
 class RegionKeywordLoss(nn.Module):

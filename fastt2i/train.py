@@ -21,7 +21,8 @@ HELP = {"-h", "--help"}
 DESCRIPTION = """Train a text-to-image GAN on captioned images.
 
 With no argument it learns the embedded set of drawn shapes on the CPU or GPU at hand in a few minutes. --data takes a
-folder of your own: images with a .txt of captions beside each, or with a metadata.jsonl or metadata.csv.
+folder of your own: images with a .txt of captions beside each, or with a metadata.jsonl or metadata.csv. It also takes
+CUB-200-2011, COCO, Oxford-102 flowers, Hugging Face parquet and WebDataset shards as they are.
 
 Presets: """ + ", ".join(PRESETS)
 

@@ -8,6 +8,8 @@ order: the same bits every run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -20,7 +22,7 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
-def _activation(f, ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr):
+def activate(f, ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr):
     """act(f) and its first two derivatives; those that a kernel leaves unused are not computed."""
     if ACTIVATION == "identity":
         return f, tl.full(f.shape, 1.0, tl.float32), tl.full(f.shape, 0.0, tl.float32)
@@ -68,7 +70,7 @@ def forward_kernel(
     b, p, c, m = _tile(batch, channels, positions, BLOCK_P, BLOCK_C)
     o_pre = b * pre_b + c * pre_c + p * pre_p
     f, g = _halves(p_pre + o_pre, channels * pre_c, m)
-    act, _, _ = _activation(f, ACTIVATION, NEGATIVE_SLOPE)
+    act, _, _ = activate(f, ACTIVATION, NEGATIVE_SLOPE)
     tl.store(p_y + b * y_b + c * y_c + p * y_p, act * tl.sigmoid(g), m)
 
 
@@ -82,7 +84,7 @@ def backward_kernel(
     o_pre = b * pre_b + c * pre_c + p * pre_p
     f, g = _halves(p_pre + o_pre, channels * pre_c, m)
     dy = tl.load(p_dy + b * dy_b + c * dy_c + p * dy_p, m, 0.0).to(tl.float32)
-    act, slope, _ = _activation(f, ACTIVATION, NEGATIVE_SLOPE)
+    act, slope, _ = activate(f, ACTIVATION, NEGATIVE_SLOPE)
     s = tl.sigmoid(g)
     df = dy * slope * s
     dg = dy * act * s * (1.0 - s)
@@ -108,7 +110,7 @@ def backward_backward_kernel(
     dy = tl.load(p_dy + b * dy_b + c * dy_c + p * dy_p, m, 0.0).to(tl.float32)
     o_ddpre = b * ddpre_b + c * ddpre_c + p * ddpre_p
     u, v = _halves(p_ddpre + o_ddpre, channels * ddpre_c, m)
-    act, slope, curvature = _activation(f, ACTIVATION, NEGATIVE_SLOPE)
+    act, slope, curvature = activate(f, ACTIVATION, NEGATIVE_SLOPE)
     s = tl.sigmoid(g)
     s1 = s * (1.0 - s)
     tl.store(p_ddy + b * ddy_b + c * ddy_c + p * ddy_p, u * slope * s + v * act * s1, m)
@@ -157,12 +159,12 @@ def backward_backward(
     return ddy, dpre
 
 
-def like(pre: Tensor, channels: int) -> Tensor:
-    """An uninitialised tensor of another number of channels, in the memory format of pre."""
-    shape = (pre.shape[0], channels, *pre.shape[2:])
-    channels_last = pre.ndim == 4 and pre.is_contiguous(memory_format=torch.channels_last) and not pre.is_contiguous()
+def like(x: Tensor, channels: int, size: Sequence[int] | None = None) -> Tensor:
+    """An uninitialised tensor of another number of channels (and size), in the memory format of x."""
+    shape = (x.shape[0], channels, *(x.shape[2:] if size is None else size))
+    channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=pre.dtype, device=pre.device, memory_format=memory_format)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
 def _launch(y: Tensor) -> tuple[tuple[int, int], tuple[int, int, int], tuple[int, int]]:

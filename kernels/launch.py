@@ -1,9 +1,12 @@
-"""Whether Triton kernels can run here."""
+"""Whether Triton kernels can run here, and how."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from functools import cache
+
+import torch
 
 
 def unavailable_reason(device_type: str) -> str | None:
@@ -13,6 +16,20 @@ def unavailable_reason(device_type: str) -> str | None:
     """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if device_type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+    if device_type == "cuda" or interpreting():
         return None
     return f"Triton has no {device_type} backend here; it needs a CUDA device"
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, whose matrix product of bfloat16 multiplies bit patterns."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program may take on a CUDA device."""
+    from triton.runtime import driver
+
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return driver.active.utils.get_device_properties(index)["max_shared_mem"]

@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
-from fastt2i.config import ModelConfig
+from fastt2i.config import DataFormat, ModelConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,11 +19,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # A folder is copied whole unless told otherwise; of the embedded set, what training may see.
     split: Split = arguments.split or ("train" if arguments.data == "shapes" else "all")
-    index = open_index(arguments.data, image_size=arguments.image_size or ModelConfig().image_size, split=split)
+    index = open_index(
+        arguments.data,
+        arguments.format,
+        image_size=arguments.image_size or ModelConfig().image_size,
+        split=split,
+        text_column=arguments.text_column,
+    )
     if arguments.limit is not None:
         index = index.first(arguments.limit)
     resized = arguments.image_size if index.name != "shapes" else None  # shapes are drawn in the right size
     problems = [*index.problems, *pack(index, arguments.out, image_size=resized)]
+    if index.classes is not None:
+        print("the classes of the images are not written: a folder has no place for them", file=sys.stderr)
     for problem in problems[:20]:
         print(f"left out {problem.where}: {problem.what}", file=sys.stderr)
     if len(problems) > 20:
@@ -40,7 +49,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Write a data set out as a folder of images with metadata.jsonl, which --data takes.",
         allow_abbrev=False,
     )
-    pack.add_argument("--data", default="shapes", help="a folder, or `shapes`: the embedded set (default)")
+    pack.add_argument("--data", default="shapes", help="as for training; by default `shapes`, the embedded set")
+    pack.add_argument("--format", choices=get_args(DataFormat), default="auto", help="what it holds; `auto` looks")
+    pack.add_argument("--text-column", default="", help="column or field that holds the captions")
     pack.add_argument("--out", required=True, type=Path, help="the folder to write; it must be new or empty")
     pack.add_argument(
         "--split",

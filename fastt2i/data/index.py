@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fastt2i.config import DataFormat
 from fastt2i.errors import UserError
 
 Split = Literal["train", "heldout", "all"]
@@ -55,6 +57,13 @@ class Index:
     """The content of a sample's image file. Picklable, so that worker processes can have it; may raise OSError."""
     problems: Sequence[Problem] = ()
     """What was left out on the way here."""
+    classes: NDArray[np.int64] | None = None
+    """int64 (N,): samples of equal number show the same kind of thing, and are no negatives of each other."""
+    crops: NDArray[np.int64] | None = None
+    """int64 (N, 4): left, top, right and bottom of the part of the image to use, in pixels of the stored image, before
+    its orientation is applied; it may reach beyond the image."""
+    heldout: NDArray[np.bool_] | None = None
+    """bool (N,): samples that training never sees, where this is a whole set; None stands for no such samples."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -67,37 +76,74 @@ class Index:
         np.cumsum([len(own) for own in self.captions], out=offsets[1:])
         return CaptionTable(list(numbers), offsets, ids)
 
+    def select(self, places: NDArray[np.int64]) -> Index:
+        """The samples at these places alone, in their order."""
+        chosen = places.tolist()
+        return replace(
+            self,
+            keys=[self.keys[place] for place in chosen],
+            captions=[self.captions[place] for place in chosen],
+            read=_Selected(self.read, places),
+            classes=None if self.classes is None else self.classes[places],
+            crops=None if self.crops is None else self.crops[places],
+            heldout=None if self.heldout is None else self.heldout[places],
+        )
+
+    def side(self, split: Split) -> Index:
+        """The samples that are trained on, those held out, or all."""
+        if split == "all":
+            return self
+        heldout = np.zeros(len(self), dtype=np.bool_) if self.heldout is None else self.heldout
+        return self.select((heldout if split == "heldout" else ~heldout).nonzero()[0])
+
     def first(self, count: int) -> Index:
         """The first `count` samples alone; all of them where there are fewer."""
-        return replace(self, keys=self.keys[:count], captions=self.captions[:count])
+        return self.select(np.arange(min(count, len(self))))
 
     def __iter__(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Key and captions of each sample."""
         return iter(zip(self.keys, self.captions, strict=True))
 
 
+@dataclass(frozen=True)
+class _Selected:
+    """Reads the samples at some places."""
+
+    read: Callable[[int], bytes]
+    places: NDArray[np.int64]
+
+    def __call__(self, sample: int) -> bytes:
+        return self.read(int(self.places[sample]))
+
+
 def open_index(
     path: str,
-    format: Literal["auto", "shapes", "folder"] = "auto",
+    format: DataFormat = "auto",
     *,
     image_size: int,
     split: Split = "train",
     heldout: float = 0.05,
+    text_column: str = "",
 ) -> Index:
     """Find the samples that `path` names.
 
-    format: `auto` takes the word `shapes` for the embedded set and anything else for a folder; a folder of that very
+    format: `auto` takes the one layout that `path` looks like (see `fastt2i.data.sources.table`), and a folder that
+    looks like none for a folder of images and captions. The word `shapes` is the embedded set; a folder of that very
     name is `./shapes`, or `shapes` with the format `folder`. image_size: pixels, for sets that are drawn. split:
-    `heldout` is what training never sees; it may be empty. heldout: its share of a folder's samples, 0 to 1; the
-    embedded set has a split of its own.
+    `heldout` is what training never sees; it may be empty. heldout: its share, 0 to 1, of the samples of a set that has
+    no split of its own. text_column: the column or field that holds the captions; empty looks for usual names.
     Raises UserError where there is nothing to train on.
     """
-    if format == "shapes" and path != "shapes":
-        raise UserError(f"the data format is `shapes` but the path is {path!r}: leave the format out to read a folder")
-    if path == "shapes" and format != "folder":
-        from fastt2i.data.sources.shapes import shapes_index
+    from fastt2i.data.sources.table import SOURCES, Options, choose
 
-        return shapes_index(image_size, split)
-    from fastt2i.data.sources.folder import folder_index
-
-    return folder_index(path, split, heldout)
+    name = choose(path) if format == "auto" else format
+    source = SOURCES[name]
+    if text_column and not source.has_columns:
+        raise UserError(f"{path} is read as `{name}`, where captions are in no column: leave data.text_column empty")
+    try:
+        return source.index(path, Options(image_size, heldout, text_column)).side(split)
+    except UserError as error:
+        if format == "auto" and os.path.isdir(path) and not source.detect(path):
+            *others, last = (f"`{other}`" for other in SOURCES if other not in ("shapes", name))
+            raise UserError(f"{error}; nor is it laid out as {', '.join(others)} or {last}") from error
+        raise

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from fastt2i.data.index import Index
 
 MAX_PIXELS = 64 * 2**20  # more is refused before anything is decoded
 
@@ -33,13 +37,17 @@ class BadImage(Exception):
     """The content is no image that can be decoded; the message is the reason."""
 
 
-def decode(content: bytes, image_size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode(
+    content: bytes, image_size: int, *, crop: NDArray[np.int64] | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Decode an image, cut out its central square and resize that -> uint8 (image_size, image_size, 3), RGB.
 
     JPEG, PNG, WebP or BMP, by its content; the first frame of an animation. The EXIF orientation is applied,
     transparency is laid on white, 16 bits become 8, colour profiles are ignored; the resize is bicubic and antialiased.
+    crop: int64 (4,): left, top, right and bottom of the part to take in place of the whole, in pixels as they are
+    stored; what of it lies beyond the image is cut off.
     Raises BadImage: empty, another format, damaged or cut short, more than `max_pixels` by its header (which is
-    checked before anything is decoded).
+    checked before anything is decoded), nothing of it in the crop.
     """
     if not content:
         raise BadImage("the file is empty")
@@ -47,7 +55,7 @@ def decode(content: bytes, image_size: int, *, max_pixels: int = MAX_PIXELS) -> 
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(f"absurdly large: {image.width} x {image.height} pixels, more than {max_pixels}")
-            square = _to_square(_upright(_to_rgb(image), _orientation(image)), image_size)
+            square = _to_square(_upright(_cut(_to_rgb(image), crop), _orientation(image)), image_size)
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -57,6 +65,34 @@ def decode(content: bytes, image_size: int, *, max_pixels: int = MAX_PIXELS) -> 
     except Exception as error:  # a damaged file can make Pillow raise almost anything
         raise BadImage(f"damaged: {str(error) or type(error).__name__}") from error
     return np.array(square)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Decodes the samples of an index by number. Picklable, without the captions, for worker processes."""
+
+    read: Callable[[int], bytes]
+    crops: NDArray[np.int64] | None
+    image_size: int
+
+    @classmethod
+    def of(cls, index: Index, image_size: int) -> Decoder:
+        return cls(index.read, index.crops, image_size)
+
+    def __call__(self, sample: int) -> NDArray[np.uint8]:
+        """As `decode`; raises OSError too."""
+        return decode(self.read(sample), self.image_size, crop=None if self.crops is None else self.crops[sample])
+
+
+def _cut(image: Image.Image, crop: NDArray[np.int64] | None) -> Image.Image:
+    if crop is None:
+        return image
+    width, height = image.size
+    left, top, right, bottom = crop.tolist()
+    box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise BadImage(f"its box {left}, {top}, {right}, {bottom} lies outside of its {width} x {height} pixels")
+    return image.crop(box)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -8,12 +8,17 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from fastt2i.data.index import Index, Problem
-from fastt2i.data.integrity import BadImage, decode
+from fastt2i.data.integrity import BadImage, Decoder
+from fastt2i.data.sources.files import is_image, leaves
 from fastt2i.errors import UserError
+
+_EXTENSIONS = {b"\xff\xd8": (".jpg", ".jpeg"), b"\x89PNG": (".png",), b"RIFF": (".webp",), b"BM": (".bmp",)}
 
 
 def pack(index: Index, out: Path, *, image_size: int | None = None, progress: bool = True) -> list[Problem]:
@@ -21,8 +26,10 @@ def pack(index: Index, out: Path, *, image_size: int | None = None, progress: bo
 
     image_size: decode, cut square and resize to PNG; by default the files are copied as they are.
     Returns the samples that could not be read or decoded, which are left out. Raises UserError: `out` exists and is
-    not empty, it cannot be written, or no sample is left.
+    not empty, it cannot be written, no sample is left, or the images are cut to boxes, which copies would not be.
     """
+    if index.crops is not None and image_size is None:
+        raise UserError(f"the images of {index.name} are cut to boxes, which copies would not be: give --image-size")
     target = Path(os.path.abspath(out))
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
@@ -43,16 +50,15 @@ def pack(index: Index, out: Path, *, image_size: int | None = None, progress: bo
 
 def _write(index: Index, folder: Path, image_size: int | None, progress: bool) -> list[Problem]:
     problems = []
+    decode = None if image_size is None else Decoder.of(index, image_size)
     with (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as metadata:
         for sample, (key, captions) in enumerate(tqdm(index, desc="packing", unit="img", disable=not progress)):
             try:
-                content = index.read(sample)
-                if image_size is not None:
-                    content = _png(content, image_size)
+                content = index.read(sample) if decode is None else _png(decode(sample))
+                name = _file_name(key, content)
             except (BadImage, OSError) as error:
                 problems.append(Problem(key, str(error)))
                 continue
-            name = key if image_size is None or key.lower().endswith(".png") else f"{key}.png"
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
@@ -65,7 +71,19 @@ def _write(index: Index, folder: Path, image_size: int | None, progress: bool) -
     return problems
 
 
-def _png(content: bytes, image_size: int) -> bytes:
+def _png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(decode(content, image_size)).save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def _file_name(key: str, content: bytes) -> str:
+    """The key itself where it ends as the content's format does, or as an image where the format is not known."""
+    if leaves(key):
+        raise BadImage("its name leaves the folder")
+    extensions = next((own for start, own in _EXTENSIONS.items() if content.startswith(start)), ())
+    if key.lower().endswith(extensions) if extensions else is_image(key):
+        return key
+    if not extensions:
+        raise BadImage("not a JPEG, PNG, WebP or BMP image")
+    return key + extensions[0]

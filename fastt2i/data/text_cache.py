@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from fastt2i.durable import sync_file
 from fastt2i.text_features import TextFeatures
+from fastt2i.user_cache import user_cache
 
 FORMAT = 2
 #: Captions encoded at once. The last bits of features depend on the batch, so an interrupted cache goes on at a chunk.
@@ -90,7 +91,7 @@ class TextCache:
             directory: where caches are kept; the user's cache directory by default.
             progress: show a bar on the terminal.
         """
-        path = (directory or default_directory()) / cache_key(encoder, captions)
+        path = (directory or user_cache("text")) / cache_key(encoder, captions)
         shapes = _shapes(encoder, len(captions))
         arrays = _read(path, shapes)
         if arrays:
@@ -106,11 +107,6 @@ class TextCache:
             for name, values in rows.items():
                 arrays[name][start : start + len(values)] = values
         return cls(arrays)
-
-
-def default_directory() -> Path:
-    """`fastt2i/text` in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastt2i" / "text"
 
 
 def cache_key(encoder: Encoder, captions: Sequence[str]) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from fastt2i.config import Config
-from fastt2i.data.index import Index, Split, open_index
+from fastt2i.data.index import Index, open_index
 from fastt2i.data.loaders import Loader, open_loader
 from fastt2i.data.sampler import Sampler
 from fastt2i.data.text_cache import TextCache
 from fastt2i.engine.evaluation import CaptionSet
 from fastt2i.engine.inputs import seeded
+from fastt2i.errors import UserError
 from fastt2i.models.text_encoder import TextEncoder
 from fastt2i.text_features import TextFeatures
 
@@ -38,7 +39,17 @@ class TrainingData:
 
     def __init__(self, config: Config, device: torch.device, say: Callable[[str], None]) -> None:
         self._config = config
-        self.index, self.heldout = self._open_index("train"), self._open_index("heldout")
+        whole = open_index(
+            config.data.path,
+            config.data.format,
+            image_size=config.model.image_size,
+            split="all",
+            heldout=config.data.heldout,
+            text_column=config.data.text_column,
+        )
+        self.index, self.heldout = whole.side("train"), whole.side("heldout")
+        if not len(self.index):
+            raise UserError(f"everything in {whole.name} is held out; there is nothing to train on")
         self.captions = self.index.caption_table()
         say(_describe(self.index, self.heldout, len(self.captions.captions)))
         self.encoder = TextEncoder(
@@ -52,10 +63,6 @@ class TrainingData:
         self.features = TextCache.open(self.encoder, self.captions.captions, cache_dir)
         self.digest = _digest(self.index)
         self._device = device
-
-    def _open_index(self, split: Split) -> Index:
-        data, size = self._config.data, self._config.model.image_size
-        return open_index(data.path, data.format, image_size=size, split=split, heldout=data.heldout)
 
     def open_loader(self, first_step: int) -> Loader:
         """The batches from `first_step` on."""

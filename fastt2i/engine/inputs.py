@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastt2i.data.loaders import Batch, Loader
@@ -29,6 +31,7 @@ class InputSource:
     Args:
         loader: gives the batches.
         features: text features, a row for each caption id.
+        classes: int64 (N,) of the index's samples, or None; see `Index.classes`.
         noise_dim: size of the generator's noise.
         draws: uniform numbers that augmentation takes for each image.
         seed: the run's seed.
@@ -40,6 +43,7 @@ class InputSource:
         self,
         loader: Loader,
         features: TextCache,
+        classes: NDArray[np.int64] | None,
         *,
         noise_dim: int,
         draws: int,
@@ -49,6 +53,7 @@ class InputSource:
     ) -> None:
         self._loader = loader
         self._features = features
+        self._classes = None if classes is None else torch.from_numpy(classes)
         self._noise_dim = noise_dim
         self._draws = draws
         self._seed = seed
@@ -68,12 +73,15 @@ class InputSource:
             mismatched_sentence=self._features.sentences(batch.mismatched_ids),
             caption_ids=batch.caption_ids,
             mismatched_ids=batch.mismatched_ids,
+            class_ids=None if self._classes is None else self._classes[batch.samples],
             noise=torch.randn(size, self._noise_dim, generator=random),
             augmentation=torch.rand(3, size, self._draws, generator=random),
         )
         return StepInputs(*(self._to_device(part) for part in inputs))
 
     def _to_device(self, part: Any) -> Any:
+        if part is None:
+            return None
         if isinstance(part, TextFeatures):
             return TextFeatures(*(self._to_device(x) for x in part))
         tensor: Tensor = part

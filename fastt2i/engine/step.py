@@ -33,8 +33,9 @@ class StepInputs(NamedTuple):
     """What a step of batch size B reads, all on the device.
 
     images: (B, S, S, 3) uint8; text: features of their captions; mismatched_sentence: (B, d) sentence features of
-    other captions; caption_ids, mismatched_ids: (B,) int64, equal numbers for equal captions; noise: (B, z) standard
-    normal; augmentation: (3, B, draws) uniform in [0, 1) for real images, fakes and the generator's turn.
+    other captions; caption_ids, mismatched_ids: (B,) int64, equal numbers for equal captions; class_ids: (B,) int64,
+    equal numbers for images of one class, or None where none is known; noise: (B, z) standard normal; augmentation:
+    (3, B, draws) uniform in [0, 1) for real images, fakes and the generator's turn.
     """
 
     images: Tensor
@@ -42,6 +43,7 @@ class StepInputs(NamedTuple):
     mismatched_sentence: Tensor
     caption_ids: Tensor
     mismatched_ids: Tensor
+    class_ids: Tensor | None
     noise: Tensor
     augmentation: Tensor
 
@@ -70,6 +72,8 @@ class TrainStep:
         """Run step number `step`, counted from 0; returns every loss by name, detached scalars on the device."""
         real = to_signed(inputs.images)
         exclude = inputs.caption_ids[:, None] == inputs.caption_ids
+        if inputs.class_ids is not None:
+            exclude |= inputs.class_ids[:, None] == inputs.class_ids
         with self.precision.autocast():
             fake, kl = self.generator.module(inputs.text.sentence, inputs.noise)
         with_penalty = self.config.penalty != "none" and step % self.config.penalty_every == 0

@@ -89,6 +89,7 @@ class Trainer:
         inputs = InputSource(
             loader,
             self.data.features,
+            self.data.index.classes,
             noise_dim=self.state.ema.module.noise_dim,
             draws=draws_per_image(config.loss.augment),
             seed=config.train.seed,

@@ -2,6 +2,7 @@
 
 from fastt2i.ops.gated_conv import gate, gated_conv2d, upsample_gated_conv2d
 from fastt2i.ops.region_keyword import global_match_loss, region_keyword_loss, region_keyword_scores
+from fastt2i.ops.times import tuning
 
 __all__ = [
     "gate",
@@ -9,5 +10,6 @@ __all__ = [
     "global_match_loss",
     "region_keyword_loss",
     "region_keyword_scores",
+    "tuning",
     "upsample_gated_conv2d",
 ]

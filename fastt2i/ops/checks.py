@@ -63,6 +63,23 @@ def check_gated_conv2d(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, 
         )
 
 
+def check_convolution(
+    op: str, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    """Stride, padding and dilation are possible, and the kernel fits the image."""
+    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
+        raise ValueError(
+            f"{op}: stride is {stride}, padding {padding} and dilation {dilation}; stride and dilation must be 1 or "
+            "more, padding 0 or more"
+        )
+    for k, side in enumerate(("height", "width")):
+        reach, size = dilation[k] * (weight.shape[2 + k] - 1) + 1, x.shape[2 + k] + 2 * padding[k]
+        if reach > size:
+            raise ValueError(
+                f"{op}: the kernel reaches over {reach} pixels of {side} and x has {size} with its padding"
+            )
+
+
 def check_upsample_gated_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> None:
     """As for `gated_conv2d`, with a 3x3 kernel."""
     check_gated_conv2d("upsample_gated_conv2d", x, weight, bias, 1, activation)

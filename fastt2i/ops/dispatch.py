@@ -1,40 +1,73 @@
-"""The one place that decides which implementation of an operator runs."""
+"""The one place that decides which implementation of an operator runs.
+
+A name is `reference`, or an `impl` and a form of it, such as `torch/phases`. What was timed on this machine
+(`fastt2i.ops.tuning`) decides; a rule of thumb does where nothing was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from fastt2i.kernels.launch import unavailable_reason
+from fastt2i.ops.times import is_on, known, measure
 
 IMPLEMENTATIONS = ("reference", "torch", "triton")
+DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
-#: Why an implementation cannot run on this device with this dtype; None if it can.
-Reason = Callable[[torch.device, torch.dtype], str | None]
+
+class Call(NamedTuple):
+    """What an implementation is chosen by: everything about a call but the values."""
+
+    op: str
+    device: torch.device
+    dtype: torch.dtype
+    shapes: tuple[torch.Size, ...]
+    """Of the tensors that decide the work."""
+    settings: tuple[Any, ...]
+    """What else does: stride, groups and the like."""
+    layout: str
+    """Of the first tensor: `channels_last`, `contiguous` or `strided`."""
+    training: bool
+    """Whether a backward will follow."""
+
+    def key(self) -> str:
+        """A line that names the call in the table of times."""
+        # Written so that torch.compile can trace it.
+        shapes = " ".join(["x".join([f"{size}" for size in shape]) for shape in self.shapes])
+        settings = "".join([f" {setting}" for setting in self.settings])
+        direction = "training" if self.training else "inference"
+        return f"{self.op} {shapes} {DTYPES[self.dtype]} {self.layout} {direction}{settings}"
+
+
+#: Why an implementation cannot run for a call; None if it can.
+Reason = Callable[[Call], str | None]
 
 
 @dataclass(frozen=True)
 class Implementation:
     """One way to compute an operator."""
 
-    run: Callable[..., torch.Tensor]
-    unavailable: Reason = lambda device, dtype: None
+    run: Callable[..., Tensor]
+    unavailable: Reason = lambda call: None
 
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator's implementations and the rule by which `impl=None` chooses one.
+    """An operator's implementations and the rule of thumb.
 
     Attributes:
         implementations: by name.
-        prefer: the name to take for an input of this shape on this device with this dtype.
+        prefer: names for a call, best first.
         rule: the same in words.
     """
 
     implementations: dict[str, Implementation]
-    prefer: Callable[[torch.Size, torch.device, torch.dtype], str]
+    prefer: Callable[[Call], tuple[str, ...]]
     rule: str
 
 
@@ -43,45 +76,105 @@ _REGISTRY: dict[str, Operator] = {}
 
 def register(
     op: str,
-    prefer: Callable[[torch.Size, torch.device, torch.dtype], str] = lambda shape, device, dtype: "reference",
+    implementations: dict[str, Implementation],
+    prefer: Callable[[Call], tuple[str, ...]] = lambda call: ("reference",),
     rule: str = "reference",
-    **implementations: Implementation,
 ) -> None:
-    """Name the implementations of an operator and how to choose among them."""
+    """Name the implementations of an operator and how to choose among them where nothing was timed."""
     _REGISTRY[op] = Operator(implementations, prefer, rule)
 
 
 def operators() -> dict[str, str]:
-    """All operators by name, with the rule by which `impl=None` chooses, in words."""
+    """All operators by name, with their rule of thumb in words."""
     return {op: operator.rule for op, operator in _REGISTRY.items()}
 
 
-def implementations(op: str, device: torch.device, dtype: torch.dtype) -> dict[str, str | None]:
-    """Every implementation of an operator by name, with why it cannot run on this device with this dtype, or None."""
-    return {name: _unavailable(op, name, device, dtype) for name in IMPLEMENTATIONS}
+def implementations(call: Call) -> dict[str, str | None]:
+    """Every `impl` of the call's operator, with why it cannot run for this call, or None if a form of it can."""
+    listed = {}
+    for impl in IMPLEMENTATIONS:
+        reasons = [_unavailable(call, name) for name in _names(call.op, impl)] or [_missing(call, impl)]
+        listed[impl] = None if None in reasons else reasons[0]
+    return listed
 
 
-def select(
-    op: str, impl: str | None, shape: torch.Size, device: torch.device, dtype: torch.dtype
-) -> Callable[..., torch.Tensor]:
-    """The implementation to run on an input of this shape.
+def describe(op: str, *tensors: Tensor | None, settings: tuple[Any, ...] = (), shaping: int = 1) -> Call:
+    """The call of an operator on these tensors, the first `shaping` of which decide the work."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    first = given[0]
+    layout = "contiguous" if first.is_contiguous() else "strided"
+    if first.ndim == 4 and layout == "strided" and first.is_contiguous(memory_format=torch.channels_last):
+        layout = "channels_last"
+    training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+    shapes = tuple(tensor.shape for tensor in given[:shaping])
+    return Call(op, first.device, first.dtype, shapes, settings, layout, training)
+
+
+def example(op: str, device: torch.device) -> Call:
+    """A plain call of an operator in float32, by which to tell what there is."""
+    return Call(
+        op, device, torch.float32, (torch.Size((1, 16, 8, 8)), torch.Size((32, 16, 3, 3))), (1,), "contiguous", True
+    )
+
+
+def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable[..., Tensor]:
+    """The implementation to run for a call: the fastest that was timed, else the one of the rule of thumb.
 
     Raises:
         ValueError: there is no such implementation.
-        RuntimeError: it cannot run on this device with this dtype.
+        RuntimeError: it cannot run for this call; or times are being taken, none of this call is known, and a CUDA
+            graph is being captured.
     """
-    name = _REGISTRY[op].prefer(shape, device, dtype) if impl is None else impl
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"{op}: impl is {name!r}; it must be None or one of {', '.join(IMPLEMENTATIONS)}")
-    reason = _unavailable(op, name, device, dtype)
-    if reason:
-        raise RuntimeError(f"{op}: impl={name!r} cannot run: {reason}")
-    return _REGISTRY[op].implementations[name].run
+    if impl is not None and impl not in IMPLEMENTATIONS:
+        raise ValueError(f"{call.op}: impl is {impl!r}; it must be None or one of {', '.join(IMPLEMENTATIONS)}")
+    operator = _REGISTRY[call.op]
+    if impl is None and len(operator.implementations) == 1:
+        return operator.implementations["reference"].run
+    name = _choose(call, impl, operator, arguments)
+    return operator.implementations[name].run
 
 
-def _unavailable(op: str, name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    if name in _REGISTRY[op].implementations:
-        return _REGISTRY[op].implementations[name].unavailable(device, dtype)
-    if name == "triton":
-        return unavailable_reason(device.type) or f"this version has no Triton kernel for {op}"
-    return f"this version has no PyTorch implementation of {op} other than the reference"
+def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[Any, ...]) -> str:
+    reasons = {name: _unavailable(call, name) for name in _names(call.op, impl)}
+    names = [name for name, reason in reasons.items() if reason is None]
+    if not names:
+        assert impl is not None  # the reference runs everywhere
+        reason = next(iter(reasons.values()), None) or _missing(call, impl)
+        raise RuntimeError(f"{call.op}: impl={impl!r} cannot run: {reason}")
+    if len(names) == 1:
+        return names[0]
+    times = known(call.device, call.key()) if _is_fixed(call) else {}
+    if is_on() and call.shapes[0].numel() and not set(names) <= set(times):
+        candidates = {name: operator.implementations[name].run for name in names}
+        truth = operator.implementations["reference"].run
+        times = measure(call.device, call.key(), call.training, candidates, truth, arguments)
+    timed = [name for name in names if times.get(name) is not None]
+    if timed:
+        return min(timed, key=lambda name: times[name] or 0.0)
+    # What was tried and dropped is in the table without a time.
+    left = [name for name in names if name not in times] or names
+    return next((name for name in operator.prefer(call) if name in left), left[0])
+
+
+def _is_fixed(call: Call) -> bool:
+    """Whether all sizes are; to look one up that torch.compile keeps open would fix it."""
+    if not torch.compiler.is_compiling():
+        return True
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    sizes = [size for shape in call.shapes for size in shape]
+    return all(map(has_static_value, sizes))
+
+
+def _names(op: str, impl: str | None) -> list[str]:
+    return [name for name in _REGISTRY[op].implementations if impl is None or name.split("/")[0] == impl]
+
+
+def _unavailable(call: Call, name: str) -> str | None:
+    return _REGISTRY[call.op].implementations[name].unavailable(call)
+
+
+def _missing(call: Call, impl: str) -> str:
+    if impl == "triton":
+        return unavailable_reason(call.device.type) or f"this version has no Triton kernel for {call.op}"
+    return f"this version has no PyTorch implementation of {call.op} other than the reference"

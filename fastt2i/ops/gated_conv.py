@@ -2,47 +2,165 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fastt2i.kernels.launch import unavailable_reason
-from fastt2i.ops import phases, reference
+from fastt2i.kernels.launch import interpreting, shared_memory, unavailable_reason
+from fastt2i.kernels.tiles import CONFIGS, Config
+from fastt2i.ops import gate_torch, reference, upsampling
 from fastt2i.ops.autocast import cast_for_autocast
-from fastt2i.ops.checks import check_gate, check_gated_conv2d, check_upsample_gated_conv2d
-from fastt2i.ops.dispatch import Implementation, register, select
+from fastt2i.ops.checks import check_convolution, check_gate, check_gated_conv2d, check_upsample_gated_conv2d
+from fastt2i.ops.dispatch import Call, Implementation, describe, register, select
 
-#: Pixels of the small image, and of all images of a batch together, from which four 2x2 convolutions beat one 3x3 on a
-#: CPU; measured on 2 cores in float32.
-PHASES_FROM, PHASES_FROM_IN_ALL = 64, 1024
+Pair = tuple[int, int]
 
-
-def _triton_gate(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
-    # Imported when first used: Triton takes a while to load, and may not be there.
-    from fastt2i.ops.gate_triton import gate as triton_gate
-
-    return triton_gate(pre, activation, negative_slope)
+#: Pixels of the small image from which a form of the upsampling convolution won on a CPU, measured on 2 cores at 24 to
+#: 256 channels: in float32 the transposed convolution and then the phases, in half precision the phases.
+TRANSPOSED_FROM, PHASES_FROM, HALF_PHASES_FROM = 64, 1024, 256
 
 
-def _no_triton_gate(device: torch.device, dtype: torch.dtype) -> str | None:
-    if dtype == torch.float64:
-        return "the kernel computes in float32, so float64 goes through the reference"
-    return unavailable_reason(device.type)
+# What needs Triton is imported when first used: it takes a while to load, and may not be there.
 
 
-def _prefer_upsampling(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> str:
-    pixels = shape[2] * shape[3]
-    large = pixels >= PHASES_FROM and shape[0] * pixels >= PHASES_FROM_IN_ALL
-    return "torch" if device.type == "cpu" and large else "reference"
+def _gate_triton(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
+    from fastt2i.ops.gate_triton import gate
+
+    return gate(pre, activation, negative_slope)
 
 
-register("gate", reference=Implementation(reference.gate), triton=Implementation(_triton_gate, _no_triton_gate))
-register("gated_conv2d", reference=Implementation(reference.gated_conv2d))
+def _gated_conv2d_torch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    activation: str,
+    negative_slope: float,
+) -> Tensor:
+    return gate_torch.gate(F.conv2d(x, weight, bias, stride, padding, dilation, groups), activation, negative_slope)
+
+
+def _gated_conv2d_triton(
+    form: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    activation: str,
+    negative_slope: float,
+) -> Tensor:
+    from fastt2i.ops.gated_conv_triton import gated_conv2d
+
+    keep_pre = describe("gated_conv2d", x, weight, bias).training
+    return gated_conv2d(
+        x, weight, bias, stride, padding, dilation, groups, activation, negative_slope, form, keep_pre
+    )[0]  # fmt: skip
+
+
+def _upsample_triton(
+    form: str, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, negative_slope: float
+) -> Tensor:
+    from fastt2i.ops.gated_conv_triton import upsample_gated_conv2d
+
+    keep_pre = describe("upsample_gated_conv2d", x, weight, bias).training
+    return upsample_gated_conv2d(x, weight, bias, activation, negative_slope, form, keep_pre)[0]
+
+
+def _no_triton(call: Call) -> str | None:
+    if call.dtype == torch.float64:
+        return "its kernels compute in float32, so float64 goes through the reference"
+    return unavailable_reason(call.device.type)
+
+
+def _no_tile(config: Config, call: Call) -> str | None:
+    """Why the one-kernel convolution cannot run with a tile."""
+    reason = _no_triton(call)
+    if reason or interpreting():
+        return reason
+    rows, in_channels = call.shapes[1][:2]
+    if not config.any_channels and (in_channels % 16 or rows % 32):
+        return f"its tile takes channels in multiples of 16, not {in_channels} to {rows // 2}"
+    needed = config.shared_memory(call.dtype.itemsize)
+    there = shared_memory(call.device)
+    return f"its tile needs {needed} bytes of shared memory and there are {there}" if needed > there else None
+
+
+def _no_tile_or_groups(config: Config, call: Call) -> str | None:
+    groups = call.settings[-1]
+    return f"one kernel does no groups, and there are {groups}" if groups != 1 else _no_tile(config, call)
+
+
+def _prefer_gate(call: Call) -> tuple[str, ...]:
+    if call.device.type == "cuda":
+        return ("triton", "reference")
+    # What short rows cost on a CPU is told in gate_torch; without a backward nothing is kept anyway.
+    short = call.layout == "channels_last" and call.shapes[-1][0] // 2 * call.dtype.itemsize < gate_torch.VECTORS
+    return ("torch",) if call.training or short else ("reference",)
+
+
+def _prefer_convolution(call: Call) -> tuple[str, ...]:
+    return ("triton/conv+gate", "reference") if call.device.type == "cuda" else _prefer_gate(call)
+
+
+def _prefer_upsampling(call: Call) -> tuple[str, ...]:
+    if call.device.type == "cuda":
+        return ("triton/transposed+gate", "torch/transposed")
+    pixels = call.shapes[0][2] * call.shapes[0][3]
+    if call.dtype in (torch.float32, torch.float64):
+        form = "phases" if pixels >= PHASES_FROM else "transposed" if pixels >= TRANSPOSED_FROM else "plain"
+    else:
+        form = "phases" if pixels >= HALF_PHASES_FROM else "plain"
+    return (f"torch/{form}",)
+
+
+register(
+    "gate",
+    {
+        "reference": Implementation(reference.gate),
+        "torch": Implementation(gate_torch.gate),
+        "triton": Implementation(_gate_triton, _no_triton),
+    },
+    _prefer_gate,
+    "triton on CUDA; torch on a CPU where a backward follows or rows of channels are short; else reference",
+)
+register(
+    "gated_conv2d",
+    {
+        "reference": Implementation(reference.gated_conv2d),
+        "torch": Implementation(_gated_conv2d_torch),
+        "triton/conv+gate": Implementation(partial(_gated_conv2d_triton, "conv+gate"), _no_triton),
+        **{
+            f"triton/{c.name}": Implementation(partial(_gated_conv2d_triton, c.name), partial(_no_tile_or_groups, c))
+            for c in CONFIGS
+        },
+    },
+    _prefer_convolution,
+    "triton/conv+gate on CUDA; on a CPU as for the gate",
+)
 register(
     "upsample_gated_conv2d",
-    prefer=_prefer_upsampling,
-    rule=f"torch on a CPU from {PHASES_FROM} input pixels and {PHASES_FROM_IN_ALL} in a batch on, else reference",
-    reference=Implementation(reference.upsample_gated_conv2d),
-    torch=Implementation(phases.upsample_gated_conv2d),
+    {
+        "reference": Implementation(reference.upsample_gated_conv2d),
+        "torch/phases": Implementation(upsampling.by_phases),
+        "torch/transposed": Implementation(upsampling.transposed),
+        "torch/plain": Implementation(upsampling.plain),
+        "triton/transposed+gate": Implementation(partial(_upsample_triton, "transposed+gate"), _no_triton),
+        **{
+            f"triton/{c.name}": Implementation(partial(_upsample_triton, c.name), partial(_no_tile, c)) for c in CONFIGS
+        },
+    },
+    _prefer_upsampling,
+    "triton/transposed+gate on CUDA; on a CPU by input pixels: in float32 torch/plain, torch/transposed from "
+    f"{TRANSPOSED_FROM}, torch/phases from {PHASES_FROM}; in half precision torch/plain, torch/phases from "
+    f"{HALF_PHASES_FROM}",
 )
 
 
@@ -67,7 +185,8 @@ def gate(
         RuntimeError: the implementation asked for cannot run here.
     """
     check_gate(pre, activation)
-    return select("gate", impl, pre.shape, pre.device, pre.dtype)(pre, activation, negative_slope)
+    arguments = (pre, activation, negative_slope)
+    return select(describe("gate", pre), impl, arguments)(*arguments)
 
 
 def gated_conv2d(
@@ -107,8 +226,12 @@ def gated_conv2d(
     """
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_gated_conv2d("gated_conv2d", x, weight, bias, groups, activation)
-    run = select("gated_conv2d", impl, x.shape, x.device, x.dtype)
-    return run(x, weight, bias, stride, padding, dilation, groups, activation, negative_slope)
+    stride, dilation = _pair(stride), _pair(dilation)
+    x, padding = _padding(x, weight, stride, padding, dilation)
+    check_convolution("gated_conv2d", x, weight, stride, padding, dilation)
+    arguments = (x, weight, bias, stride, padding, dilation, groups, activation, negative_slope)
+    call = describe("gated_conv2d", x, weight, bias, settings=(*stride, *padding, *dilation, groups), shaping=2)
+    return select(call, impl, arguments)(*arguments)
 
 
 def upsample_gated_conv2d(
@@ -122,9 +245,9 @@ def upsample_gated_conv2d(
 ) -> Tensor:
     """A gated 3x3 convolution (stride 1, padding 1) of the nearest-neighbour 2x upsampling of x.
 
-    It equals `gated_conv2d(interpolate(x, scale_factor=2), weight, bias, padding=1)`; `impl="torch"` computes it as
-    four 2x2 convolutions of x and never builds the upsampled tensor. Under autocast the inputs are cast to the
-    region's dtype.
+    It equals `gated_conv2d(interpolate(x, scale_factor=2), weight, bias, padding=1)`, but is computed from x as four
+    2x2 convolutions, or as a transposed 4x4 one, without the upsampled tensor. Under autocast the inputs are cast to
+    the region's dtype.
 
     Args:
         x: (B, Cin, H, W) floating point, in any memory format; channels-last is the fast one.
@@ -143,5 +266,27 @@ def upsample_gated_conv2d(
     """
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_upsample_gated_conv2d(x, weight, bias, activation)
-    run = select("upsample_gated_conv2d", impl, x.shape, x.device, x.dtype)
-    return run(x, weight, bias, activation, negative_slope)
+    arguments = (x, weight, bias, activation, negative_slope)
+    return select(describe("upsample_gated_conv2d", x, weight, bias, shaping=2), impl, arguments)(*arguments)
+
+
+def _pair(value: int | tuple[int, int]) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _padding(
+    x: Tensor, weight: Tensor, stride: Pair, padding: int | tuple[int, int] | str, dilation: Pair
+) -> tuple[Tensor, Pair]:
+    """Padding in numbers, with x padded already by what is needed on one side only."""
+    if not isinstance(padding, str):
+        return x, _pair(padding)
+    if padding not in ("same", "valid"):
+        raise ValueError(f"gated_conv2d: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
+    if padding == "valid":
+        return x, (0, 0)
+    if stride != (1, 1):
+        raise ValueError(f"gated_conv2d: padding is 'same' and the stride is {stride}; 'same' needs a stride of 1")
+    height, width = (dilation[k] * (weight.shape[2 + k] - 1) for k in range(2))
+    if height % 2 or width % 2:
+        x = F.pad(x, (0, width % 2, 0, height % 2))
+    return x, (height // 2, width // 2)

@@ -5,12 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastt2i.kernels.launch import unavailable_reason
 from fastt2i.ops import reference
 from fastt2i.ops.autocast import promote_for_autocast
 from fastt2i.ops.checks import check_floating, check_pairs, check_positive, check_region_keyword
-from fastt2i.ops.dispatch import Implementation, register, select
+from fastt2i.ops.dispatch import Call, Implementation, describe, register, select
 
-register("region_keyword_scores", reference=Implementation(reference.region_keyword_scores))
+
+def _triton_scores(
+    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
+) -> Tensor:
+    # Imported when first used: Triton takes a while to load, and may not be there.
+    from fastt2i.ops.region_keyword_triton import region_keyword_scores as triton_scores
+
+    return triton_scores(regions, keywords, mask, variant, gamma_attention, gamma_pooling)
+
+
+def _no_triton_scores(call: Call) -> str | None:
+    if call.dtype == torch.float64:
+        return "the kernels compute in float32, so float64 goes through the reference"
+    return unavailable_reason(call.device.type)
+
+
+register(
+    "region_keyword_scores",
+    {
+        "reference": Implementation(reference.region_keyword_scores),
+        "triton": Implementation(_triton_scores, _no_triton_scores),
+    },
+)
 
 
 def region_keyword_scores(
@@ -53,9 +76,10 @@ def region_keyword_scores(
     check_positive(op, gamma_attention=gamma_attention, gamma_pooling=gamma_pooling)
     if keyword_mask is None:
         keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
-    run = select(op, impl, regions.shape, regions.device, regions.dtype)
+    arguments = (regions, keywords, keyword_mask, variant, gamma_attention, gamma_pooling)
+    run = select(describe(op, regions, keywords, settings=(variant,), shaping=2), impl, arguments)
     with torch.autocast(regions.device.type, enabled=False):
-        return run(regions, keywords, keyword_mask, variant, gamma_attention, gamma_pooling)
+        return run(*arguments)
 
 
 def region_keyword_loss(

@@ -12,11 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastt2i.data.captions import MAX_CAPTION
 from fastt2i.data.index import Index
-from fastt2i.data.sources.folder import MAX_CAPTION, folder_index
+from fastt2i.data.sources.folder import folder_index
 from fastt2i.errors import UserError
 
 Picture = Callable[..., bytes]
+
+ANY = "`text` (or caption, captions, prompt)"
 
 
 def fill(folder: Path, files: dict[str, bytes | str]) -> Path:
@@ -114,7 +117,7 @@ def test_bad_lines_of_jsonl(tmp_path: Path, picture: Picture) -> None:
         "[1]",
         '{"text": "no name"}',
         '{"file_name": 3, "text": "x"}',
-        '{"file_name": "a.png", "caption": "x"}',
+        '{"file_name": "a.png", "label": "x"}',
         '{"file_name": "a.png", "text": ["x", 3]}',
         '{"file_name": "gone.png", "text": "x"}',
         '{"file_name": "notes.md", "text": "x"}',
@@ -128,7 +131,7 @@ def test_bad_lines_of_jsonl(tmp_path: Path, picture: Picture) -> None:
     assert [f"metadata.jsonl:{number}" for number in range(2, 2 + len(bad))] == list(found)
     assert found["metadata.jsonl:2"].startswith("not JSON: ")
     assert found["metadata.jsonl:4"] == "not a JSON object but list"
-    assert found["metadata.jsonl:7"] == "no `text` with a string or a list of strings; it has file_name, caption"
+    assert found["metadata.jsonl:7"] == f"no {ANY} with a string or a list of strings; it has file_name, label"
     assert found["metadata.jsonl:9"] == "there is no file gone.png"
     assert found["metadata.jsonl:10"] == "notes.md is none of .jpg, .jpeg, .png, .webp, .bmp"
     for where, what in problems(index):
@@ -147,7 +150,7 @@ def test_bad_lines_of_csv(tmp_path: Path, picture: Picture) -> None:
 def test_csv_without_the_columns(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "a.txt": "one", "metadata.csv": "file;caption\na.png;x\n"})
     assert problems(load(tmp_path)) == [
-        ("metadata.csv", "its first line must name the columns file_name and text; it has file;caption")
+        ("metadata.csv", f"its first line must name the columns file_name and {ANY}; it has file;caption")
     ]
 
 
@@ -339,3 +342,27 @@ def test_no_content_of_a_text_file_breaks_it(
         assert own and all(caption and caption.encode() for caption in own)
     for where, what in problems(index):
         (where + what).encode()
+
+
+def test_train_and_test_folders_are_the_split(tmp_path: Path, picture: Picture) -> None:
+    """A Hugging Face image folder."""
+    for number, split in enumerate(("train", "test", "validation")):
+        names = [f"{split}{i}.png" for i in range(3)]
+        fill(tmp_path / split, {name: picture(10 * number + i) for i, name in enumerate(names)})
+        rows = [{"file_name": name, "text": f"a {split} picture"} for name in names]
+        fill(tmp_path / split, {"metadata.jsonl": lines(*rows)})
+    train, heldout = folder_index(tmp_path, "train", 0.9), folder_index(tmp_path, "heldout", 0.9)
+    assert {own for _, own in train} == {("a train picture",)} and len(train) == 3
+    assert {own for _, own in heldout} == {("a test picture",), ("a validation picture",)} and len(heldout) == 6
+    assert train.read(1) == picture(1) and heldout.read(0) == picture(10)
+
+
+def test_the_captions_column_can_be_named(tmp_path: Path, picture: Picture) -> None:
+    rows = lines({"file_name": "a.png", "caption": "by default", "title": ["named", "also"]})
+    fill(tmp_path, {"a.png": picture(1), "metadata.jsonl": rows, "b/b.png": picture(2)})
+    fill(tmp_path, {"b/metadata.csv": "title,prompt,file_name\nnamed,by default,b.png\n"})
+    assert samples(load(tmp_path)) == {"a.png": ("by default",), "b/b.png": ("by default",)}
+    named = folder_index(tmp_path, "all", text_column="title")
+    assert samples(named) == {"a.png": ("named", "also"), "b/b.png": ("named",)}
+    with pytest.raises(UserError, match="no `nonsense` with a string or a list of strings; it has file_name, caption"):
+        folder_index(tmp_path, "all", text_column="nonsense")

@@ -59,3 +59,24 @@ def test_a_folder_is_split_as_asked(captioned_folder: Callable[..., Path]) -> No
     assert len(parts["all"]) == 40
     assert sorted([*parts["train"].keys, *parts["heldout"].keys]) == list(parts["all"].keys)
     assert 2 <= len(parts["heldout"]) <= 16
+
+
+def test_sides_and_selections_keep_everything_together() -> None:
+    index = Index(
+        name="test",
+        keys=list("abcde"),
+        captions=[(letter,) for letter in "abcde"],
+        read=lambda sample: b"abcde"[sample : sample + 1],
+        classes=np.array([4, 3, 2, 1, 0]),
+        crops=np.arange(20).reshape(5, 4),
+        heldout=np.array([False, True, False, True, False]),
+    )
+    for part, letters in ((index.side("train"), "ace"), (index.side("heldout"), "bd"), (index.side("all"), "abcde")):
+        assert list(part) == [(letter, (letter,)) for letter in letters]
+        assert [part.read(sample).decode() for sample in range(len(part))] == list(letters)
+        assert part.classes is not None and part.crops is not None
+        assert (4 - part.classes).tolist() == [ord(letter) - ord("a") for letter in letters]
+        assert (part.crops[:, 0] // 4).tolist() == (4 - part.classes).tolist()
+    nested = index.side("train").select(np.array([2, 0])).first(1)
+    assert list(nested.keys) == ["e"] and nested.read(0) == b"e"
+    assert len(index_of(("a",)).side("heldout")) == 0 and len(index_of(("a",)).side("train")) == 1

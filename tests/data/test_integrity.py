@@ -190,6 +190,20 @@ def test_files_cut_short(format: str, options: dict[str, object], part: float) -
         decode(content[: int(len(content) * part)], 32)
 
 
+def test_a_box_is_cut_out_of_the_stored_image_before_it_is_turned() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    box = np.array([50, -7, 70, 10])  # 10 x 10 of it lie within
+    content = encode(image)
+    np.testing.assert_array_equal(decode(content, 10, crop=box), pixels[:10, 50:])
+    turned = decode(encode(image, exif=exif), 10, crop=box)
+    np.testing.assert_array_equal(turned, np.rot90(pixels[:10, 50:], -1))
+    with pytest.raises(BadImage, match="its box 60, 0, 70, 10 lies outside of its 60 x 40 pixels"):
+        decode(content, 10, crop=np.array([60, 0, 70, 10]))
+
+
 @given(data=st.data(), format=st.sampled_from(["JPEG", "PNG", "WEBP", "BMP"]))
 @settings(max_examples=150, deadline=None)
 def test_flipped_bytes_decode_or_are_refused(data: st.DataObject, format: str) -> None:

@@ -74,6 +74,7 @@ def test_a_batch_is_what_the_plan_says(captioned_folder: Callable[..., Path], ki
         assert batch.images.is_contiguous()
         assert batch.caption_ids.tolist() == plan.caption_ids.tolist()
         assert batch.mismatched_ids.tolist() == plan.mismatched_ids.tolist()
+        assert batch.samples.tolist() == plan.samples.tolist()
         assert batch.caption_ids.dtype == batch.mismatched_ids.dtype == torch.int64
         for image, caption, sample, flip in zip(
             batch.images.numpy(), batch.caption_ids, plan.samples, plan.flips, strict=True
@@ -113,8 +114,9 @@ def test_captions_and_images_stay_together_past_bad_images(captioned_folder: Cal
     captions = index.caption_table().captions
     numbers = {decode(index.read(i), IMAGE_SIZE).tobytes(): i for i in range(11) if i not in bad}
     for batch in take(start(index, kind, flip=False), 8):
-        for image, caption, mismatched in zip(*batch, strict=True):
+        for image, caption, mismatched, sample in zip(*batch, strict=True):
             number = numbers[image.numpy().tobytes()]
+            assert sample == number
             assert str(number) in captions[caption].split()
             assert str(number) not in captions[mismatched].split()
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fastt2i.data import pack as pack_module
 from fastt2i.data.__main__ import main
+from fastt2i.data.index import Index
 from fastt2i.data.integrity import decode
 from fastt2i.data.sources.folder import folder_index
 from fastt2i.data.sources.shapes import shapes_index
@@ -109,6 +110,38 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write .*: Not a directory"):
         main(["pack", "--out", str(tmp_path / "file" / "out"), "--limit", "1"])
+
+
+def test_boxes_are_cut_and_never_lost(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    content = picture(1, (20, 10))
+    index = Index(
+        name="cut",
+        keys=["no extension"],
+        captions=[("one",)],
+        read=lambda sample: content,
+        crops=np.array([[-5, 2, 6, 8]]),
+    )
+    with pytest.raises(UserError, match="cut to boxes, which copies would not be: give --image-size"):
+        pack_module.pack(index, tmp_path / "out", progress=False)
+    pack_module.pack(index, tmp_path / "out", image_size=6, progress=False)
+    packed = folder_index(tmp_path / "out", "all")
+    assert list(packed.keys) == ["no extension.png"]
+    with Image.open(io.BytesIO(content)) as image:
+        expected = np.asarray(image)[2:8, :6]
+    np.testing.assert_array_equal(decode(packed.read(0), 6), expected)
+
+
+def test_names_cannot_leave_the_folder(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    index = Index(
+        name="names",
+        keys=["../up.png", "/tmp/absolute.png", "a/b"],
+        captions=[("one",)] * 3,
+        read=lambda sample: picture(sample, format="JPEG"),
+    )
+    problems = pack_module.pack(index, tmp_path / "in" / "out", progress=False)
+    assert [problem.where for problem in problems] == ["../up.png", "/tmp/absolute.png"]
+    assert list(folder_index(tmp_path / "in" / "out", "all").keys) == ["a/b.jpg"]
+    assert entries(tmp_path) == ["in"]
 
 
 def test_no_readable_image(captioned_folder: Callable[..., Path], tmp_path: Path) -> None:

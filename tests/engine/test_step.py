@@ -50,6 +50,7 @@ def make_inputs(step: TrainStep, seed: int = 0) -> StepInputs:
         mismatched_sentence=torch.randn(BATCH, SENTENCE, generator=random),
         caption_ids=captions,
         mismatched_ids=captions.roll(-1),
+        class_ids=None,
         noise=torch.randn(BATCH, step.generator.module.noise_dim, generator=random),
         augmentation=torch.rand(3, BATCH, draws_per_image(step.config.augment), generator=random),
     )
@@ -112,6 +113,23 @@ def test_equal_captions_are_no_negatives() -> None:
     together, told_apart = (copy.deepcopy(step)(i, step=1) for i in (inputs, apart))
     for name in ("d_sentence", "d_region"):
         assert together[name] < told_apart[name]
+
+
+def test_images_of_one_class_are_no_negatives() -> None:
+    """Excluding pairs by their class is what excluding them by their caption would be; other classes change nothing."""
+    step = make(LossConfig(penalty="none"))
+    inputs = make_inputs(step)
+    plain = inputs._replace(caption_ids=torch.arange(BATCH), mismatched_ids=torch.arange(BATCH).roll(-1))
+    classes = torch.tensor([7, 3, 5, 3, 9, 3])
+
+    def matching(changed: StepInputs) -> list[float]:
+        losses = copy.deepcopy(step)(changed, step=1)
+        return [losses[name].item() for name in ("d_sentence", "d_region", "g_sentence", "g_region")]
+
+    excluded = matching(plain._replace(class_ids=classes))
+    assert excluded == matching(plain._replace(caption_ids=classes, mismatched_ids=classes + 10))
+    assert all(a < b for a, b in zip(excluded, matching(plain), strict=True))
+    assert matching(plain._replace(class_ids=torch.arange(BATCH))) == matching(plain)
 
 
 def test_a_step_is_a_pure_function_of_state_and_inputs() -> None:

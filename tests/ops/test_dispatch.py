@@ -10,40 +10,56 @@ import pytest
 import torch
 
 from fastt2i import ops
-from fastt2i.ops import dispatch, upsample_gated_conv2d
+from fastt2i.ops import dispatch
 
 CPU = torch.device("cpu")
+
+
+def chosen(op: str, *tensors: torch.Tensor, impl: str | None = None) -> str:
+    """The name of what would run."""
+    call = dispatch.describe(op, *tensors, settings=(1,), shaping=2)
+    run = dispatch.select(call, impl, tensors)
+    return next(name for name, found in dispatch._REGISTRY[op].implementations.items() if found.run is run)
 
 
 def test_every_registered_operator_lists_every_implementation() -> None:
     names = dispatch.operators()
     assert {"gate", "gated_conv2d", "upsample_gated_conv2d", "region_keyword_scores"} <= set(names)
     for op in names:
-        listed = dispatch.implementations(op, CPU, torch.float32)
+        listed = dispatch.implementations(dispatch.example(op, CPU))
         assert set(listed) == {"reference", "torch", "triton"}
         assert listed["reference"] is None
         assert isinstance(listed["triton"], str) and listed["triton"].strip()
         for reason in listed.values():
             assert reason is None or "\n" not in reason
-    assert dispatch.implementations("upsample_gated_conv2d", CPU, torch.float32)["torch"] is None
 
 
 @pytest.mark.parametrize(
-    ("batch", "size", "expected"),
-    [(16, 8, "torch"), (15, 8, "reference"), (1, 32, "torch"), (1000, 7, "reference"), (0, 32, "reference")],
+    ("dtype", "size", "expected"),
+    [
+        (torch.float32, 7, "torch/plain"),
+        (torch.float32, 8, "torch/transposed"),
+        (torch.float32, 31, "torch/transposed"),
+        (torch.float32, 32, "torch/phases"),
+        (torch.bfloat16, 15, "torch/plain"),
+        (torch.bfloat16, 16, "torch/phases"),
+    ],
 )
-def test_the_rule_of_upsampling(batch: int, size: int, expected: str) -> None:
-    x, weight = torch.randn(batch, 3, size, size), torch.randn(8, 3, 3, 3)
-    chosen = dispatch.select("upsample_gated_conv2d", None, x.shape, x.device, x.dtype)
-    named = dispatch.select("upsample_gated_conv2d", expected, x.shape, x.device, x.dtype)
-    assert chosen is named
-    assert torch.equal(upsample_gated_conv2d(x, weight), upsample_gated_conv2d(x, weight, impl=expected))
+def test_the_rule_of_upsampling(dtype: torch.dtype, size: int, expected: str) -> None:
+    x, weight = torch.randn(2, 3, size, size, dtype=dtype), torch.randn(8, 3, 3, 3, dtype=dtype)
+    assert chosen("upsample_gated_conv2d", x, weight) == expected
+    assert chosen("upsample_gated_conv2d", x, weight, impl="torch") == expected
+    assert chosen("upsample_gated_conv2d", x, weight, impl="reference") == "reference"
 
 
-def test_no_other_device_is_sent_to_what_was_measured_on_a_cpu() -> None:
-    shape = torch.Size((2, 3, 32, 32))
-    chosen = dispatch.select("upsample_gated_conv2d", None, shape, torch.device("cuda"), torch.float32)
-    assert chosen is dispatch.select("upsample_gated_conv2d", "reference", shape, torch.device("cuda"), torch.float32)
+def test_the_rule_of_the_gate() -> None:
+    pre = torch.randn(2, 64, 4, 4)
+    assert chosen("gate", pre) == "reference"
+    assert chosen("gate", pre.requires_grad_()) == "torch"
+    with torch.no_grad():
+        assert chosen("gate", pre) == "reference"
+        short = torch.randn(2, 48, 4, 4).contiguous(memory_format=torch.channels_last)
+        assert chosen("gate", short) == "torch"
 
 
 def test_reasons_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +71,8 @@ def test_reasons_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.unavailable_reason("cuda") is None
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert launch.unavailable_reason("cpu") is None
-    assert dispatch.implementations("gate", CPU, torch.float32)["triton"] is None
-    assert "kernel for gated_conv2d" in (dispatch.implementations("gated_conv2d", CPU, torch.float32)["triton"] or "")
+    assert dispatch.implementations(dispatch.example("gate", CPU))["triton"] is None
+    assert dispatch.implementations(dispatch.example("gated_conv2d", CPU))["triton"] is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert launch.unavailable_reason("cuda") == "triton is not installed"
 
@@ -77,7 +93,7 @@ def test_public_names_and_signatures() -> None:
         found = inspect.signature(getattr(ops, name))
         bare = [p.replace(annotation=inspect.Parameter.empty) for p in found.parameters.values()]
         assert str(inspect.Signature(bare)) == signature
-    assert set(ops.__all__) == {*expected, "global_match_loss"}
+    assert set(ops.__all__) == {*expected, "global_match_loss", "tuning"}
 
 
 @pytest.mark.parametrize(

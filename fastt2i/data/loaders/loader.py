@@ -28,6 +28,8 @@ class Batch(NamedTuple):
     """int64 (B,): rows of the text cache."""
     mismatched_ids: Tensor
     """int64 (B,): captions of other samples."""
+    samples: Tensor
+    """int64 (B,): places in the index."""
 
 
 class Loader(ABC, Iterator[Batch]):
@@ -56,4 +58,5 @@ def to_batch(images: NDArray[np.uint8], plan: Plan) -> Batch:
     pixels = torch.from_numpy(images)
     if plan.flips.any():
         pixels = torch.where(torch.from_numpy(plan.flips)[:, None, None, None], pixels.flip(2), pixels)
-    return Batch(pixels, torch.from_numpy(plan.caption_ids), torch.from_numpy(plan.mismatched_ids))
+    ids = (torch.from_numpy(part) for part in (plan.caption_ids, plan.mismatched_ids, plan.samples))
+    return Batch(pixels, *ids)

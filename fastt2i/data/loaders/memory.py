@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fastt2i.data.index import Index, Problem
-from fastt2i.data.integrity import BadImage, decode
+from fastt2i.data.integrity import BadImage, Decoder
 from fastt2i.data.loaders.loader import Batch, Loader, to_batch
 from fastt2i.data.loaders.rescue import Quarantine, rescue
 from fastt2i.data.sampler import Sampler
@@ -60,11 +60,13 @@ class MemoryLoader(Loader):
 def _decode_all(index: Index, images: NDArray[np.uint8], workers: int, progress: bool) -> list[tuple[int, str]]:
     """Fill `images` (N, S, S, 3); returns the samples that failed, in order, with reasons."""
 
+    decode = Decoder.of(index, images.shape[1])
+
     def decode_chunk(start: int) -> list[tuple[int, str]]:
         failures = []
         for sample in range(start, min(start + _CHUNK, len(index))):
             try:
-                images[sample] = decode(index.read(sample), images.shape[1])
+                images[sample] = decode(sample)
             except (BadImage, OSError) as error:
                 failures.append((sample, str(error)))
         return failures

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
 
 from fastt2i.data.index import Index, Problem
-from fastt2i.data.integrity import BadImage, decode
+from fastt2i.data.integrity import BadImage, Decoder
 from fastt2i.data.loaders.loader import Batch, Loader, to_batch
 from fastt2i.data.loaders.rescue import Quarantine, rescue
 from fastt2i.data.sampler import Sampler
@@ -44,7 +44,7 @@ class PillowLoader(Loader):
         """workers: processes; 0 decodes in this one."""
         self._quarantine = Quarantine(index, max_bad_fraction)
         steps = DataLoader(
-            _Steps(index.read, len(index), sampler, image_size),
+            _Steps(Decoder.of(index, image_size), len(index), sampler),
             batch_size=None,
             sampler=_CountFrom(start_step),
             collate_fn=_unchanged,
@@ -86,11 +86,10 @@ class _Decoded(NamedTuple):
 class _Steps(Dataset[_Decoded]):
     """The step of a given number, decoded."""
 
-    def __init__(self, read: Callable[[int], bytes], count: int, sampler: Sampler, image_size: int) -> None:
-        self._read = read
+    def __init__(self, decode: Decoder, count: int, sampler: Sampler) -> None:
+        self._decode = decode
         self._count = count
         self._sampler = sampler
-        self._image_size = image_size
         self._bad: set[int] = set()  # known to this worker: not tried again
 
     def __getitem__(self, step: int) -> _Decoded:
@@ -101,7 +100,7 @@ class _Steps(Dataset[_Decoded]):
             if sample in images or sample in self._bad:
                 return sample in images
             try:
-                images[sample] = decode(self._read(sample), self._image_size)
+                images[sample] = self._decode(sample)
             except (BadImage, OSError) as error:
                 self._bad.add(sample)
                 failures.append((sample, str(error)))

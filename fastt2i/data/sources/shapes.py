@@ -34,6 +34,11 @@ class _Renderer:
         return file.getvalue()
 
 
+def detect(path: str) -> bool:
+    """Whether `path` is the word for this set."""
+    return path == "shapes"
+
+
 def shapes_index(image_size: int, split: Split = "train", seed: int = 0) -> Index:
     """The embedded set at `image_size` pixels.
 
@@ -41,17 +46,21 @@ def shapes_index(image_size: int, split: Split = "train", seed: int = 0) -> Inde
     seed: of the jitter; captions do not depend on it, so that their cached features serve every seed.
     """
     heldout = shapes.heldout_combinations()
-    keys, captions, samples = [], [], []
+    keys, captions, samples, sides = [], [], [], []
     for combination, attributes in enumerate(shapes.combinations()):
-        side: Split = "heldout" if attributes in heldout else "train"
-        if split not in (side, "all"):
-            continue
-        for rendering in range(RENDERINGS if side == "train" else 1):
+        for rendering in range(1 if attributes in heldout else RENDERINGS):
             # The number first, so that the keys sort in this order, also as files of a folder.
             keys.append(f"{combination:04d}-{rendering}-{'-'.join(attributes).replace(' ', '-')}.png")
             captions.append(_captions(combination, attributes, rendering))
             samples.append((combination, rendering))
-    return Index(name="shapes", keys=keys, captions=captions, read=_Renderer(tuple(samples), image_size, seed))
+            sides.append(attributes in heldout)
+    return Index(
+        name="shapes",
+        keys=keys,
+        captions=captions,
+        read=_Renderer(tuple(samples), image_size, seed),
+        heldout=np.array(sides),
+    ).side(split)
 
 
 def _captions(combination: int, attributes: shapes.Attributes, rendering: int) -> tuple[str, str]:

@@ -1,0 +1,214 @@
+"""Hugging Face parquet: a table in one or many files, with a column of images and one of captions.
+
+- The images are in a column of structs with `bytes`, or of bytes; `image`, `img`, `jpg`, `jpeg`, `png` or `webp` if
+  there are several such columns.
+- The captions are in `text`, `caption`, `captions` or `prompt`, or the column that the setting names: a string or a
+  list of strings.
+- Files are named as `fastt2i.data.sources.shards` says. `train-*` and `test-*` or `validation-*` (or folders of those
+  names) are the split.
+Captions are read at the start, images when their turn comes. Parquet keeps the images of a row group together, so a
+group is read whole and the last few stay in memory: quick for files with small row groups and for sets of which the
+loader keeps the decoded images. For random access to large sets, WebDataset shards are better.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastt2i.data.captions import clean, field_captions, text_columns
+from fastt2i.data.index import Index, Problem, Split
+from fastt2i.data.sources.files import MAX_IMAGE_FILE, listed
+from fastt2i.data.sources.shards import find_shards, names_shards
+from fastt2i.data.split import heldout_by_share, heldout_by_word, split_word
+from fastt2i.errors import UserError
+
+LAYOUT = "*.parquet with a column of images and one of captions"
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
+_EXTENSIONS = (".parquet",)
+_LARGE_GROUP = 2**24  # bytes
+_CACHED_BYTES = 2**28  # of row groups that stay in memory, in each process
+
+
+def detect(path: str) -> bool:
+    """Whether `path` names parquet files, or a folder that has some."""
+    return names_shards(path, _EXTENSIONS)
+
+
+def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Index:
+    """Find the captioned images of parquet files, in the order of their names and rows.
+
+    heldout: the share that is held out where the names of the files tell no split. text_column: where the captions are.
+    Raises UserError: pyarrow is missing, there is no such file, none can be read, or one lacks the columns.
+    """
+    shards = find_shards(path, _EXTENSIONS)
+    problems = shards.problems
+    sizes: list[int] = []
+    keys, captions, words, rows, columns = [], [], [], [], []
+    for number, (file, name) in enumerate(zip(shards.paths, shards.names, strict=True)):
+        try:
+            table = _open(file)
+        except OSError as error:
+            problems.append(Problem(name, f"not a parquet file that can be read: {error}"))
+            columns.append("")
+            continue
+        columns.append(_image_column(table.schema_arrow, file))
+        sizes += (table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups))
+        text = _text_column(table.schema_arrow, file, text_column)
+        for key, own, group, place in _captions(table, text, name, problems):
+            keys.append(key)
+            captions.append(own)
+            words.append(split_word(name))
+            rows.append((number, group, place))
+    if not keys:
+        first = f" ({problems[0].where}: {problems[0].what})" if problems else ""
+        raise UserError(f"there is no image with a caption in {path}{first}; wanted is {LAYOUT}")
+    _warn_of_large_groups(path, sizes)
+    by_word = heldout_by_word(words)
+    return Index(
+        name=path,
+        keys=keys,
+        captions=captions,
+        read=_RowReader(tuple(shards.paths), tuple(columns), np.array(rows, dtype=np.int64)),
+        problems=problems,
+        heldout=heldout_by_share(keys, heldout) if by_word is None else by_word,
+    ).side(split)
+
+
+def _warn_of_large_groups(path: str, sizes: list[int]) -> None:
+    """sizes: bytes of each row group."""
+    mean = sum(sizes) / len(sizes)
+    if sum(sizes) > _CACHED_BYTES and mean > _LARGE_GROUP:
+        warnings.warn(
+            f"the row groups of {path} have {mean / 2**20:.0f} MiB on average, and each image that is read at random "
+            "reads a whole one: unless all decoded images fit in data.memory_mb, write the set out with "
+            "`python -m fastt2i.data pack` first",
+            stacklevel=2,
+        )
+
+
+def _captions(
+    table: Any, column: str, name: str, problems: list[Problem]
+) -> Iterator[tuple[str, tuple[str, ...], int, int]]:
+    """Key, captions, row group and place in it of each row that has captions; the others become problems."""
+    row = 0
+    for group in range(table.num_row_groups):
+        try:
+            values = table.read_row_group(group, columns=[column], use_threads=False)[column].to_pylist()
+        except (OSError, ValueError) as error:
+            problems.append(Problem(name, f"the captions of row group {group} cannot be read: {_line(error)}"))
+            row += table.metadata.row_group(group).num_rows
+            continue
+        for place, value in enumerate(values):
+            key = f"{name}/{row + place:08d}"
+            own = field_captions({column: value}, [column])
+            if cleaned := tuple(dict.fromkeys(clean(own or ()))):
+                yield key, cleaned, group, place
+            elif own is None and value is not None:
+                what = f"`{column}` is {type(value).__name__}, neither a string nor a list of strings"
+                problems.append(Problem(key, what))
+            else:
+                problems.append(Problem(key, "an image without a caption"))
+        row += len(values)
+
+
+def _text_column(schema: Any, file: str, text_column: str) -> str:
+    wanted = text_columns(text_column)
+    found = [column for column in wanted if column in schema.names]
+    if not found:
+        raise UserError(
+            f"{file} has no column {' or '.join(wanted)}: name the one with captions by --data.text-column; "
+            f"there are {listed(schema.names)}"
+        )
+    return found[0]
+
+
+def _open(file: str) -> Any:
+    """A parquet file. Raises OSError where it is none, UserError where there is nothing to read it with."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError("reading parquet takes pyarrow: install it with pip install 'fastt2i[parquet]'") from error
+    try:
+        return parquet.ParquetFile(file, memory_map=True)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among these
+        raise OSError(_line(error)) from error
+
+
+def _image_column(schema: Any, file: str) -> str:
+    """The column that holds the images: its name, or `name.bytes` where it holds structs."""
+    from pyarrow import types
+
+    found = {}
+    for column in schema:
+        if types.is_binary(column.type) or types.is_large_binary(column.type):
+            found[column.name] = column.name
+        elif types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+            found[column.name] = f"{column.name}.bytes"
+    usual = [found[column] for column in IMAGE_COLUMNS if column in found]
+    if not usual and len(found) != 1:
+        what = f"it has several of bytes, {listed(found)}" if found else f"there are {listed(schema.names)}"
+        raise UserError(f"{file} has no column `image` with bytes, or with structs of bytes and path; {what}")
+    return usual[0] if usual else next(iter(found.values()))
+
+
+@dataclass(frozen=True)
+class _RowReader:
+    """Reads the image of a row."""
+
+    paths: tuple[str, ...]
+    columns: tuple[str, ...]
+    """The column of the images in each file."""
+    rows: NDArray[np.int64]
+    """int64 (N, 3): file, row group and place in it of each sample."""
+
+    def __call__(self, sample: int) -> bytes:
+        file, group, place = self.rows[sample].tolist()
+        content = _row_groups.get(self.paths[file], self.columns[file], group)[place].as_py()
+        if not content:
+            raise OSError("the row has no bytes of an image")
+        if len(content) > MAX_IMAGE_FILE:
+            raise OSError(f"the image is larger than {MAX_IMAGE_FILE >> 20} MiB")
+        return bytes(content)
+
+
+class _RowGroups:
+    """The columns of images that this process has read last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: OrderedDict[tuple[str, int], Any] = OrderedDict()
+
+    def get(self, path: str, column: str, group: int) -> Any:
+        """The images of a row group, an arrow array. Raises OSError."""
+        with self._lock:
+            if (path, group) not in self._read:
+                self._read[path, group] = _read_group(path, column, group)
+                while len(self._read) > 1 and sum(array.nbytes for array in self._read.values()) > _CACHED_BYTES:
+                    self._read.popitem(last=False)
+            self._read.move_to_end((path, group))
+            return self._read[path, group]
+
+
+_row_groups = _RowGroups()
+
+
+def _read_group(path: str, column: str, group: int) -> Any:
+    from pyarrow import compute, types
+
+    try:
+        array = _open(path).read_row_group(group, columns=[column], use_threads=False).column(0)
+        return compute.struct_field(array, "bytes") if types.is_struct(array.type) else array
+    except ValueError as error:
+        raise OSError(_line(error)) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

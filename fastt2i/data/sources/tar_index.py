@@ -1,0 +1,223 @@
+"""What a WebDataset shard holds, and where: read from a tar once, and kept in an index file from then on.
+
+The index lies beside the shard as `.<shard>.index.json`, or in the user's cache directory where the shard's folder
+cannot be written. It counts only while the shard's size and time of change are those that it was made with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import tarfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from fastt2i.data.captions import MAX_CAPTION_FILE, clean, field_captions, file_captions, parse_json
+from fastt2i.data.index import Problem
+from fastt2i.data.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_FILE, leaves, printable
+from fastt2i.durable import replace_file
+from fastt2i.errors import UserError
+from fastt2i.user_cache import user_cache
+
+FORMAT = 1
+MAX_JSON = 2**24  # bytes
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class TarSample(NamedTuple):
+    """An image in a tar: the name of its member, the bytes of the tar that it is, and its captions."""
+
+    name: str
+    offset: int
+    size: int
+    captions: tuple[str, ...]
+
+
+@dataclass
+class Shard:
+    """The samples of a tar in its order, and what was left out."""
+
+    samples: list[TarSample] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def report(self, where: str, what: str) -> None:
+        self.problems.append(Problem(printable(where), what))
+
+
+def load_shard(path: str, columns: Sequence[str]) -> Shard | None:
+    """The index of a shard, if there is one that is still right. Raises OSError: the shard cannot be read."""
+    expected = _header(path, columns)
+    for place in _places(path):
+        try:
+            content = json.loads(place.read_bytes())
+            if content["header"] == expected:
+                samples = [TarSample(str(n), int(o), int(s), tuple(map(str, c))) for n, o, s, c in content["samples"]]
+                return Shard(samples, [Problem(str(where), str(what)) for where, what in content["problems"]])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # there is none, or something else has that name
+    return None
+
+
+def make_shard(path: str, columns: Sequence[str]) -> Shard:
+    """Read a shard and keep its index. Raises OSError: it cannot be read. UserError: it is compressed."""
+    header = _header(path, columns)  # before the tar is read: if it changes meanwhile, the index does not count
+    shard = read_shard(path, columns)
+    problems = [(problem.where, problem.what) for problem in shard.problems]
+    content = json.dumps({"header": header, "samples": shard.samples, "problems": problems}).encode()
+    failures = []
+    for place in _places(path):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(place, content)
+            return shard
+        except OSError as error:
+            failures.append(f"{place.parent}: {error.strerror or error}")
+    warnings.warn(
+        f"the index of {path} cannot be kept ({'; '.join(failures)}) and is made anew each time", stacklevel=2
+    )
+    return shard
+
+
+def read_shard(path: str, columns: Sequence[str]) -> Shard:
+    """Find the samples of a tar: the members of one key, which is the name up to the first dot of its last part.
+
+    A sample has an image and captions: the lines of its `.txt`, and what its `.json` has in the first of the fields
+    that are named (`txt` among them stands for the `.txt`). Of several members of one name the first counts, and of
+    several images of one key too. Hidden members and those of other kinds are passed over. Nothing is written to disk,
+    and no link is followed.
+    """
+    shard = Shard()
+    images: dict[str, TarSample] = {}
+    captions: dict[str, dict[str, None]] = {}
+    seen: set[str] = set()
+    with open(path, "rb") as file:
+        _refuse_compressed(file, path)
+        for member in _members(file, shard):
+            name = posixpath.normpath(member.name)
+            folder, base = posixpath.split(name)
+            stem, _, extension = base.partition(".")
+            if member.isdir():
+                continue
+            key, extension = posixpath.join(folder, stem), extension.lower()
+            wanted = bool(stem) and (f".{extension}" in IMAGE_EXTENSIONS or extension in ("txt", "json"))
+            if problem := _unusable(member, wanted):
+                shard.report(member.name, problem)
+            elif not wanted:
+                continue
+            elif name in seen:
+                shard.report(name, "there is a member of this name before it, which is taken")
+            elif extension in ("txt", "json"):
+                file.seek(member.offset_data)
+                captions.setdefault(key, {}).update(dict.fromkeys(_texts(file, member, extension, columns, shard)))
+            elif key in images:
+                shard.report(name, f"its sample has the image {printable(images[key].name)} already, which is taken")
+            else:
+                images[key] = TarSample(name, member.offset_data, member.size, ())
+            seen.add(name)
+    for key, image in images.items():
+        if own := tuple(captions.get(key, ())):
+            shard.samples.append(image._replace(name=printable(image.name), captions=own))
+        else:
+            shard.report(image.name, "an image without a caption")
+    for key in captions:
+        if key not in images:
+            shard.report(key, "captions without an image")
+    return shard
+
+
+def _header(path: str, columns: Sequence[str]) -> dict[str, object]:
+    """What an index has to be made with to count."""
+    status = os.stat(path)
+    return {"format": FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "columns": list(columns)}
+
+
+def _places(path: str) -> list[Path]:
+    shard = Path(os.path.abspath(path))
+    digest = hashlib.sha256(os.fsencode(shard)).hexdigest()[:32]
+    return [shard.with_name(f".{shard.name}.index.json"), user_cache("shards") / f"{digest}.json"]
+
+
+def _refuse_compressed(file: BinaryIO, path: str) -> None:
+    start = file.read(6)
+    file.seek(0)
+    for mark, method in _COMPRESSED.items():
+        if start.startswith(mark):
+            raise UserError(
+                f"{path} is compressed with {method}, so its images cannot be read one by one: "
+                "decompress it to a plain .tar first (images are compressed already)"
+            )
+
+
+def _members(file: BinaryIO, shard: Shard) -> Iterator[tarfile.TarInfo]:
+    """The members that are wholly there; a problem where the tar ends before its mark of the end."""
+    size, end, count = os.fstat(file.fileno()).st_size, -1, 0
+    try:
+        tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    except Exception as error:  # a damaged header can make tarfile raise almost anything
+        shard.report("", f"not a tar: {_line(error)}")
+        return
+    while True:
+        try:
+            member = tar.next()
+        except Exception as error:
+            shard.report("", f"damaged after {count} members: {_line(error)}")
+            return
+        if member is None:
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                shard.report("", f"cut short or damaged after {count} members")
+            return
+        if member.size < 0 or member.offset_data <= end:  # would lead in a circle
+            shard.report("", f"damaged after {count} members: sizes that cannot be")
+            return
+        if member.isreg() and not member.issparse() and member.offset_data + member.size > size:
+            shard.report(member.name, f"cut short: the tar ends within this member, after {count} whole ones")
+            return
+        end, count = member.offset_data, count + 1
+        yield member
+
+
+def _unusable(member: tarfile.TarInfo, wanted: bool) -> str | None:
+    """Why a member may not be read; None where it may."""
+    if member.issym() or member.islnk():
+        return "a link; such are not followed"
+    if not member.isreg():
+        return "neither a file nor a folder"
+    if ".." in member.name.split("/") or leaves(member.name):
+        return "its name leaves the folder"
+    if wanted and member.issparse():
+        return "a sparse file; such are not read"
+    if wanted and member.size > MAX_IMAGE_FILE:
+        return f"larger than {MAX_IMAGE_FILE >> 20} MiB"
+    return None
+
+
+def _texts(
+    file: BinaryIO, member: tarfile.TarInfo, extension: str, columns: Sequence[str], shard: Shard
+) -> Iterator[str]:
+    """The captions in a .txt or .json that starts where the file stands."""
+    if extension == "txt":
+        if "txt" in columns:
+            yield from file_captions(file.read(min(member.size, MAX_CAPTION_FILE)))
+        return
+    if member.size > MAX_JSON:
+        shard.report(member.name, f"larger than {MAX_JSON >> 20} MiB")
+        return
+    try:
+        row = parse_json(file.read(member.size))
+    except ValueError as error:
+        shard.report(member.name, str(error))
+        return
+    if isinstance(row, dict):
+        yield from clean(field_captions(row, columns) or ())
+    else:
+        shard.report(member.name, f"not a JSON object but {type(row).__name__}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,92 @@
+"""The Triton region-keyword scores as operators that torch knows: fakes for tracing, and a formula for the gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastt2i.kernels import region_keyword as kernels
+
+
+def region_keyword_scores(
+    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
+) -> Tensor:
+    """Scores (I, J) in float32 of regions (I, R, D) and keywords (J, T, D) with mask (J, T); differentiable once.
+
+    Raises:
+        ValueError: `damsm` with more keywords a caption than its kernels take.
+    """
+    if variant == "damsm" and mask.shape[1] > kernels.MOST_KEYWORDS:
+        raise ValueError(
+            f"region_keyword_scores: keywords has {mask.shape[1]} for every caption; with variant='damsm' and "
+            f"impl='triton' it must have at most {kernels.MOST_KEYWORDS}"
+        )
+    return region_keyword(regions, keywords, mask, variant, gamma_attention, gamma_pooling)[0]
+
+
+@torch.library.custom_op("fastt2i::region_keyword", mutates_args=())
+def region_keyword(
+    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores (I, J), and the (I, J * T) cosines, log-sum-exps and squared norms that its gradient needs."""
+    return kernels.forward(regions, keywords, mask, variant, gamma_attention, gamma_pooling)
+
+
+@torch.library.custom_op("fastt2i::region_keyword_backward", mutates_args=())
+def region_keyword_backward(
+    dscores: Tensor,
+    regions: Tensor,
+    keywords: Tensor,
+    mask: Tensor,
+    scores: Tensor,
+    cosine: Tensor,
+    lse: Tensor,
+    square: Tensor,
+    variant: str,
+    gamma_attention: float,
+    gamma_pooling: float,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of regions and keywords; having no formula of its own, it raises where it is differentiated."""
+    return kernels.backward(
+        dscores.contiguous(),
+        regions,
+        keywords,
+        mask,
+        scores,
+        cosine,
+        lse,
+        square,
+        variant,
+        gamma_attention,
+        gamma_pooling,
+    )
+
+
+@region_keyword.register_fake
+def _(
+    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    images, (captions, count) = regions.shape[0], mask.shape
+    scores = regions.new_empty(images, captions, dtype=torch.float32)
+    cosine, lse, square = (regions.new_empty(images, captions * count, dtype=torch.float32) for _ in range(3))
+    return scores, cosine, lse, square
+
+
+@region_keyword_backward.register_fake
+def _(dscores: Tensor, regions: Tensor, keywords: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return regions.new_empty(regions.shape), keywords.new_empty(keywords.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    regions, keywords, mask, *ctx.settings = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(regions, keywords, mask, *output)
+
+
+def _differentiate(ctx: Any, dscores: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+    return *region_keyword_backward(dscores, *ctx.saved_tensors, *ctx.settings), None, None, None, None
+
+
+region_keyword.register_autograd(_differentiate, setup_context=_save)

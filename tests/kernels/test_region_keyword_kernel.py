@@ -1,0 +1,217 @@
+"""The region-keyword kernels against a float64 reference: scores and both gradients, with unwritten lanes showing as
+NaN."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastt2i.kernels import region_keyword as kernels
+from fastt2i.ops import region_keyword_scores
+
+#: Rounding of inputs is not the kernel's: they are drawn in the dtype. Attention, its gradient and contexts are rounded
+#: once each before a product, with independent errors, and gradients once more: a few half units in the last place,
+#: 2^-11 for float16 and 2^-8 for bfloat16.
+BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+#: Images, captions, regions, keywords of a caption, features. In float32 the interpreter walks in small steps.
+SHAPES = [(2, 3, 1, 1, 32), (3, 2, 49, 5, 100), (2, 2, 64, 16, 32), (1, 3, 289, 18, 32), (2, 1, 49, 32, 300)]
+LARGE = [(4, 3, 64, 16, 256), (2, 3, 289, 18, 256), (3, 2, 49, 32, 768), (2, 2, 256, 5, 384)]
+CASES = [
+    *((shape, torch.float32) for shape in SHAPES),
+    *((shape, dtype) for dtype in (torch.float16, torch.bfloat16) for shape in SHAPES + LARGE),
+]
+MASKS = ["all", "ragged", "holes", "some captions empty", "none"]
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory is NaN, so that a lane that no program writes shows."""
+    empty = torch.empty
+
+    def poisoned_empty(*arguments: object, **options: object) -> Tensor:
+        tensor = empty(*arguments, **options)
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch, "empty", poisoned_empty)
+
+
+def draw(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, variant: str) -> tuple[Tensor, Tensor]:
+    """Regions and keywords; for `damsm`, with dot products of about 1, so that its first softmax is not a choice."""
+    images, captions, regions, count, features = shape
+    random = torch.Generator().manual_seed(regions)
+    scale = features**-0.25 if variant == "damsm" else 3.0
+    v = scale * torch.randn(images, regions, features, generator=random)
+    e = scale * torch.randn(captions, count, features, generator=random)
+    return v.to(device, dtype), e.to(device, dtype)
+
+
+def mask_of(kind: str, captions: int, count: int, device: torch.device) -> Tensor:
+    random = torch.Generator().manual_seed(captions)
+    mask = torch.ones(captions, count, dtype=torch.bool)
+    if kind == "ragged":
+        mask = torch.arange(count) < torch.randint(1, count + 1, (captions, 1), generator=random)
+    elif kind == "holes":
+        mask = torch.rand(captions, count, generator=random) < 0.5
+    elif kind == "some captions empty":
+        mask[::2] = False
+    elif kind == "none":
+        mask[:] = False
+    return mask.to(device)
+
+
+def all_of(v: Tensor, e: Tensor, mask: Tensor | None, upstream: Tensor, **options: object) -> dict[str, Tensor]:
+    """The scores and their gradients."""
+    v, e = v.detach().requires_grad_(), e.detach().requires_grad_()
+    scores = region_keyword_scores(v, e, mask, **options)
+    dv, de = torch.autograd.grad(scores, (v, e), upstream.to(scores.dtype))
+    return {"scores": scores.detach(), "regions": dv, "keywords": de}
+
+
+def upstream_of(v: Tensor, e: Tensor) -> Tensor:
+    return torch.randn(len(v), len(e), generator=torch.Generator().manual_seed(1)).to(v.device)
+
+
+def check(v: Tensor, e: Tensor, mask: Tensor | None, bound: float, loss_scale: float = 1.0, **options: object) -> None:
+    """Ours against float64."""
+    upstream = loss_scale * upstream_of(v, e)
+    ours = all_of(v, e, mask, upstream, impl="triton", **options)
+    truth = all_of(v.double(), e.double(), mask, upstream, impl="reference", **options)
+    for name in ours:
+        assert ours[name].dtype == (torch.float32 if name == "scores" else v.dtype)
+        assert (ours[name].double() - truth[name]).norm() <= bound * truth[name].norm(), name
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+@pytest.mark.parametrize(("shape", "dtype"), CASES)
+def test_scores_and_gradients(variant: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    v, e = draw(shape, dtype, device, variant)
+    mask = mask_of("ragged", shape[1], shape[3], device)
+    check(v, e, mask, BOUNDS[dtype], variant=variant, gamma_attention=4.0, gamma_pooling=5.0)
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+@pytest.mark.parametrize("kind", MASKS)
+def test_every_kind_of_mask_and_several_groups_of_images(
+    variant: str, kind: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v, e = draw((5, 7, 20, 6, 24), torch.float32, device, variant)
+    mask = mask_of(kind, 7, 6, device)
+    monkeypatch.setattr(kernels, "WORKSPACE", 2 * 42 * (2 * 32 + 32) * 4)  # two images, and one left over
+    check(v, e, mask, 1e-5, variant=variant)
+    rubbish = torch.where(mask[..., None], e, torch.nan)
+    upstream = upstream_of(v, e)
+    clean, dirty = (all_of(v, x, mask, upstream, variant=variant, impl="triton") for x in (e, rubbish))
+    assert all(torch.equal(clean[name], dirty[name]) for name in clean)
+    assert not clean["keywords"][~mask].any()
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_features_of_any_size(variant: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Norms whose squares and products float16 cannot hold; the gradients, too, are brought into its range."""
+    v, e = draw((2, 3, 20, 6, 24), dtype, device, variant)
+    check(100 * v, e / 100, None, BOUNDS[dtype], loss_scale=1e3, variant=variant)
+    if variant == "xmc":
+        check(1000 * v, 100 * e, None, BOUNDS[dtype], loss_scale=1e4, variant=variant)
+    else:  # one large image and one small, and a large dot product among small ones
+        v[0] *= 30
+        check(v, e, None, BOUNDS[dtype], variant=variant)
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_norms_below_the_floors(variant: str, device: torch.device) -> None:
+    v, e = draw((2, 2, 5, 3, 16), torch.float32, device, variant)
+    v[0], e[0] = 1e-7 * v[0], 1e-8 * e[0]
+    check(v, e, None, 1e-5, variant=variant)
+    zero = all_of(0 * v, 0 * e, None, upstream_of(v, e), variant=variant, impl="triton")
+    assert all(x.isfinite().all() for x in zero.values())
+
+
+def test_sharp_attention_and_pooling(device: torch.device) -> None:
+    """exp(gamma) is beyond float32. The bound grows with gamma, which multiplies what rounding a similarity does."""
+    v, e = draw((2, 2, 20, 3, 16), torch.float32, device, "xmc")
+    check(v, e, None, 1e-5 * 300 / 5, gamma_attention=300.0, gamma_pooling=200.0)
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_any_strides(variant: str, device: torch.device) -> None:
+    v, e = draw((2, 3, 20, 6, 24), torch.float32, device, variant)
+    v, e = v.transpose(1, 2).contiguous().transpose(1, 2), e.transpose(0, 1).contiguous().transpose(0, 1)
+    mask = mask_of("ragged", 6, 3, device).T
+    assert not v.is_contiguous() and not e.is_contiguous()
+    check(v, e, mask, 1e-5, variant=variant)
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_two_runs_give_the_same_bits(variant: str, device: torch.device) -> None:
+    v, e = draw((3, 4, 70, 18, 64), torch.bfloat16, device, variant)
+    first, second = (all_of(v, e, None, upstream_of(v, e), variant=variant, impl="triton") for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_nan_features_come_out_as_nan(variant: str, device: torch.device) -> None:
+    v, e = draw((3, 4, 5, 2, 16), torch.float32, device, variant)
+    bad = v.clone()
+    bad[1, 2, 3] = torch.nan
+    scores = region_keyword_scores(bad, e, variant=variant, impl="triton")
+    assert scores[1].isnan().all() and scores[[0, 2]].isfinite().all()
+    bad = e.clone()
+    bad[2, 0, 0] = torch.nan
+    scores = region_keyword_scores(v, bad, variant=variant, impl="triton")
+    assert scores[:, 2].isnan().all() and scores[:, [0, 1, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize(("images", "captions"), [(0, 3), (2, 0), (0, 0)])
+def test_empty_batches(images: int, captions: int, device: torch.device) -> None:
+    v = torch.zeros(images, 4, 8, device=device, requires_grad=True)
+    e = torch.zeros(captions, 2, 8, device=device, requires_grad=True)
+    scores = region_keyword_scores(v, e, impl="triton")
+    scores.sum().backward()
+    assert scores.shape == (images, captions) and not v.grad.any() and not e.grad.any()
+
+
+def test_a_second_derivative_raises(device: torch.device) -> None:
+    v, e = draw((2, 2, 4, 2, 16), torch.float32, device, "xmc")
+    v.requires_grad_()
+    scores = region_keyword_scores(v, e, impl="triton")
+    (dv,) = torch.autograd.grad(scores.sum(), v, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+        dv.square().sum().backward()
+
+
+def test_torch_knows_the_operators(device: torch.device) -> None:
+    from fastt2i.ops.region_keyword_triton import region_keyword, region_keyword_backward
+
+    for variant in ("xmc", "damsm"):
+        v, e = draw((2, 3, 5, 4, 16), torch.float32, device, variant)
+        mask = mask_of("ragged", 3, 4, device)
+        settings = (variant, 4.0, 5.0)
+        outputs = region_keyword(v, e, mask, *settings)
+        torch.library.opcheck(region_keyword, (v.requires_grad_(), e.requires_grad_(), mask, *settings))
+        inputs = (upstream_of(v, e), v.detach(), e.detach(), mask, *outputs, *settings)
+        torch.library.opcheck(region_keyword_backward, inputs)
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_compiles_without_a_graph_break(variant: str, device: torch.device) -> None:
+    v, e = draw((2, 3, 5, 4, 16), torch.float32, device, variant)
+    upstream = upstream_of(v, e)
+    eager = all_of(v, e, None, upstream, variant=variant, impl="triton")
+    v.requires_grad_(), e.requires_grad_()
+
+    def scores(v: Tensor, e: Tensor) -> Tensor:
+        return region_keyword_scores(v, e, variant=variant, impl="triton")
+
+    out = torch.compile(scores, fullgraph=True, backend="aot_eager")(v, e)
+    compiled = dict(zip(eager, (out, *torch.autograd.grad(out, (v, e), upstream)), strict=True))
+    torch.testing.assert_close(compiled, eager)
+
+
+def test_what_it_cannot_do_is_said_in_one_sentence(device: torch.device) -> None:
+    x = torch.zeros(1, 1, 8, device=device)
+    with pytest.raises(RuntimeError, match="impl='triton' cannot run: the kernels compute in float32"):
+        region_keyword_scores(x.double(), x.double(), impl="triton")
+    with pytest.raises(ValueError, match="keywords has 129 for every caption; .* must have at most 128"):
+        region_keyword_scores(x, x.expand(1, 129, 8), variant="damsm", impl="triton")
