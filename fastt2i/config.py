@@ -211,6 +211,9 @@ class TrainConfig(Section):
 class EngineConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` takes a GPU if there is one."""
+    tune: Literal["auto", "on", "off"] = "auto"
+    """Time the forms of each operator on new shapes and take the fastest; `auto` does so on a GPU. Two machines may then
+    choose differently, and differ in rounding."""
 
 
 @dataclass(kw_only=True)

@@ -120,6 +120,7 @@ class GatedConv2d(nn.Module):
             activation, negative_slope, impl: as of the layer. A GLU has `activation="identity"`.
 
         Raises:
+            TypeError: it is another kind of layer.
             ValueError: the convolutions do not fit together, or what they do this layer cannot.
         """
         layer = cls._like(feature_conv, gate_conv, activation, negative_slope, impl)
@@ -259,7 +260,7 @@ class UpsampleGatedConv2d(GatedConv2d):
         negative_slope: float,
         impl: str | None,
     ) -> Self:
-        conv = feature_conv
+        conv, rows = feature_conv, _rows(feature_conv, gate_conv)
         shape = (conv.kernel_size, conv.stride, conv.dilation, conv.groups)
         if shape != ((3, 3), (1, 1), (1, 1), 1) or conv.padding not in ((1, 1), "same"):
             raise ValueError(
@@ -268,7 +269,7 @@ class UpsampleGatedConv2d(GatedConv2d):
             )
         return cls(
             conv.in_channels,
-            _rows(conv, gate_conv) // 2,
+            rows // 2,
             conv.bias is not None or (gate_conv is not None and gate_conv.bias is not None),
             activation=activation,
             negative_slope=negative_slope,
@@ -286,6 +287,8 @@ def _rows(feature_conv: nn.Conv2d, gate_conv: nn.Conv2d | None) -> int:
     """How many rows a gated convolution made of these has; they have to fit together."""
     given = [feature_conv] if gate_conv is None else [feature_conv, gate_conv]
     for conv in given:
+        if not isinstance(conv, nn.Conv2d):
+            raise TypeError(f"from_conv: {type(conv).__name__} is no torch.nn.Conv2d")
         if conv.padding_mode != "zeros":
             raise ValueError(f"from_conv: padding_mode is {conv.padding_mode!r}; it must be 'zeros'")
     if gate_conv is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 
@@ -25,6 +25,7 @@ from fastt2i.engine.step import TrainStep
 from fastt2i.errors import UserError
 from fastt2i.model_card import model_card, parameter_count
 from fastt2i.models.pretrained import PretrainedModel, save_pretrained
+from fastt2i.ops import tuning
 
 
 def choose_device(name: str) -> torch.device:
@@ -105,7 +106,7 @@ class Trainer:
         )
         self._since = time.perf_counter()
         try:
-            with closing(loader), closing(report), StopRequest() as stop:
+            with closing(loader), closing(report), StopRequest() as stop, self._tuning():
                 batches = iter(inputs)
                 while self.step < config.train.steps and not stop.signal:
                     losses = self.train_step(next(batches), self.step)
@@ -122,6 +123,10 @@ class Trainer:
                 f"the run cannot be kept in {self.directory.path}: {error.strerror or error}; {self._last_good()}; "
                 "put that right and go on with --resume"
             ) from error
+
+    def _tuning(self) -> AbstractContextManager[None]:
+        tune = self.config.engine.tune
+        return tuning() if tune == "on" or (tune == "auto" and self.device.type == "cuda") else nullcontext()
 
     def _after_step(self, report: Report, quarantined: list[Problem]) -> None:
         log, last = self.config.log, self.step == self.config.train.steps
