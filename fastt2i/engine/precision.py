@@ -19,7 +19,7 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device) -> None:
         if name == "auto":
-            name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+            name = "bf16" if multiplies_bf16(device) else "fp32"
         if name == "tf32" and device.type != "cuda":
             raise UserError(
                 f"train.precision is tf32, which only a GPU has, but the device is {device}; use fp32 or bf16"
@@ -38,3 +38,11 @@ class Precision:
     def autocast(self) -> torch.autocast:
         """The context that the networks run in."""
         return torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for products of bfloat16; where they are emulated, float32 is faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))

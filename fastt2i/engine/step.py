@@ -25,7 +25,7 @@ from fastt2i.losses import (
     sentence_match,
 )
 from fastt2i.models.discriminator import Discriminator, ImageFeatures
-from fastt2i.models.generator import Generator
+from fastt2i.models.generator import Generated, Generator
 from fastt2i.text_features import TextFeatures
 
 
@@ -68,24 +68,35 @@ class TrainStep:
         self.ema = ema
         self.precision = precision
 
-    def __call__(self, inputs: StepInputs, step: int) -> dict[str, Tensor]:
-        """Run step number `step`, counted from 0; returns every loss by name, detached scalars on the device."""
-        real = to_signed(inputs.images)
-        exclude = inputs.caption_ids[:, None] == inputs.caption_ids
-        if inputs.class_ids is not None:
-            exclude |= inputs.class_ids[:, None] == inputs.class_ids
-        with self.precision.autocast():
-            fake, kl = self.generator.module(inputs.text.sentence, inputs.noise)
-        with_penalty = self.config.penalty != "none" and step % self.config.penalty_every == 0
-        losses = self._update_discriminator(inputs, real, fake.detach(), exclude, with_penalty)
-        losses |= self._update_generator(inputs, fake, kl, exclude)
-        self.ema.update(step)
-        return losses
+    def has_penalty(self, step: int) -> bool:
+        """Whether step number `step`, counted from 0, takes the gradient penalty."""
+        return self.config.penalty != "none" and step % self.config.penalty_every == 0
 
-    def _update_discriminator(
-        self, inputs: StepInputs, real: Tensor, fake: Tensor, exclude: Tensor, with_penalty: bool
-    ) -> dict[str, Tensor]:
+    def __call__(self, inputs: StepInputs, ema_weight: Tensor, with_penalty: bool) -> dict[str, Tensor]:
+        """Run a step; returns every loss by name, detached scalars on the device.
+
+        ema_weight: float32 scalar, what the new weights weigh in their moving average.
+        """
+        fake, kl = self._generate(inputs)
+        total, losses = self._discriminator_losses(inputs, fake.detach())
+        if with_penalty:
+            losses["d_penalty"] = self._penalty(inputs)
+            total = total + self.config.penalty_weight * self.config.penalty_every * losses["d_penalty"]
+        self.discriminator.minimise(total)
+        self.discriminator.module.requires_grad_(False)
+        total, generator_losses = self._generator_losses(inputs, fake, kl)
+        self.discriminator.module.requires_grad_(True)
+        self.generator.minimise(total)
+        self.ema.update(ema_weight)
+        return {name: loss.detach() for name, loss in (losses | generator_losses).items()}
+
+    def _generate(self, inputs: StepInputs) -> Generated:
+        with self.precision.autocast():
+            return self.generator.module(inputs.text.sentence, inputs.noise)
+
+    def _discriminator_losses(self, inputs: StepInputs, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
+        real, exclude = to_signed(inputs.images), _exclude(inputs)
         batch = len(real)
         images = torch.cat([self._augment(real, inputs, 0), self._augment(fake, inputs, 1).to(real.dtype)])
         features, sentences, words = self._discriminate(
@@ -105,20 +116,16 @@ class TrainStep:
             "d_region": region_match(config, seen_real, words, mask, exclude),
             "d_sentence": sentence_match(config, seen_real, matching, exclude),
         }
-        total = losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses["d_sentence"]
-        if with_penalty:
-            losses["d_penalty"] = self._penalty(inputs, real)
-            total = total + config.penalty_weight * config.penalty_every * losses["d_penalty"]
-        self.discriminator.minimise(total)
-        return _detached(losses)
+        return losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses[
+            "d_sentence"
+        ], losses
 
-    def _update_generator(
-        self, inputs: StepInputs, fake: Tensor, kl: Tensor | None, exclude: Tensor
-    ) -> dict[str, Tensor]:
+    def _generator_losses(
+        self, inputs: StepInputs, fake: Tensor, kl: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
-        self.discriminator.module.requires_grad_(False)
+        exclude = _exclude(inputs)
         seen, matching, words = self._discriminate(self._augment(fake, inputs, 2), sentence, keywords)
-        self.discriminator.module.requires_grad_(True)
         losses = {
             "g_adversarial": generator_adversarial(config.adversarial, seen.logits(matching)),
             "g_region": region_match(config, seen, words, mask, exclude),
@@ -128,8 +135,7 @@ class TrainStep:
         if kl is not None:
             losses["g_kl"] = kl
             total = total + config.kl * kl
-        self.generator.minimise(total)
-        return _detached(losses)
+        return total, losses
 
     def _discriminate(
         self, images: Tensor, sentences: Tensor, keywords: Tensor
@@ -138,9 +144,9 @@ class TrainStep:
             features, projected_sentences, projected_keywords = self.discriminator.module(images, sentences, keywords)
         return features.float(), projected_sentences.float(), projected_keywords.float()
 
-    def _penalty(self, inputs: StepInputs, real: Tensor) -> Tensor:
+    def _penalty(self, inputs: StepInputs) -> Tensor:
         """The gradient penalty in float32, on a pass of its own: it comes once in many steps, for real images alone."""
-        images = real.detach().requires_grad_()
+        images = to_signed(inputs.images).requires_grad_()
         sentences = inputs.text.sentence.detach().requires_grad_()
         features, projected, _ = self.discriminator.module(
             self._augment(images, inputs, 0), sentences, inputs.text.keywords
@@ -154,5 +160,9 @@ class TrainStep:
         return augment(images, self.config.augment, inputs.augmentation[turn])
 
 
-def _detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: loss.detach() for name, loss in losses.items()}
+def _exclude(inputs: StepInputs) -> Tensor:
+    """Which images and captions are no negatives of each other, (B, B) bool."""
+    exclude = inputs.caption_ids[:, None] == inputs.caption_ids
+    if inputs.class_ids is not None:
+        exclude = exclude | (inputs.class_ids[:, None] == inputs.class_ids)
+    return exclude

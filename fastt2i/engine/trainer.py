@@ -13,12 +13,14 @@ from fastt2i.augment import draws_per_image
 from fastt2i.config import Config
 from fastt2i.data.index import Problem
 from fastt2i.engine.checkpoint import CheckpointStore
+from fastt2i.engine.clock import Clock
 from fastt2i.engine.data import TrainingData
 from fastt2i.engine.inputs import InputSource
-from fastt2i.engine.loss_log import LossLog, NonFiniteLoss
+from fastt2i.engine.loss_log import NonFiniteLoss
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.report import Report
 from fastt2i.engine.run_directory import RunDirectory
+from fastt2i.engine.run_step import StepRunner
 from fastt2i.engine.signals import StopRequest
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import TrainStep
@@ -64,15 +66,19 @@ class Trainer:
             device=self.device,
             precision=self.precision,
         )
-        self.train_step = TrainStep(
-            config.loss, self.state.generator, self.state.discriminator, self.state.ema, self.precision
+        generator, discriminator, ema = self.state.generator, self.state.discriminator, self.state.ema
+        self.run_step = StepRunner(
+            TrainStep(config.loss, generator, discriminator, ema, self.precision),
+            Clock(config.optim, config.train.steps, (generator, discriminator), ema),
+            config.engine,
+            self.device,
+            say,
         )
         self.checkpoints = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
         self.captions = self.data.caption_set(self.state.ema.module.noise_dim)
         self.scores: dict[str, float] = {}
         self.seconds = 0.0
         self.step = self._resume(say)
-        self._losses = LossLog()
         self._logged, self._since, self._noted = self.step, time.perf_counter(), -1
         say(self._describe())
         if self.step >= config.train.steps:
@@ -109,8 +115,7 @@ class Trainer:
             with closing(loader), closing(report), StopRequest() as stop, self._tuning():
                 batches = iter(inputs)
                 while self.step < config.train.steps and not stop.signal:
-                    losses = self.train_step(next(batches), self.step)
-                    self._losses.add(losses, self.step)
+                    self.run_step(next(batches), self.step)
                     self.step += 1
                     self._after_step(report, loader.quarantined)
                 if stop.signal:
@@ -145,7 +150,7 @@ class Trainer:
         if not steps:
             return
         try:
-            losses = self._losses.read()
+            losses = self.run_step.losses.read()
         except NonFiniteLoss as error:
             raise UserError(
                 f"the loss {error.name} is not finite at step {error.step}; {self._last_good()}; try lower learning "
