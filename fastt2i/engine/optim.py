@@ -68,8 +68,8 @@ def _apex_adam() -> Callable[..., torch.optim.Optimizer]:
     except ImportError:
         raise UserError(
             "optim.name is apex, but NVIDIA Apex, which has apex.optimizers.FusedAdam, is not installed; it is built "
-            "from its source, github.com/NVIDIA/apex, with "
-            "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation . (the package apex on PyPI is another project); optim.name adam needs nothing more"
+            "from its source, github.com/NVIDIA/apex, with APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v "
+            "--no-build-isolation . (the package apex on PyPI is another project); optim.name adam needs nothing more"
         ) from None
     if not torch.cuda.is_available():
         raise UserError("optim.name is apex, whose FusedAdam needs a GPU, and torch sees none here; use adam")

@@ -5,7 +5,9 @@ All that is random comes in with the inputs, and nothing here waits for the devi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,7 +82,7 @@ class TrainStep:
         fake, kl = self._generate(inputs)
         total, losses = self._discriminator_losses(inputs, fake.detach())
         if with_penalty:
-            losses["d_penalty"] = self._penalty(inputs)
+            losses["d_penalty"] = self._penalty(inputs, *_differentiable(inputs))
             total = total + self.config.penalty_weight * self.config.penalty_every * losses["d_penalty"]
         self.discriminator.minimise(total)
         self.discriminator.module.requires_grad_(False)
@@ -89,6 +91,27 @@ class TrainStep:
         self.generator.minimise(total)
         self.ema.update(ema_weight)
         return {name: loss.detach() for name, loss in (losses | generator_losses).items()}
+
+    def rehearse(self, inputs: StepInputs) -> None:
+        """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then."""
+        fake, kl = self._generate(inputs)
+        total, _ = self._discriminator_losses(inputs, fake.detach())
+        total.backward()
+        if self.config.penalty != "none":
+            self._penalty(inputs, *_differentiable(inputs)).backward()
+        self.discriminator.module.requires_grad_(False)
+        total, _ = self._generator_losses(inputs, fake, kl)
+        self.discriminator.module.requires_grad_(True)
+        total.backward()
+        for player in (self.generator, self.discriminator):
+            player.optimizer.zero_grad(set_to_none=True)
+
+    def with_parts(self, change: Callable[[Callable[..., Any]], Callable[..., Any]], penalty: bool = True) -> TrainStep:
+        """The same step, on the same players, with what it computes between their updates changed, as by a compiler."""
+        changed = copy.copy(self)
+        for part in ("_generate", "_discriminator_losses", "_generator_losses", *(("_penalty",) if penalty else ())):
+            setattr(changed, part, change(getattr(self, part)))
+        return changed
 
     def _generate(self, inputs: StepInputs) -> Generated:
         with self.precision.autocast():
@@ -144,10 +167,11 @@ class TrainStep:
             features, projected_sentences, projected_keywords = self.discriminator.module(images, sentences, keywords)
         return features.float(), projected_sentences.float(), projected_keywords.float()
 
-    def _penalty(self, inputs: StepInputs) -> Tensor:
-        """The gradient penalty in float32, on a pass of its own: it comes once in many steps, for real images alone."""
-        images = to_signed(inputs.images).requires_grad_()
-        sentences = inputs.text.sentence.detach().requires_grad_()
+    def _penalty(self, inputs: StepInputs, images: Tensor, sentences: Tensor) -> Tensor:
+        """The gradient penalty in float32, on a pass of its own: it comes once in many steps, for real images alone.
+
+        images, sentences: those of the inputs, which require a gradient.
+        """
         features, projected, _ = self.discriminator.module(
             self._augment(images, inputs, 0), sentences, inputs.text.keywords
         )
@@ -158,6 +182,11 @@ class TrainStep:
 
     def _augment(self, images: Tensor, inputs: StepInputs, turn: int) -> Tensor:
         return augment(images, self.config.augment, inputs.augmentation[turn])
+
+
+def _differentiable(inputs: StepInputs) -> tuple[Tensor, Tensor]:
+    """Images and sentence features, to differentiate by."""
+    return to_signed(inputs.images).requires_grad_(), inputs.text.sentence.detach().requires_grad_()
 
 
 def _exclude(inputs: StepInputs) -> Tensor:

@@ -66,23 +66,29 @@ class Trainer:
             device=self.device,
             precision=self.precision,
         )
-        generator, discriminator, ema = self.state.generator, self.state.discriminator, self.state.ema
-        self.run_step = StepRunner(
-            TrainStep(config.loss, generator, discriminator, ema, self.precision),
-            Clock(config.optim, config.train.steps, (generator, discriminator), ema),
-            config.engine,
-            self.device,
-            say,
-        )
         self.checkpoints = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
         self.captions = self.data.caption_set(self.state.ema.module.noise_dim)
         self.scores: dict[str, float] = {}
         self.seconds = 0.0
+        self._compiled_before: bool | None = None
         self.step = self._resume(say)
+        self.run_step = self._make_runner(say)
         self._logged, self._since, self._noted = self.step, time.perf_counter(), -1
         say(self._describe())
         if self.step >= config.train.steps:
             say(f"all {config.train.steps} steps are taken; --train.steps with a larger number goes on")
+
+    def _make_runner(self, say: Callable[[str], None]) -> StepRunner:
+        config, state = self.config, self.state
+        return StepRunner(
+            TrainStep(config.loss, state.generator, state.discriminator, state.ema, self.precision),
+            Clock(config.optim, config.train.steps, (state.generator, state.discriminator), state.ema),
+            config.engine,
+            device=self.device,
+            steps=config.train.steps,
+            compiled_before=self._compiled_before,
+            say=say,
+        )
 
     def train(self) -> int:
         """Run to the last step, or to the signal that stops it; returns the exit status.
@@ -190,6 +196,7 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint, and the model folder that everything but training reads."""
         state = self.state.plain() | {"seconds": self.seconds, "scores": self.scores, "data": self.data.digest}
+        state["compiled"] = self.run_step.compiled
         self.checkpoints.save(self.step, self.state.tensors(), state)
         model = self.pretrained()
         samples = sorted(self.directory.samples.glob("step-*.png"))
@@ -234,6 +241,7 @@ class Trainer:
             return 0
         self.state.restore(checkpoint)
         self.seconds, self.scores = checkpoint.state["seconds"], checkpoint.state["scores"]
+        self._compiled_before = checkpoint.state.get("compiled")
         say(f"resumed from {checkpoint.path} after {checkpoint.step} steps")
         if checkpoint.state["data"] != self.data.digest:
             say("warning: the data has changed since then; the samples will not be those of an uninterrupted run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -18,7 +19,7 @@ def test_rates_warm_up_and_go_down() -> None:
     shares = [rate_share(config, step, 14) for step in range(14)]
     assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert shares[9] == 0.5 and shares[13] == 0.5 * (1 + math.cos(0.9 * math.pi))
-    assert all(a > b for a, b in zip(shares[4:], shares[5:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(shares[4:]))
     assert {rate_share(OptimConfig(), step, 14) for step in range(14)} == {1.0}
 
 
