@@ -20,7 +20,8 @@ import torch
 from fastt2i.config import DataConfig
 from fastt2i.data.index import Index, open_index
 from fastt2i.data.integrity import decode
-from fastt2i.data.loaders import Batch, Loader, open_loader
+from fastt2i.data.loaders import open_loader
+from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.loaders.memory import MemoryLoader
 from fastt2i.data.loaders.pillow import PillowLoader
 from fastt2i.data.sampler import Sampler
@@ -30,8 +31,8 @@ from fastt2i.errors import UserError
 IMAGE_SIZE = 16
 KINDS = {  # memory; in this process; in two workers
     "memory": {"workers": 2},
-    "in_process": {"workers": 0, "memory_mb": 0},
-    "workers": {"workers": 2, "memory_mb": 0},
+    "in_process": {"workers": 0, "loader": "pillow"},
+    "workers": {"workers": 2, "loader": "pillow"},
 }
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -200,7 +201,7 @@ PROGRAM = """
     if __name__ == "__main__":
         index = folder_index(sys.argv[1], "all")
         sampler = Sampler(index.caption_table(), batch_size=4, seed=0, flip=False)
-        loader = open_loader(index, sampler, DataConfig(memory_mb=0, workers=2), image_size=16)
+        loader = open_loader(index, sampler, DataConfig(loader="pillow", workers=2), image_size=16)
         try:
             for number, batch in enumerate(loader):
                 if number == 3:

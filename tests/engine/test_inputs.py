@@ -17,7 +17,7 @@ from fastt2i.data.text_cache import TextCache
 from fastt2i.engine.inputs import InputSource
 
 
-@pytest.mark.parametrize("kind", [{"workers": 2}, {"workers": 0, "memory_mb": 0}])
+@pytest.mark.parametrize("kind", [{"workers": 2}, {"workers": 0, "loader": "pillow"}])
 def test_classes_are_those_of_the_images_even_of_replacements(
     make_layout: Callable[[str, Path], str], tmp_path: Path, kind: dict[str, int]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,7 @@ class DaliLoader(Loader):
         self._quarantine.note(samples[samples >= 0], failures)
         if error := next((report.error for report in reports if report.error), None):
             raise UserError(error)
-        plan = with_samples(
-            self._sampler.plan(self._step), samples, self._sampler.positions(self._step), self._sampler
-        )
+        plan = with_samples(self._sampler.plan(self._step), samples, self._sampler.positions(self._step), self._sampler)
         transposed = metas[:, Meta._fields.index("transpose")].nonzero()[0]
         if len(transposed):
             places = torch.from_numpy(transposed).to(images.device)
@@ -152,13 +151,13 @@ class DaliLoader(Loader):
         )
 
     def _build(self, source: Callable[[SampleInfo], Fed], batch_size: int, readers: int) -> Any:
-        from nvidia.dali import Pipeline, fn, types
-
+        # Not by `import`: its types are known to mypy where it is installed, in part and wrongly.
+        fn, types = (import_module(f"nvidia.dali.{name}") for name in ("fn", "types"))
         on_gpu = self._device.type == "cuda"
-        pipeline = Pipeline(
+        pipeline = import_module("nvidia.dali").Pipeline(
             batch_size=batch_size,
             num_threads=self._threads,
-            device_id=(self._device.index or 0) if on_gpu else None,
+            device_id=_number(self._device) if on_gpu else None,
             prefetch_queue_depth=_PREFETCH if batch_size > 1 else 1,
             py_num_workers=max(readers, 1),
             py_start_method="spawn",  # a fork copies the locks of torch's threads in whatever state they are
@@ -208,6 +207,10 @@ def _outputs(pipeline: Any, device: torch.device) -> tuple[Tensor, NDArray[np.in
         np.array(metas.as_tensor()),
         [Report.unpack(np.array(report)) for report in reports],
     )
+
+
+def _number(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _told(error: RuntimeError) -> str:

@@ -19,7 +19,16 @@ from fastt2i.data.sampler import Plan, Sampler
 from fastt2i.errors import UserError
 
 # A transposition, and mirroring before it, left to right and top to bottom, by EXIF orientation.
-_TURNS = {1: (0, 0, 0), 2: (0, 1, 0), 3: (0, 1, 1), 4: (0, 0, 1), 5: (1, 0, 0), 6: (1, 0, 1), 7: (1, 1, 1), 8: (1, 1, 0)}
+_TURNS = {
+    1: (0, 0, 0),
+    2: (0, 1, 0),
+    3: (0, 1, 1),
+    4: (0, 0, 1),
+    5: (1, 0, 0),
+    6: (1, 0, 1),
+    7: (1, 1, 1),
+    8: (1, 1, 0),
+}
 
 #: Content, `Meta` and `Report.pack` of a sample.
 Fed = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]
