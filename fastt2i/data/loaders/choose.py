@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ from fastt2i.data.loaders.pillow import PillowLoader
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
 
-_MOST_STEPS = 8  # measured of each loader, after one that is not
-_SECONDS = 0.6  # spent on reading ahead, and on each loader, at most; but always long enough for a step
+_MOST_STEPS = 16  # whose files are read
+_SECONDS = 0.5  # spent on reading them, and on each loader, at most; but always long enough for some steps
 
 
 class Choice(NamedTuple):
@@ -68,47 +68,33 @@ def described(found: dict[LoaderName, float], workers: int) -> str:
 def rates(
     index: Index, sampler: Sampler, *, image_size: int, workers: int, device: torch.device | None
 ) -> dict[LoaderName, float]:
-    """Images a second of each loader that decodes anew, over the same steps, whose files are read before.
-
-    Pillow is timed in this process: starting workers takes longer than all this. Its rate times the cores that the
-    workers would have leaves out what it costs to hand over their batches.
-    """
-    steps = _read_ahead(index, sampler)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pillow = PillowLoader(index, sampler, image_size=image_size, workers=0, max_bad_fraction=1)
-    dali = DaliLoader(
-        index,
-        sampler,
-        image_size=image_size,
-        threads=workers,
-        max_bad_fraction=1,
-        device=device,
-    )
-    return {"pillow": _rate(pillow, steps) * max(1, min(workers, cores)), "dali": _rate(dali, steps)}
+    """Images a second of each loader that decodes anew, on the same files, which are read once before."""
+    _read_ahead(index, sampler)
+    pillow = PillowLoader(index, sampler, image_size=image_size, workers=workers, max_bad_fraction=1)
+    found: dict[LoaderName, float] = {"pillow": _rate(pillow, ahead=workers * PillowLoader.prefetch)}
+    dali = DaliLoader(index, sampler, image_size=image_size, threads=workers, max_bad_fraction=1, device=device)
+    return found | {"dali": _rate(dali, ahead=DaliLoader.prefetch)}
 
 
-def _read_ahead(index: Index, sampler: Sampler) -> int:
-    """Have the system read the files of some steps: how many. What is not there yet would slow the first loader."""
+def _read_ahead(index: Index, sampler: Sampler) -> None:
+    """Have the system read the files of some steps: what is not there yet would slow the first loader."""
     began = time.perf_counter()
-    for step in range(_MOST_STEPS + 1):
+    for step in range(_MOST_STEPS):
         for sample in sampler.plan(step).samples:
-            try:
+            with contextlib.suppress(OSError):
                 index.read(int(sample))
-            except OSError:
-                continue
-        if step and time.perf_counter() - began > _SECONDS:
-            return step + 1
-    return _MOST_STEPS + 1
+        if time.perf_counter() - began > _SECONDS:
+            break
 
 
-def _rate(loader: Loader, steps: int) -> float:
+def _rate(loader: Loader, ahead: int) -> float:
+    """Images a second once what the loader made before it was asked is used up: `ahead` steps, and one that starts."""
     with loader:
-        next(loader)
+        for _ in range(ahead + 1):
+            images = next(loader).images
         taken, began = 0, time.perf_counter()
-        for _ in range(steps - 1):
+        while not taken or time.perf_counter() - began < _SECONDS:
             taken += len(next(loader).images)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if time.perf_counter() - began > _SECONDS:
-                break
+            if images.is_cuda:
+                torch.cuda.synchronize(images.device)
         return taken / (time.perf_counter() - began)

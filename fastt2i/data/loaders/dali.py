@@ -21,8 +21,6 @@ from fastt2i.data.loaders.workers import interrupts_held_back
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
 
-_PREFETCH = 2  # steps that DALI is ahead
-
 
 def missing() -> str:
     """Why DALI cannot be used here, with what to do about it; empty where it can."""
@@ -37,6 +35,9 @@ class DaliLoader(Loader):
     The pixels are Pillow's but for rounding: decoding on a CPU gives the same ones, and the same cubic filter resizes
     them without rounding and clipping to 8 bits between rows and columns.
     """
+
+    prefetch = 2
+    """Steps that DALI is ahead."""
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ class DaliLoader(Loader):
             batch_size=batch_size,
             num_threads=self._threads,
             device_id=_number(self._device) if on_gpu else None,
-            prefetch_queue_depth=_PREFETCH if batch_size > 1 else 1,
+            prefetch_queue_depth=self.prefetch if batch_size > 1 else 1,
             py_num_workers=max(readers, 1),
             py_start_method="spawn",  # a fork copies the locks of torch's threads in whatever state they are
         )
@@ -169,7 +170,7 @@ class DaliLoader(Loader):
                 num_outputs=3,
                 batch=False,
                 parallel=readers > 0,
-                prefetch_queue_depth=_PREFETCH if readers else None,
+                prefetch_queue_depth=self.prefetch if readers else None,
                 dtype=[types.UINT8, types.INT32, types.UINT8],
                 ndim=[1, 1, 1],
             )
@@ -182,7 +183,8 @@ class DaliLoader(Loader):
                 adjust_orientation=False,
                 jpeg_fancy_upsampling=True,  # as Pillow does; on a CPU it always is so
             )
-            images = fn.resize(images, size=(size, size), interp_type=types.INTERP_CUBIC, antialias=True)
+            interpolation = fn.cast(meta[7], dtype=types.INTERP_TYPE)
+            images = fn.resize(images, size=(size, size), interp_type=interpolation, antialias=True)
             images = fn.flip(images, horizontal=meta[4], vertical=meta[5])
             pipeline.set_outputs(images, meta, report)
         with interrupts_held_back():

@@ -30,6 +30,9 @@ _TURNS = {
     8: (1, 1, 0),
 }
 
+# DALI's INTERP_CUBIC; and its INTERP_NN, for squares of the right size: a cubic filter leaves them as they are, slowly.
+_CUBIC, _NEAREST = 2, 0
+
 #: Content, `Meta` and `Report.pack` of a sample.
 Fed = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]
 
@@ -47,6 +50,8 @@ class Meta(NamedTuple):
     """Top to bottom."""
     transpose: int
     """Swap rows and columns at last."""
+    interpolation: int
+    """DALI's number of the filter."""
     step: int
     sample: int
     """Place in the index; -1 where nothing can be decoded."""
@@ -138,8 +143,9 @@ class Source:
         transpose, mirror, turn_over = _TURNS[orientation]
         if plan.flips[place]:  # left to right when all else is done
             mirror, turn_over = (mirror, 1 - turn_over) if transpose else (1 - mirror, turn_over)
-        side = square.side
-        meta = Meta(square.top, square.left, side, side, mirror, turn_over, transpose, step, sample)
+        top, left, side = square.top, square.left, square.side
+        interpolation = _NEAREST if side == self._decode.image_size else _CUBIC
+        meta = Meta(top, left, side, side, mirror, turn_over, transpose, interpolation, step, sample)
         return content, np.array(meta, dtype=np.int32), Report(failures, error).pack()
 
     def _load(self, sample: int) -> tuple[NDArray[np.uint8], Square, int]:

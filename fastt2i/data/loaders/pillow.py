@@ -20,11 +20,12 @@ from fastt2i.data.loaders.workers import interrupts_held_back, obey_the_parent_a
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
 
-_PREFETCH = 2  # steps that each worker is ahead
-
 
 class PillowLoader(Loader):
     """Decodes each image anew whenever its turn comes; a worker makes whole steps."""
+
+    prefetch = 2
+    """Steps that each worker is ahead."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class PillowLoader(Loader):
             sampler=_CountFrom(start_step),
             collate_fn=_unchanged,
             num_workers=workers,
-            prefetch_factor=_PREFETCH if workers else None,
+            prefetch_factor=self.prefetch if workers else None,
             multiprocessing_context=_context() if workers else None,
             worker_init_fn=_start_worker if workers else None,
         )
