@@ -12,6 +12,7 @@ import fastt2i
 from fastt2i.augment import draws_per_image
 from fastt2i.config import Config
 from fastt2i.data.index import Problem
+from fastt2i.data.loaders import LoaderName
 from fastt2i.engine.checkpoint import CheckpointStore
 from fastt2i.engine.clock import Clock
 from fastt2i.engine.data import TrainingData
@@ -70,8 +71,12 @@ class Trainer:
         self.captions = self.data.caption_set(self.state.ema.module.noise_dim)
         self.scores: dict[str, float] = {}
         self.seconds = 0.0
+        self.quarantined: list[Problem] = []
+        self._loader_before: LoaderName | None = None
         self._compiled_before: bool | None = None
         self.step = self._resume(say)
+        self.loader, why = self.data.choose_loader(self._loader_before)
+        say(f"loader: {self.loader}; {why}")
         self.run_step = self._make_runner(say)
         self._logged, self._since, self._noted = self.step, time.perf_counter(), -1
         say(self._describe())
@@ -98,7 +103,7 @@ class Trainer:
         """
         config = self.config
         self.directory.note(config)
-        loader = self.data.open_loader(self.step)
+        loader = self.data.open_loader(self.loader, self.step, self.quarantined)
         inputs = InputSource(
             loader,
             self.data.features,
@@ -123,10 +128,17 @@ class Trainer:
                 while self.step < config.train.steps and not stop.signal:
                     self.run_step(next(batches), self.step)
                     self.step += 1
-                    self._after_step(report, loader.quarantined)
+                    self.quarantined = loader.quarantined
+                    self._after_step(report)
                 if stop.signal:
-                    self._log(report, loader.quarantined)
+                    self._log(report)
                     self._save()
+                if self.quarantined:
+                    report.say(
+                        f"{len(self.quarantined)} images could not be decoded, and others took their places; "
+                        f"{self.directory.quarantine} lists them with reasons"
+                    )
+                if stop.signal:
                     report.say(f"stopped by {stop.signal.name} at step {self.step}; go on with --resume")
                 return stop.exit_status
         except OSError as error:
@@ -139,18 +151,18 @@ class Trainer:
         tune = self.config.engine.tune
         return tuning() if tune == "on" or (tune == "auto" and self.device.type == "cuda") else nullcontext()
 
-    def _after_step(self, report: Report, quarantined: list[Problem]) -> None:
+    def _after_step(self, report: Report) -> None:
         log, last = self.config.log, self.step == self.config.train.steps
         show = last or self.step % log.samples_every == 0
         save = last or self.step % self.config.checkpoint.every == 0
         if show or save or self.step % log.every == 0:
-            self._log(report, quarantined)  # first, so that weights which are not finite are never saved
+            self._log(report)  # first, so that weights which are not finite are never saved
         if show:
             self._show(report)
         if save:
             self._save()
 
-    def _log(self, report: Report, quarantined: list[Problem]) -> None:
+    def _log(self, report: Report) -> None:
         """Read the losses back from the device: the only place where the host waits for it."""
         steps = self.step - self._logged
         if not steps:
@@ -172,12 +184,12 @@ class Trainer:
             | {
                 "images_per_second": steps * self.config.train.batch_size / elapsed,
                 "seconds": self.seconds,
-                "quarantined": len(quarantined),
+                "quarantined": len(self.quarantined),
             },
         )
-        if len(quarantined) != self._noted:
-            self._noted = len(quarantined)
-            self.directory.write_quarantine([*self.data.index.problems, *quarantined])
+        if len(self.quarantined) != self._noted:
+            self._noted = len(self.quarantined)
+            self.directory.write_quarantine([*self.data.index.problems, *self.quarantined])
 
     def _last_good(self) -> str:
         newest, _ = self.checkpoints.latest()
@@ -195,8 +207,14 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint, and the model folder that everything but training reads."""
-        state = self.state.plain() | {"seconds": self.seconds, "scores": self.scores, "data": self.data.digest}
-        state["compiled"] = self.run_step.compiled
+        state = self.state.plain() | {
+            "seconds": self.seconds,
+            "scores": self.scores,
+            "data": self.data.digest,
+            "loader": self.loader,
+            "compiled": self.run_step.compiled,
+            "quarantined": [(problem.where, problem.what) for problem in self.quarantined],
+        }
         self.checkpoints.save(self.step, self.state.tensors(), state)
         model = self.pretrained()
         samples = sorted(self.directory.samples.glob("step-*.png"))
@@ -245,6 +263,9 @@ class Trainer:
         say(f"resumed from {checkpoint.path} after {checkpoint.step} steps")
         if checkpoint.state["data"] != self.data.digest:
             say("warning: the data has changed since then; the samples will not be those of an uninterrupted run")
+        else:
+            self.quarantined = [Problem(*problem) for problem in checkpoint.state.get("quarantined", [])]
+        self._loader_before = checkpoint.state.get("loader")
         return checkpoint.step
 
     def _describe(self) -> str:
