@@ -221,6 +221,8 @@ class EngineConfig(Section):
     """Capture whole steps in CUDA graphs; `auto` does so on a GPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile networks and losses with torch.compile; `auto` times steps both ways in runs of 20 minutes or more."""
+    profile: bool = False
+    """Look at some steps after the first: print where their time goes, and write a trace. `--profile` for short."""
     tune: Literal["auto", "on", "off"] = "auto"
     """Time the forms of each operator on new shapes and take the fastest; `auto` does so on a GPU. Two machines may
     then choose differently, and differ in rounding."""

@@ -19,6 +19,7 @@ from fastt2i.engine.data import TrainingData
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.loss_log import NonFiniteLoss
 from fastt2i.engine.precision import Precision
+from fastt2i.engine.profile import StepProfile
 from fastt2i.engine.report import Report
 from fastt2i.engine.run_directory import RunDirectory
 from fastt2i.engine.run_step import StepRunner
@@ -124,7 +125,7 @@ class Trainer:
         self._since = time.perf_counter()
         try:
             with closing(loader), closing(report), StopRequest() as stop, self._tuning():
-                batches = iter(inputs)
+                batches = self._profile(report).watch(inputs) if config.engine.profile else iter(inputs)
                 while self.step < config.train.steps and not stop.signal:
                     self.run_step(next(batches), self.step)
                     self.step += 1
@@ -146,6 +147,10 @@ class Trainer:
                 f"the run cannot be kept in {self.directory.path}: {error.strerror or error}; {self._last_good()}; "
                 "put that right and go on with --resume"
             ) from error
+
+    def _profile(self, report: Report) -> StepProfile:
+        path = self.directory.path / "profile" / f"trace-from-{self.step:08d}.json.gz"
+        return StepProfile(self.run_step.step, self.precision, self.device, path, report.say)
 
     def _tuning(self) -> AbstractContextManager[None]:
         tune = self.config.engine.tune
