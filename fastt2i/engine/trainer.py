@@ -18,6 +18,7 @@ from fastt2i.engine.clock import Clock
 from fastt2i.engine.data import TrainingData
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.loss_log import NonFiniteLoss
+from fastt2i.engine.memory import keep_freed_memory
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.profile import StepProfile
 from fastt2i.engine.report import Report
@@ -59,6 +60,7 @@ class Trainer:
         self.config = config
         self.directory = directory
         self.device = choose_device(config.engine.device)
+        keep_freed_memory()
         self.precision = Precision(config.train.precision, self.device)
         self.data = TrainingData(config, self.device, say)
         self.state = TrainingState(
