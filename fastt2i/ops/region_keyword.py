@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from fastt2i.kernels.launch import unavailable_reason
-from fastt2i.ops import reference
+from fastt2i.ops import reference, region_keyword_torch
 from fastt2i.ops.autocast import promote_for_autocast
 from fastt2i.ops.checks import check_floating, check_pairs, check_positive, check_region_keyword
 from fastt2i.ops.dispatch import Call, Implementation, describe, register, select
+
+#: Multiply-adds of the similarities, masked ones included, from which the blocked form won on a CPU (2 cores).
+BLOCKS_FROM = 2**24
 
 
 def _triton_scores(
@@ -23,16 +26,27 @@ def _triton_scores(
 
 def _no_triton_scores(call: Call) -> str | None:
     if call.dtype == torch.float64:
-        return "the kernels compute in float32, so float64 goes through the reference"
+        return "the kernels compute in float32, so float64 goes through torch or the reference"
     return unavailable_reason(call.device.type)
+
+
+def _prefer_scores(call: Call) -> tuple[str, ...]:
+    if call.device.type == "cuda":
+        return ("triton", "torch")
+    (images, regions, features), (captions, keywords, _) = call.shapes
+    return ("torch",) if images * captions * keywords * regions * features >= BLOCKS_FROM else ("reference",)
 
 
 register(
     "region_keyword_scores",
     {
         "reference": Implementation(reference.region_keyword_scores),
+        "torch": Implementation(region_keyword_torch.region_keyword_scores),
         "triton": Implementation(_triton_scores, _no_triton_scores),
     },
+    _prefer_scores,
+    f"triton, then torch on CUDA; on a CPU torch from {BLOCKS_FROM / 1e6:.0f} million multiply-adds of a similarity "
+    "(B_img x B_cap x T x R x D), reference below",
 )
 
 
