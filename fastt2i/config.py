@@ -248,12 +248,15 @@ class LogConfig(Section):
     """Steps between two sample grids and two evaluations; the last step always makes one."""
     samples: int = 32
     """Images in a sample grid."""
+    attention: int = 6
+    """Images of the grid for which a picture shows where each keyword of the caption looks; 0 for none."""
     tensorboard: bool = True
     """Write TensorBoard events."""
 
     def _check(self) -> None:
         for name in ("every", "samples_every", "samples"):
             self._require(name, getattr(self, name) >= 1, "1 or more")
+        self._require("attention", self.attention >= 0, "0 or more")
 
 
 @dataclass(kw_only=True)

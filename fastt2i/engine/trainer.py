@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
+from torch import Tensor
 
 import fastt2i
 from fastt2i.augment import draws_per_image
@@ -209,8 +210,16 @@ class Trainer:
         self.scores = self.captions.score(generator, self.state.discriminator.module)
         images = self.captions.draw(generator, self.config.log.samples)
         report.samples(self.step, images, self.captions.captions[: len(images)], self.scores)
+        self._show_attention(report, images[: self.config.log.attention])
         self.seconds += time.perf_counter() - started
         self._since = time.perf_counter()
+
+    def _show_attention(self, report: Report, images: Tensor) -> None:
+        captions = self.captions.captions[: len(images)]
+        if captions:
+            attention = self.captions.attention(images, self.state.discriminator.module, self.config.loss)
+            words = [self.data.encoder.keywords(caption) for caption in captions]
+            report.attention(self.step, images, captions, words, attention)
 
     def _save(self) -> None:
         """Write a checkpoint, and the model folder that everything but training reads."""
