@@ -12,6 +12,10 @@ from torch.autograd.function import once_differentiable
 
 from fastt2i.ops.checks import DTYPES
 
+#: torch 2.13 renamed these two, and warns of the names that 2.11 and 2.12 have alone.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class Ranks:
     """How large every rank's batch is; making one is a collective call, and the host waits for it.
@@ -35,7 +39,7 @@ class Ranks:
         mine = [len(captions), width, captions.shape[-1], DTYPES.index(captions.dtype), exclude is not None]
         told = torch.tensor(mine, device=captions.device)
         everyone = told.new_empty(count * len(mine))
-        dist.all_gather_into_tensor(everyone, told, group=group)
+        _all_gather(everyone, told, group=group)
         self.sizes, widths, *same = everyone.view(count, -1).T.tolist()
         self.width: int = max(widths)
         features, dtypes, excluding = (set(values) for values in same)
@@ -81,7 +85,7 @@ def gather_batch(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     check_group("gather_batch", group)
     size = torch.tensor([len(x)], device=x.device)
     sizes = size.new_empty(dist.get_world_size(group))
-    dist.all_gather_into_tensor(sizes, size, group=group)
+    _all_gather(sizes, size, group=group)
     gathered: Tensor = _Gather.apply(x, group, sizes.tolist())
     return gathered
 
@@ -107,7 +111,7 @@ class _Gather(torch.autograd.Function):
         own = x.new_zeros(most, *x.shape[1:])
         own[: len(x)] = x
         everyone = x.new_empty(ranks * most, *x.shape[1:])
-        dist.all_gather_into_tensor(everyone, own, group=group)
+        _all_gather(everyone, own, group=group)
         return torch.cat([rows[:size] for rows, size in zip(everyone.view(ranks, *own.shape), sizes, strict=True)])
 
     @staticmethod
@@ -118,5 +122,5 @@ class _Gather(torch.autograd.Function):
         for rows, size, part in zip(everyone, ctx.sizes, gradient.split(ctx.sizes), strict=True):
             rows[:size] = part
         own = gradient.new_empty(most, *gradient.shape[1:])
-        dist.reduce_scatter_tensor(own, everyone.flatten(0, 1), group=ctx.group)
+        _reduce_scatter(own, everyone.flatten(0, 1), group=ctx.group)
         return own[: ctx.sizes[dist.get_rank(ctx.group)]], None, None
