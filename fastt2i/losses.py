@@ -15,7 +15,13 @@ from fastt2i.ops import global_match_loss, region_keyword_loss
 
 
 def discriminator_adversarial(
-    kind: str, real: Tensor, fake: Tensor, mismatched: Tensor, valid: Tensor, mismatched_weight: float
+    kind: str,
+    real: Tensor,
+    fake: Tensor,
+    mismatched: Tensor,
+    valid: Tensor,
+    mismatched_weight: float,
+    valid_count: Tensor | None = None,
 ) -> Tensor:
     """The discriminator's adversarial loss.
 
@@ -26,12 +32,14 @@ def discriminator_adversarial(
         mismatched: (B,) logits of real images under another caption.
         valid: (B,) bool, false where the other caption happens to be the same one; those take no part.
         mismatched_weight: share w of the mismatched pairs among the negatives; fakes weigh 1 - w.
+        valid_count: scalar, what the sum over valid pairs is divided by; None for their number, or 1 if there are none.
+            The mean of the losses of a batch's equal parts is that of the whole if each takes the mean of the numbers.
     """
     if kind == "hinge":
         positive, negative, wrong = F.relu(1 - real), F.relu(1 + fake), F.relu(1 + mismatched)
     else:
         positive, negative, wrong = F.softplus(-real), F.softplus(fake), F.softplus(mismatched)
-    wrong_mean = (wrong * valid).sum() / valid.sum().clamp(min=1)
+    wrong_mean = (wrong * valid).sum() / (valid.sum().clamp(min=1) if valid_count is None else valid_count)
     return positive.mean() + (1 - mismatched_weight) * negative.mean() + mismatched_weight * wrong_mean
 
 

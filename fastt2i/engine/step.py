@@ -17,6 +17,7 @@ from fastt2i.config import LossConfig
 from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import Player
 from fastt2i.engine.precision import Precision
+from fastt2i.engine.world import World
 from fastt2i.images import to_signed
 from fastt2i.losses import (
     discriminator_adversarial,
@@ -31,13 +32,26 @@ from fastt2i.models.generator import Generated, Generator
 from fastt2i.text_features import TextFeatures
 
 
+class Others(NamedTuple):
+    """What a step knows of the batches of all ranks, N images together.
+
+    caption_ids, class_ids: (N,) as in `StepInputs`; valid: float32 scalar, how many mismatched pairs take part, or 1,
+    divided by the number of ranks.
+    """
+
+    caption_ids: Tensor
+    class_ids: Tensor | None
+    valid: Tensor
+
+
 class StepInputs(NamedTuple):
     """What a step of batch size B reads, all on the device.
 
     images: (B, S, S, 3) uint8; text: features of their captions; mismatched_sentence: (B, d) sentence features of
     other captions; caption_ids, mismatched_ids: (B,) int64, equal numbers for equal captions; class_ids: (B,) int64,
     equal numbers for images of one class, or None where none is known; noise: (B, z) standard normal; augmentation:
-    (3, B, draws) uniform in [0, 1) for real images, fakes and the generator's turn.
+    (3, B, draws) uniform in [0, 1) for real images, fakes and the generator's turn; others: None until the step has
+    asked the other ranks, and where there are none.
     """
 
     images: Tensor
@@ -48,6 +62,7 @@ class StepInputs(NamedTuple):
     class_ids: Tensor | None
     noise: Tensor
     augmentation: Tensor
+    others: Others | None = None
 
 
 class TrainStep:
@@ -63,12 +78,15 @@ class TrainStep:
         discriminator: Player[Discriminator],
         ema: Ema[Generator],
         precision: Precision,
+        world: World | None = None,
     ) -> None:
+        """world: the processes of the run, one by default."""
         self.config = config
         self.generator = generator
         self.discriminator = discriminator
         self.ema = ema
         self.precision = precision
+        self.world = world or World()
 
     def has_penalty(self, step: int) -> bool:
         """Whether step number `step`, counted from 0, takes the gradient penalty."""
@@ -79,6 +97,7 @@ class TrainStep:
 
         ema_weight: float32 scalar, what the new weights weigh in their moving average.
         """
+        inputs = self._ask_others(inputs)
         fake, kl = self._generate(inputs)
         total, losses = self._discriminator_losses(inputs, fake.detach())
         if with_penalty:
@@ -94,6 +113,7 @@ class TrainStep:
 
     def rehearse(self, inputs: StepInputs) -> None:
         """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then."""
+        inputs = self._ask_others(inputs)
         fake, kl = self._generate(inputs)
         total, _ = self._discriminator_losses(inputs, fake.detach())
         total.backward()
@@ -112,6 +132,16 @@ class TrainStep:
         for part in ("_generate", "_discriminator_losses", "_generator_losses", *(("_penalty",) if penalty else ())):
             setattr(changed, part, change(getattr(self, part)))
         return changed
+
+    def _ask_others(self, inputs: StepInputs) -> StepInputs:
+        if self.world.size == 1:
+            return inputs
+        known = [inputs.caption_ids, inputs.mismatched_ids]
+        if inputs.class_ids is not None:
+            known.append(inputs.class_ids)
+        captions, mismatched, *classes = self.world.everyone(torch.stack(known, dim=1)).unbind(dim=1)
+        valid = (captions != mismatched).sum().clamp(min=1) / self.world.size
+        return inputs._replace(others=Others(captions, classes[0] if classes else None, valid))
 
     def _generate(self, inputs: StepInputs) -> Generated:
         with self.precision.autocast():
@@ -135,6 +165,7 @@ class TrainStep:
                 seen_real.logits(mismatched),
                 inputs.caption_ids != inputs.mismatched_ids,
                 config.mismatched,
+                inputs.others and inputs.others.valid,
             ),
             "d_region": region_match(config, seen_real, words, mask, exclude),
             "d_sentence": sentence_match(config, seen_real, matching, exclude),
