@@ -126,7 +126,7 @@ class Ranks(World):
 
     def everyone(self, tensor: Tensor) -> Tensor:
         gathered = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
-        dist.all_gather_into_tensor(gathered, tensor.detach().contiguous())
+        dist.all_gather(list(gathered.split(len(tensor))), tensor.detach().contiguous())
         return gathered
 
     def average_(self, tensor: Tensor) -> None:
