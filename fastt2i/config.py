@@ -47,12 +47,12 @@ class DataConfig(Section):
     """What `path` holds; `auto` looks."""
     text_column: str = ""
     """Column or field that holds the captions; empty looks for text, caption, captions and prompt."""
-    loader: Literal["auto", "pillow"] = "auto"
-    """What decodes the images."""
+    loader: Literal["auto", "dali", "pillow"] = "auto"
+    """What decodes the images anew each time; `auto` keeps small sets in memory, and times both for others."""
     workers: int = 2
-    """Processes that decode images."""
+    """Processes or, with DALI, threads that decode images."""
     memory_mb: int = 1024
-    """Decoded images are kept in memory when the whole set fits in this many MiB; 0 decodes anew each time."""
+    """`auto` keeps decoded images in memory when the whole set fits in this many MiB."""
     flip: bool = False
     """Mirror half of the images. Leave it off where captions say left and right."""
     heldout: float = 0.05

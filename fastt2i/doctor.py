@@ -48,10 +48,7 @@ def examine() -> Findings:
     else:
         findings["devices"] = _devices()
         findings |= _operators()
-    findings["loaders"] = {
-        "pillow": "would run" if _version("pillow") else "cannot run: pillow is not installed",
-        "dali": "cannot run: this version has no DALI loader",
-    }
+    findings["loaders"] = _loaders()
     findings["language model"] = {"all-MiniLM-L6-v2": _language_model()}
     findings["folders"] = _folders()
     return findings
@@ -148,6 +145,35 @@ def _operators() -> Findings:
             for name, reason in implementations(example(op, device)).items():
                 section[op][name] = f"cannot run: {reason}" if reason else "would run"
     return findings
+
+
+def _loaders() -> dict[str, str]:
+    """What `auto` does, and each loader with its speed here."""
+    if absent := [name for name in ("torch", "pillow") if not _version(name)]:
+        return {"all": f"cannot run: {absent[0]} is not installed"}
+    import torch
+
+    from fastt2i.config import DataConfig
+    from fastt2i.data.loaders.choose import rates
+    from fastt2i.data.loaders.dali import missing
+    from fastt2i.data.photographs import photographs_index
+    from fastt2i.data.sampler import Sampler
+
+    config = DataConfig()
+    small = f"memory, where all decoded images fit in data.memory_mb {config.memory_mb}"
+    if reason := missing():
+        return {"auto": f"{small}; else pillow", "pillow": "would run", "dali": f"cannot run: {reason}"}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    index = photographs_index(32, 500, 375)
+    sampler = Sampler(index.caption_table(), batch_size=16, seed=0, flip=False)
+    found = rates(index, sampler, image_size=256, workers=config.workers, device=device)
+    fastest = max(found, key=lambda name: found[name])
+    return {
+        "auto": f"{small}; else the faster one on the run's own images: {fastest} on those below",
+        "pillow": f"would run: {found['pillow']:,.0f} img/s",
+        "dali": f"would run: {found['dali']:,.0f} img/s, decoded on the {device.type.replace('cuda', 'gpu').upper()}",
+        "measured on": f"JPEGs of 500 x 375 to 256 pixels, {config.workers} workers each",
+    }
 
 
 def _language_model() -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,6 +35,35 @@ def shown(number: int, format: str = "JPEG", frame: int = 0) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format, quality=95)
     return file.getvalue()
+
+
+def huge_png(content: bytes) -> bytes:
+    """The image as a PNG whose header says 60,000 x 60,000 pixels."""
+    png = bytearray(reencoded(content, "PNG"))
+    struct.pack_into(">II", png, 16, 60_000, 60_000)
+    struct.pack_into(">I", png, 29, zlib.crc32(png[12:29]))
+    return bytes(png)
+
+
+def reencoded(content: bytes, format: str) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.open(io.BytesIO(content)).save(file, format)
+    return file.getvalue()
+
+
+# What happens to the image files that people have, each with the beginning of the reason that is given for it.
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "cut at 10 %": (lambda content: content[: len(content) // 10], "damaged: |not a JPEG, PNG, WebP or BMP image"),
+    "cut at 50 %": (lambda content: content[: len(content) // 2], "damaged: "),
+    "cut at 90 %": (lambda content: content[: len(content) * 9 // 10], "damaged: "),
+    "empty": (lambda content: b"", "the file is empty"),
+    "a web page": (lambda content: b"<!doctype html><title>404</title>", "not a JPEG, PNG, WebP or BMP image"),
+    "flipped header": (lambda content: bytes(255 - b for b in content[:4]) + content[4:], "not a JPEG"),
+    "a GIF": (lambda content: reencoded(content, "GIF"), "not a JPEG, PNG, WebP or BMP image"),
+    "a huge PNG": (huge_png, "absurdly large: "),
+}
 
 
 def said(number: int) -> tuple[str, str]:
@@ -180,6 +211,12 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path, cache: Path) -> tuple
 def make_layout(cache: Path) -> Callable[[str, Path], str]:
     """make_layout(format, folder): writes a sample of twelve images and gives the path to name."""
     return lambda format, folder: LAYOUTS[format](folder)
+
+
+@pytest.fixture
+def damages() -> dict[str, tuple[Callable[[bytes], bytes], str]]:
+    """By name: what damages an image file's content, and a pattern of the reason that is given for it."""
+    return DAMAGES
 
 
 @pytest.fixture

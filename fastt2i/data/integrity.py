@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,11 @@ def decode(
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(f"absurdly large: {image.width} x {image.height} pixels, more than {max_pixels}")
-            square = _to_square(_upright(_cut(_to_rgb(image), crop), _orientation(image)), image_size)
+            pixels, orientation = _to_rgb(image), orientation_of(image)
+            left, top, side = central_square(*pixels.size, crop, orientation)
+            # Not by `resize(box=...)`: that lets pixels from outside the box into its edges.
+            square = _upright(pixels.crop((left, top, left + side, top + side)), orientation)
+            square = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -81,25 +86,47 @@ class Decoder:
 
     def __call__(self, sample: int) -> NDArray[np.uint8]:
         """As `decode`; raises OSError too."""
-        return decode(self.read(sample), self.image_size, crop=None if self.crops is None else self.crops[sample])
+        return decode(self.read(sample), self.image_size, crop=self.crop(sample))
+
+    def crop(self, sample: int) -> NDArray[np.int64] | None:
+        """The part of a sample's image to use; None for all of it."""
+        return None if self.crops is None else self.crops[sample]
 
 
-def _cut(image: Image.Image, crop: NDArray[np.int64] | None) -> Image.Image:
-    if crop is None:
-        return image
-    width, height = image.size
-    left, top, right, bottom = crop.tolist()
+class Square(NamedTuple):
+    """A square of an image's pixels as they are stored."""
+
+    left: int
+    top: int
+    side: int
+
+
+def central_square(width: int, height: int, crop: NDArray[np.int64] | None, orientation: int) -> Square:
+    """The square in the centre of an image, or of the part `crop` of it, that is turned upright afterwards.
+
+    width, height: of the stored image; crop: as for `decode`; orientation: EXIF's, 1 to 8. Where a pixel is left over
+    the square is the upright image's upper left one, which may be another one of the stored image.
+    Raises BadImage: the crop lies outside.
+    """
+    left, top, right, bottom = (0, 0, width, height) if crop is None else crop.tolist()
     box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     if box[0] >= box[2] or box[1] >= box[3]:
         raise BadImage(f"its box {left}, {top}, {right}, {bottom} lies outside of its {width} x {height} pixels")
-    return image.crop(box)
+    across, down = box[2] - box[0], box[3] - box[1]
+    side = min(across, down)
+    # Upright, the rest of an odd margin is at the right and at the bottom; where that is left or above, round up.
+    x = (across - side + (orientation in (2, 3, 7, 8))) // 2
+    y = (down - side + (orientation in (3, 4, 6, 7))) // 2
+    return Square(box[0] + x, box[1] + y, side)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation that Pillow finds, 1 to 8; 1, as it is stored, where that is none."""
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # damaged metadata, in whatever way, says nothing against the pixels
         return 1
+    return orientation if orientation in _ORIENTATIONS else 1
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -114,11 +141,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _to_square(image: Image.Image, image_size: int) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Not by `resize(box=...)`: that lets pixels from outside the box into its edges.
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((image_size, image_size), Image.Resampling.BICUBIC)

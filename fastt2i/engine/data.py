@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from fastt2i.config import Config
-from fastt2i.data.index import Index, open_index
-from fastt2i.data.loaders import Loader, open_loader
+from fastt2i.data.index import Index, Problem, open_index
+from fastt2i.data.loaders import LoaderName, open_loader
+from fastt2i.data.loaders.choose import Choice, choose_loader
+from fastt2i.data.loaders.loader import Loader
 from fastt2i.data.sampler import Sampler
 from fastt2i.data.text_cache import TextCache
 from fastt2i.engine.evaluation import CaptionSet
@@ -64,24 +67,40 @@ class TrainingData:
         self.digest = _digest(self.index)
         self._device = device
 
-    def open_loader(self, first_step: int) -> Loader:
-        """The batches from `first_step` on."""
+    def choose_loader(self, before: LoaderName | None) -> Choice:
+        """The loader that suits the settings and this machine; `before` is that of the run that is gone on with."""
+        return choose_loader(
+            self.index,
+            self._sampler(),
+            self._config.data,
+            image_size=self._config.model.image_size,
+            device=self._device,
+            before=before,
+        )
+
+    def open_loader(self, name: LoaderName, first_step: int, known: Sequence[Problem]) -> Loader:
+        """The batches from `first_step` on. known: undecodable images that were found before it."""
+        return open_loader(
+            self.index,
+            self._sampler(),
+            self._config.data,
+            image_size=self._config.model.image_size,
+            name=name,
+            start_step=first_step,
+            known=known,
+            device=self._device,
+            progress=self._world.is_first,
+        )
+
+    def _sampler(self) -> Sampler:
         train = self._config.train
-        sampler = Sampler(
+        return Sampler(
             self.captions,
             batch_size=train.batch_size,
             seed=train.seed,
             flip=self._config.data.flip,
             rank=self._world.rank,
             world_size=self._world.size,
-        )
-        return open_loader(
-            self.index,
-            sampler,
-            self._config.data,
-            image_size=self._config.model.image_size,
-            start_step=first_step,
-            progress=self._world.is_first,
         )
 
     def sample_features(self) -> TextFeatures:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from fastt2i.data.loaders import Batch, Loader
+from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.text_cache import TextCache
 from fastt2i.engine.step import StepInputs
 from fastt2i.engine.world import World
@@ -66,14 +65,37 @@ class InputSource:
         self._world = world or World()
 
     def __iter__(self) -> Iterator[StepInputs]:
+        if self._device.type == "cuda":
+            yield from self._on_a_stream_of_their_own()
+            return
         for step, batch in enumerate(self._loader, self._first_step):
             yield self._inputs(batch, step)
+
+    def _on_a_stream_of_their_own(self) -> Iterator[StepInputs]:
+        """What is asked for while the device still works at the step before is copied at once, beside that work."""
+        own, batches = torch.cuda.Stream(self._device), enumerate(self._loader, self._first_step)
+        while True:
+            with torch.cuda.stream(own):  # where a loader that decodes on the device gives its images too
+                following = next(batches, None)
+                if following is None:
+                    return
+                step, batch = following
+                inputs = StepInputs(*(self._to_device(part) for part in self._inputs(batch, step)))
+                copied = own.record_event()
+            reader = torch.cuda.current_stream(self._device)
+            reader.wait_event(copied)
+            # Their memory belongs to the other stream, which must not have it back before this one has read them.
+            for part in inputs:
+                for tensor in part if isinstance(part, TextFeatures) else [part]:
+                    if tensor is not None:
+                        tensor.record_stream(reader)
+            yield inputs
 
     def _inputs(self, batch: Batch, step: int) -> StepInputs:
         size, world = len(batch.images), self._world
         whole, own = size * world.size, slice(size * world.rank, size * (world.rank + 1))
         random = seeded(self._seed, "step", step)
-        inputs = StepInputs(
+        return StepInputs(
             images=batch.images,
             text=self._features.rows(batch.caption_ids),
             mismatched_sentence=self._features.sentences(batch.mismatched_ids),
@@ -83,14 +105,11 @@ class InputSource:
             noise=torch.randn(whole, self._noise_dim, generator=random)[own],
             augmentation=torch.rand(3, whole, self._draws, generator=random)[:, own],
         )
-        return StepInputs(*(self._to_device(part) for part in inputs))
 
     def _to_device(self, part: Any) -> Any:
-        if part is None:
-            return None
+        """Through pinned memory, from which the device copies while the host goes on."""
         if isinstance(part, TextFeatures):
-            return TextFeatures(*(self._to_device(x) for x in part))
-        tensor: Tensor = part
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+            return TextFeatures(*(self._to_device(tensor) for tensor in part))
+        if part is None or part.is_cuda:
+            return part
+        return part.pin_memory().to(self._device, non_blocking=True)

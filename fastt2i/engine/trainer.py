@@ -11,6 +11,7 @@ import fastt2i
 from fastt2i.augment import draws_per_image
 from fastt2i.config import Config
 from fastt2i.data.index import Problem
+from fastt2i.data.loaders import LoaderName
 from fastt2i.engine.checkpoint import CheckpointStore
 from fastt2i.engine.clock import Clock
 from fastt2i.engine.data import TrainingData
@@ -88,12 +89,15 @@ class Trainer:
         self.captions = self.data.caption_set(self.state.ema.module.noise_dim)
         self.scores: dict[str, float] = {}
         self.seconds = 0.0
+        self.quarantined: list[Problem] = []
+        self._loader_before: LoaderName | None = None
         self._compiled_before: bool | None = None
         self.step = self._resume()
+        self.loader, why = self.world.once(lambda: self.data.choose_loader(self._loader_before))
+        say(f"loader: {self.loader}; {why}")
         self.run_step = self._make_runner()
         self._logged, self._since = self.step, time.perf_counter()
-        self._quarantined: dict[str, Problem] = {}
-        self._told, self._listed = 0, False
+        self._told, self._listed = len(self.quarantined), False
         say(self._describe())
         if self.step >= config.train.steps:
             say(f"all {config.train.steps} steps are taken; --train.steps with a larger number goes on")
@@ -121,7 +125,7 @@ class Trainer:
         config = self.config
         self.world.once(lambda: self.directory.note(config))
         with self.world.together():
-            loader = self.data.open_loader(self.step)
+            loader = self.data.open_loader(self.loader, self.step, self.quarantined)
         inputs = InputSource(
             loader,
             self.data.features,
@@ -143,9 +147,15 @@ class Trainer:
                     self.run_step(next(batches), self.step)
                     self.step += 1
                     self._after_step(report, loader.quarantined)
-                if stopped and stop.signal:
+                if stopped:
                     self._log(report, loader.quarantined)
                     self._save()
+                if self.quarantined:
+                    report.say(
+                        f"{len(self.quarantined)} images could not be decoded, and others took their places; "
+                        f"{self.directory.quarantine} lists them with reasons"
+                    )
+                if stopped and stop.signal:
                     report.say(f"stopped by {stop.signal.name} at step {self.step}; go on with --resume")
                 return stop.exit_status if stopped else 0
         except OSError as error:
@@ -203,19 +213,21 @@ class Trainer:
             | {
                 "images_per_second": steps * self.config.train.batch_size / elapsed,
                 "seconds": self.seconds,
-                "quarantined": len(self._quarantined),
+                "quarantined": len(self.quarantined),
             },
         )
 
     def _note_quarantined(self, quarantined: list[Problem]) -> None:
         """Put together what all ranks have found; quarantined: what this one has."""
-        before = len(self._quarantined)
+        before = len(self.quarantined)
+        known = {problem.where: problem for problem in self.quarantined}
         for found in self.world.gather(quarantined[self._told :]):
-            self._quarantined |= {problem.where: problem for problem in found}
+            known = {problem.where: problem for problem in found} | known
         self._told = len(quarantined)
-        if self.world.is_first and (len(self._quarantined) > before or not self._listed):
+        self.quarantined = sorted(known.values())
+        if self.world.is_first and (len(self.quarantined) > before or not self._listed):
             self._listed = True
-            self.directory.write_quarantine([*self.data.index.problems, *self._quarantined.values()])
+            self.directory.write_quarantine([*self.data.index.problems, *self.quarantined])
 
     def _last_good(self) -> str:
         newest, _ = self.checkpoints.latest()
@@ -235,8 +247,14 @@ class Trainer:
         """Write a checkpoint, and the model folder that everything but training reads."""
         if not self.world.is_first:
             return
-        state = self.state.plain() | {"seconds": self.seconds, "scores": self.scores, "data": self.data.digest}
-        state["compiled"] = self.run_step.compiled
+        state = self.state.plain() | {
+            "seconds": self.seconds,
+            "scores": self.scores,
+            "data": self.data.digest,
+            "loader": self.loader,
+            "compiled": self.run_step.compiled,
+            "quarantined": [(problem.where, problem.what) for problem in self.quarantined],
+        }
         self.checkpoints.save(self.step, self.state.tensors(), state)
         model = self.pretrained()
         samples = sorted(self.directory.samples.glob("step-*.png"))
@@ -304,6 +322,9 @@ class Trainer:
         say(f"resumed from {checkpoint.path} after {checkpoint.step} steps")
         if checkpoint.state["data"] != self.data.digest:
             say("warning: the data has changed since then; the samples will not be those of an uninterrupted run")
+        else:
+            self.quarantined = [Problem(*problem) for problem in checkpoint.state.get("quarantined", [])]
+        self._loader_before = checkpoint.state.get("loader")
         return checkpoint.step
 
     def _describe(self) -> str:

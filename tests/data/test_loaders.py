@@ -20,9 +20,8 @@ import torch
 from fastt2i.config import DataConfig
 from fastt2i.data.index import Index, open_index
 from fastt2i.data.integrity import decode
-from fastt2i.data.loaders import Batch, Loader, open_loader
-from fastt2i.data.loaders.memory import MemoryLoader
-from fastt2i.data.loaders.pillow import PillowLoader
+from fastt2i.data.loaders import open_loader
+from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.sampler import Sampler
 from fastt2i.data.sources.folder import folder_index
 from fastt2i.errors import UserError
@@ -30,8 +29,8 @@ from fastt2i.errors import UserError
 IMAGE_SIZE = 16
 KINDS = {  # memory; in this process; in two workers
     "memory": {"workers": 2},
-    "in_process": {"workers": 0, "memory_mb": 0},
-    "workers": {"workers": 2, "memory_mb": 0},
+    "in_process": {"workers": 0, "loader": "pillow"},
+    "workers": {"workers": 2, "loader": "pillow"},
 }
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -83,15 +82,6 @@ def test_a_batch_is_what_the_plan_says(captioned_folder: Callable[..., Path], ki
             np.testing.assert_array_equal(image, expected[:, ::-1] if flip else expected)
             assert table.captions[caption] in index.captions[sample]
         assert plan.flips.any() and not plan.flips.all()
-
-
-def test_which_loader_opens(captioned_folder: Callable[..., Path]) -> None:
-    index = folder_index(captioned_folder(4), "all")
-    sampler = Sampler(index.caption_table(), batch_size=2, seed=0, flip=False)
-    for image_size, kind in ((256, MemoryLoader), (512, PillowLoader)):  # 0.75 and 3 MiB
-        config = DataConfig(memory_mb=1, workers=0)
-        with open_loader(index, sampler, config, image_size=image_size, progress=False) as loader:
-            assert type(loader) is kind
 
 
 @pytest.mark.parametrize("bad", [(), (0, 3, 4, 8)])
@@ -192,15 +182,14 @@ def test_memory_leaves_nothing_running(captioned_folder: Callable[..., Path]) ->
 
 PROGRAM = """
     import sys
-    from fastt2i.config import DataConfig
-    from fastt2i.data.loaders import open_loader
+    from fastt2i.data.loaders.{module} import {loader}
     from fastt2i.data.sampler import Sampler
     from fastt2i.data.sources.folder import folder_index
 
     if __name__ == "__main__":
         index = folder_index(sys.argv[1], "all")
         sampler = Sampler(index.caption_table(), batch_size=4, seed=0, flip=False)
-        loader = open_loader(index, sampler, DataConfig(memory_mb=0, workers=2), image_size=16)
+        loader = {loader}(index, sampler, image_size=16, max_bad_fraction=1, {settings})
         try:
             for number, batch in enumerate(loader):
                 if number == 3:
@@ -210,13 +199,21 @@ PROGRAM = """
             loader.close()
             sys.exit("interrupted")
 """
+PROGRAMS = {
+    "pillow": {"module": "pillow", "loader": "PillowLoader", "settings": "workers=2"},
+    "dali": {"module": "dali", "loader": "DaliLoader", "settings": "threads=1, readers=2"},
+}
 
 
-@pytest.fixture
-def program(captioned_folder: Callable[..., Path], tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+@pytest.fixture(params=PROGRAMS)
+def program(
+    request: pytest.FixtureRequest, captioned_folder: Callable[..., Path], tmp_path: Path
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A program in a process group of its own that loads with two workers; and the workers' ids."""
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali")
     script = tmp_path / "program.py"
-    script.write_text(textwrap.dedent(PROGRAM))
+    script.write_text(textwrap.dedent(PROGRAM.format(**PROGRAMS[request.param])))
     process = subprocess.Popen(
         [sys.executable, script, captioned_folder(9)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},

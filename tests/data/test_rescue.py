@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastt2i.data.index import CaptionTable, Index
+from fastt2i.data.index import CaptionTable, Index, Problem
 from fastt2i.data.loaders.rescue import Quarantine, rescue
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
@@ -62,10 +62,10 @@ def test_a_search_ends() -> None:
         rescue(sampler.plan(0), sampler.positions(0), sampler, 5000, lambda sample: False)
 
 
-def quarantine_of(count: int, max_bad_fraction: float) -> Quarantine:
+def quarantine_of(count: int, max_bad_fraction: float, known: tuple[Problem, ...] = ()) -> Quarantine:
     keys = [f"{i}.png" for i in range(count)]
     index = Index(name="folder", keys=keys, captions=[("x",)] * count, read=lambda i: b"")
-    return Quarantine(index, max_bad_fraction)
+    return Quarantine(index, max_bad_fraction, known)
 
 
 def fail(*samples: int) -> list[tuple[int, str]]:
@@ -77,6 +77,16 @@ def test_each_is_listed_once() -> None:
     quarantine.note(np.arange(40), fail(3, 5))
     quarantine.note(np.arange(40), fail(5, 7))
     assert [problem.where for problem in quarantine.problems] == ["3.png", "5.png", "7.png"]
+
+
+def test_what_an_earlier_part_of_the_run_found_is_kept_and_counts() -> None:
+    known = tuple(Problem(f"{number}.png", "damaged") for number in range(48))
+    quarantine = quarantine_of(1000, 0.05, known)
+    quarantine.note(np.arange(30), [])  # few are tried again so far: no reason to stop
+    quarantine.note(np.arange(500), fail(3, 48, 49))
+    assert [problem.where for problem in quarantine.problems] == [f"{number}.png" for number in range(50)]
+    with pytest.raises(UserError, match="51 of 500 images of folder cannot be decoded"):
+        quarantine.note(np.arange(500), fail(50))
 
 
 @pytest.mark.parametrize(("count", "bad"), [(2, 1), (11, 1), (20, 1), (40, 2), (1000, 50), (10_000, 500)])

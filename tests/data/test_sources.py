@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -50,11 +50,13 @@ def test_another_process_reads_the_same(layout: tuple[str, str]) -> None:
     assert [read(sample) for sample in range(9)] == [index.read(sample) for sample in range(9)]
 
 
-@pytest.mark.parametrize("kind", [{"workers": 2}, {"workers": 1, "memory_mb": 0}])
+@pytest.mark.parametrize("kind", [{"workers": 2}, {"workers": 1, "loader": "pillow"}, {"loader": "dali"}])
 def test_batches_keep_them_together_over_ranks_and_resumes(
-    layout: tuple[str, str], numbers_in: Numbers, kind: dict[str, int]
+    layout: tuple[str, str], numbers_in: Numbers, kind: dict[str, Any]
 ) -> None:
     """Content is compared with the index, whose images and captions belong together."""
+    if kind.get("loader") == "dali":
+        pytest.importorskip("nvidia.dali")
     index = open_index(layout[1], image_size=16)
     decode, table = Decoder.of(index, 16), index.caption_table()
     assert numbers_in(index)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -261,3 +263,75 @@ def test_a_folder_of_other_pictures_trains(tiny: list[str], tmp_path: Path) -> N
     assert {Path(entry["where"]).name for entry in quarantine} == {"0000.png", "0001.png"}
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert "accuracy_all" not in records[-1]
+
+
+LOADERS = ["memory", "pillow", "dali"]
+
+
+def loader_options(name: str) -> list[str]:
+    if name == "dali":
+        pytest.importorskip("nvidia.dali")
+    return [] if name == "memory" else ["--data.loader", name, "--data.workers", "1"]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_bad_images_are_counted_everywhere_and_through_a_resume(
+    tiny: list[str], tmp_path: Path, loader: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "digits", tmp_path / "run"
+    folder.mkdir()
+    digits(folder)
+    bad = sorted(folder.glob("*.png"))[5:40:12]
+    for image in bad:
+        image.write_bytes(image.read_bytes()[:70])
+    arguments = [*tiny, "--data", str(folder), "--data.heldout", "0", "--data.max-bad-fraction", "0.2"]
+    arguments += [*loader_options(loader), "--out", str(out)]
+    assert train.main([*arguments, "--train.steps", "8"]) == 0
+    first = capsys.readouterr().out
+    assert f"loader: {loader}; " in first
+    assert train.main([*arguments, "--train.steps", "16", "--resume"]) == 0
+    second = capsys.readouterr().out
+    counts = [
+        r["quarantined"] for r in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "d_region" in r
+    ]
+    assert len(counts) == 16 and counts == sorted(counts) and counts[-1] == len(bad)
+    assert all(f"{number} images could not be decoded" in told for told, number in ((first, counts[7]), (second, 3)))
+    assert f"{len(bad)} bad images" in second
+    entries = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert {entry["where"] for entry in entries} == {image.name for image in bad}
+    whole = tmp_path / "whole"
+    assert train.main([*arguments[:-1], str(whole), "--train.steps", "16"]) == 0
+    assert weights(out) == weights(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loader", LOADERS[1:])
+def test_ten_thousand_images_of_which_three_per_cent_are_broken(
+    tiny: list[str], tmp_path: Path, loader: str, damages: dict[str, tuple[Callable[[bytes], bytes], str]]
+) -> None:
+    """The run ends; every broken image is in the quarantine with its reason, and none of the good ones is."""
+    import numpy as np
+    from PIL import Image
+
+    folder, out, reasons = tmp_path / "images", tmp_path / "run", {}
+    folder.mkdir()
+    kinds, captions = list(damages.values()), []
+    for number in range(10_000):
+        file, name = io.BytesIO(), f"{number:05d}.jpg"
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, "JPEG", quality=80)
+        content = file.getvalue()
+        if number % 100 in (3, 50, 71):
+            damage, reasons[name] = kinds[len(reasons) % len(kinds)]
+            content = damage(content)
+        (folder / name).write_bytes(content)
+        captions.append(json.dumps({"file_name": name, "text": f"a {'large' if number % 2 else 'small'} circle"}))
+    (folder / "metadata.jsonl").write_text("\n".join(captions))
+    options = ["--data.heldout", "0", "--train.batch-size", "100", "--train.steps", "100", "--log.every", "25"]
+    arguments = [*tiny, *options, "--checkpoint.every", "50", "--data", str(folder), *loader_options(loader)]
+    assert train.main([*arguments, "--out", str(out)]) == 0
+    entries = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    found = {entry["where"]: entry["what"] for entry in entries}
+    assert len(reasons) == 300 and len(entries) == len(found)
+    assert found.keys() == reasons.keys()
+    assert [name for name, reason in reasons.items() if not re.search(reason, found[name])] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -30,6 +31,7 @@ class MemoryLoader(Loader):
         max_bad_fraction: float,
         start_step: int = 0,
         progress: bool = True,
+        known: Sequence[Problem] = (),
     ) -> None:
         """workers: threads; Pillow decodes outside the interpreter's lock, and threads start at once."""
         self._sampler = sampler
@@ -38,7 +40,7 @@ class MemoryLoader(Loader):
         failures = _decode_all(index, self._images, max(workers, 1), progress)
         self._good = np.ones(len(index), dtype=bool)
         self._good[[sample for sample, _ in failures]] = False
-        self._quarantine = Quarantine(index, max_bad_fraction)
+        self._quarantine = Quarantine(index, max_bad_fraction, known)
         self._quarantine.note(np.arange(len(index)), failures)
 
     @property

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,14 +16,16 @@ from fastt2i.data.index import Index, Problem
 from fastt2i.data.integrity import BadImage, Decoder
 from fastt2i.data.loaders.loader import Batch, Loader, to_batch
 from fastt2i.data.loaders.rescue import Quarantine, rescue
+from fastt2i.data.loaders.workers import interrupts_held_back, obey_the_parent_alone
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
-
-_PREFETCH = 2  # steps that each worker is ahead
 
 
 class PillowLoader(Loader):
     """Decodes each image anew whenever its turn comes; a worker makes whole steps."""
+
+    prefetch = 2
+    """Steps that each worker is ahead."""
 
     def __init__(
         self,
@@ -40,20 +36,21 @@ class PillowLoader(Loader):
         workers: int,
         max_bad_fraction: float,
         start_step: int = 0,
+        known: Sequence[Problem] = (),
     ) -> None:
         """workers: processes; 0 decodes in this one."""
-        self._quarantine = Quarantine(index, max_bad_fraction)
+        self._quarantine = Quarantine(index, max_bad_fraction, known)
         steps = DataLoader(
             _Steps(Decoder.of(index, image_size), len(index), sampler),
             batch_size=None,
             sampler=_CountFrom(start_step),
             collate_fn=_unchanged,
             num_workers=workers,
-            prefetch_factor=_PREFETCH if workers else None,
+            prefetch_factor=self.prefetch if workers else None,
             multiprocessing_context=_context() if workers else None,
-            worker_init_fn=_obey_the_parent_alone if workers else None,
+            worker_init_fn=_start_worker if workers else None,
         )
-        with _interrupts_held_back():
+        with interrupts_held_back():
             self._steps: Iterator[_Decoded] | None = iter(steps)
 
     @property
@@ -127,6 +124,10 @@ def _unchanged(decoded: Any) -> Any:
     return decoded
 
 
+def _start_worker(number: int) -> None:
+    obey_the_parent_alone()
+
+
 def _context() -> multiprocessing.context.BaseContext:
     """How workers start: forked from a server that has imported torch but never run it.
 
@@ -137,39 +138,3 @@ def _context() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
-
-
-def _obey_the_parent_alone(worker: int) -> None:
-    """In a worker: leave Ctrl-C, which reaches the whole process group, to the parent; and end when it does.
-
-    torch looks whether the parent's id has changed, which it never does under a fork server: the server lives on as
-    long as its workers do.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _hush_broken_connections
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-
-
-def _end_with_the_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _hush_broken_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A parent that is interrupted while it takes a batch hangs up, and a thread of the worker would report that."""
-    if not issubclass(kind, (OSError, EOFError)):
-        sys.__excepthook__(kind, error, trace)
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Workers inherit that SIGINT is blocked, and so have it blocked before `_obey_the_parent_alone` runs."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -22,23 +22,39 @@ def rescue(
 ) -> Plan:
     """Replace the samples of a plan that are not usable, images and captions together.
 
-    A replacement is a fixed function of the position and of which samples are usable, so that every loader, and the
-    same one after a resume, takes the same. count: samples in the index. The position's flip stays.
+    count: samples in the index. The position's flip stays.
     Raises UserError where no replacement is found.
     """
-    bad = [place for place, sample in enumerate(plan.samples) if not usable(int(sample))]
-    if not bad:
+    samples = [
+        sample if usable(sample) else replacement(position, count, usable)
+        for sample, position in zip(plan.samples.tolist(), positions.tolist(), strict=True)
+    ]
+    return with_samples(plan, np.array(samples, dtype=np.int64), positions, sampler)
+
+
+def replacement(position: int, count: int, usable: Callable[[int], bool]) -> int:
+    """The sample that takes the place of one that is not usable.
+
+    It is a fixed function of the position and of which samples are usable, so that every loader, and the same one
+    after a resume, takes the same.
+    Raises UserError: none is found.
+    """
+    found = next((sample for sample in _candidates(position, count) if usable(sample)), None)
+    if found is None:
+        raise UserError(f"{min(count, _MOST_TRIES)} images, one after the other, cannot be decoded")
+    return found
+
+
+def with_samples(plan: Plan, samples: NDArray[np.int64], positions: NDArray[np.int64], sampler: Sampler) -> Plan:
+    """The plan with these samples (B,), and with captions of theirs where they are other ones."""
+    replaced = samples != plan.samples
+    if not replaced.any():
         return plan
-    samples = plan.samples.copy()
-    for place in bad:
-        samples[place] = next((s for s in _candidates(int(positions[place]), count) if usable(s)), -1)
-        if samples[place] < 0:
-            raise UserError(f"{min(count, _MOST_TRIES)} images, one after the other, cannot be decoded")
     captions = plan.caption_ids.copy()
-    captions[bad] = sampler.captions(positions[bad], samples[bad])
+    captions[replaced] = sampler.captions(positions[replaced], samples[replaced])
     mismatched = plan.mismatched_ids.copy()
     for distance in range(1, len(samples)):  # a replacement may bring along the very caption that should not fit it
-        fits = sampler.belongs(mismatched, samples) & np.isin(np.arange(len(samples)), bad)
+        fits = sampler.belongs(mismatched, samples) & replaced
         if not fits.any():
             break
         mismatched = np.where(fits, np.roll(captions, -distance), mismatched)
@@ -60,8 +76,10 @@ class Quarantine:
     among those tried so far that chance does not explain it (five standard deviations and three images above).
     """
 
-    def __init__(self, index: Index, max_bad_fraction: float) -> None:
-        self.problems: list[Problem] = []
+    def __init__(self, index: Index, max_bad_fraction: float, known: Iterable[Problem] = ()) -> None:
+        """known: what an earlier part of the run found."""
+        self.problems = list(known)
+        self._listed = {problem.where for problem in self.problems}
         self._index = index
         self._fraction = max_bad_fraction
         self._tried = np.zeros(len(index), dtype=bool)
@@ -74,7 +92,9 @@ class Quarantine:
             self._tried[sample] = True
             if sample not in self._bad:
                 self._bad.add(sample)
-                self.problems.append(Problem(self._index.keys[sample], reason))
+                if (key := self._index.keys[sample]) not in self._listed:
+                    self._listed.add(key)
+                    self.problems.append(Problem(key, reason))
         if self._bad:
             self._judge()
 
@@ -84,8 +104,11 @@ class Quarantine:
         if bad == total:
             raise UserError(f"none of the {total} images of {self._index.name} can be decoded; {first}")
         by_chance = self._fraction * tried + 5 * math.sqrt(self._fraction * (1 - self._fraction) * tried) + 3
-        if bad > self._fraction * max(total, _FEWEST) or (tried >= _FEWEST and bad > by_chance):
-            raise UserError(
-                f"{bad} of {tried} images of {self._index.name} cannot be decoded, more than the fraction "
-                f"{self._fraction:g} that data.max_bad_fraction allows; {first}"
-            )
+        if len(self.problems) > self._fraction * max(total, _FEWEST):
+            bad, tried = len(self.problems), max(tried, len(self.problems))
+        elif tried < _FEWEST or bad <= by_chance:
+            return
+        raise UserError(
+            f"{bad} of {tried} images of {self._index.name} cannot be decoded, more than the fraction "
+            f"{self._fraction:g} that data.max_bad_fraction allows; {first}"
+        )

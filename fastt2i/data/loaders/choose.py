@@ -1,0 +1,100 @@
+"""Which loader a run takes, and why."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import NamedTuple
+
+import torch
+
+from fastt2i.config import DataConfig
+from fastt2i.data.index import Index
+from fastt2i.data.loaders import LoaderName
+from fastt2i.data.loaders.dali import DaliLoader, missing
+from fastt2i.data.loaders.loader import Loader
+from fastt2i.data.loaders.pillow import PillowLoader
+from fastt2i.data.sampler import Sampler
+from fastt2i.errors import UserError
+
+_MOST_STEPS = 16  # whose files are read
+_SECONDS = 0.5  # spent on reading them, and on each loader, at most; but always long enough for some steps
+
+
+class Choice(NamedTuple):
+    """A loader, and why it is this one."""
+
+    name: LoaderName
+    why: str
+
+
+def choose_loader(
+    index: Index,
+    sampler: Sampler,
+    config: DataConfig,
+    *,
+    image_size: int,
+    device: torch.device | None,
+    before: LoaderName | None = None,
+) -> Choice:
+    """The loader that `config.loader` asks for; with `auto` memory where the set fits, and else the faster one here.
+
+    before: what the run had that is gone on with; `auto` then keeps to its pixels.
+    Raises UserError: DALI is asked for and not installed, or no image can be decoded.
+    """
+    if config.loader != "auto":
+        if config.loader == "dali" and (reason := missing()):
+            raise UserError(f"data.loader is dali, but {reason}; or use auto or pillow")
+        return Choice(config.loader, "as data.loader says")
+    if before == "dali" and not missing():
+        return Choice("dali", "as the run began")
+    if len(index) * image_size**2 * 3 <= config.memory_mb * 2**20:
+        return Choice("memory", f"all {len(index)} images fit in data.memory_mb {config.memory_mb}")
+    if before is not None:
+        kept = "as the run began" if before != "dali" else f"the run began with DALI, but {missing()}"
+        return Choice("pillow", kept)
+    if reason := missing():
+        return Choice("pillow", reason)
+    found = rates(index, sampler, image_size=image_size, workers=config.workers, device=device)
+    return Choice(max(found, key=lambda name: found[name]), described(found, config.workers))
+
+
+def described(found: dict[LoaderName, float], workers: int) -> str:
+    """The measured rates, for people."""
+    each = ", ".join(f"{name} {rate:,.0f} img/s" for name, rate in found.items())
+    return f"measured here: {each}, {max(workers, 1)} workers each"
+
+
+def rates(
+    index: Index, sampler: Sampler, *, image_size: int, workers: int, device: torch.device | None
+) -> dict[LoaderName, float]:
+    """Images a second of each loader that decodes anew, on the same files, which are read once before."""
+    _read_ahead(index, sampler)
+    pillow = PillowLoader(index, sampler, image_size=image_size, workers=workers, max_bad_fraction=1)
+    found: dict[LoaderName, float] = {"pillow": _rate(pillow, ahead=workers * PillowLoader.prefetch)}
+    dali = DaliLoader(index, sampler, image_size=image_size, threads=workers, max_bad_fraction=1, device=device)
+    return found | {"dali": _rate(dali, ahead=DaliLoader.prefetch)}
+
+
+def _read_ahead(index: Index, sampler: Sampler) -> None:
+    """Have the system read the files of some steps: what is not there yet would slow the first loader."""
+    began = time.perf_counter()
+    for step in range(_MOST_STEPS):
+        for sample in sampler.plan(step).samples:
+            with contextlib.suppress(OSError):
+                index.read(int(sample))
+        if time.perf_counter() - began > _SECONDS:
+            break
+
+
+def _rate(loader: Loader, ahead: int) -> float:
+    """Images a second once what the loader made before it was asked is used up: `ahead` steps, and one that starts."""
+    with loader:
+        for _ in range(ahead + 1):
+            images = next(loader).images
+        taken, began = 0, time.perf_counter()
+        while not taken or time.perf_counter() - began < _SECONDS:
+            taken += len(next(loader).images)
+            if images.is_cuda:
+                torch.cuda.synchronize(images.device)
+        return taken / (time.perf_counter() - began)
