@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from typing_extensions import Self
 
 from fastt2i import ops
@@ -314,6 +315,7 @@ class RegionKeywordLoss(nn.Module):
     Args:
         variant: `xmc` or `damsm`.
         gamma_attention, gamma_pooling, gamma_matching: sharpness of attention, pooling and matching.
+        gather: a process group whose ranks' batches are one; None is this process alone.
         impl: None lets the dispatcher choose.
     """
 
@@ -324,12 +326,13 @@ class RegionKeywordLoss(nn.Module):
         gamma_pooling: float = 5.0,
         gamma_matching: float = 50.0,
         *,
+        gather: ProcessGroup | None = None,
         impl: str | None = None,
     ) -> None:
         super().__init__()
         self.variant = variant
         self.gamma_attention, self.gamma_pooling, self.gamma_matching = gamma_attention, gamma_pooling, gamma_matching
-        self.impl = impl
+        self.gather, self.impl = gather, impl
 
     def forward(
         self,
@@ -348,6 +351,7 @@ class RegionKeywordLoss(nn.Module):
             gamma_pooling=self.gamma_pooling,
             gamma_matching=self.gamma_matching,
             exclude=exclude,
+            gather=self.gather,
             impl=self.impl,
         )
 

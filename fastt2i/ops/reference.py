@@ -109,10 +109,9 @@ def symmetric_cross_entropy(logits: Tensor, exclude: Tensor | None) -> Tensor:
     return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
 
 
-def global_match_loss(global_features: Tensor, sentences: Tensor, temperature: float, exclude: Tensor | None) -> Tensor:
-    """Symmetric cross-entropy of cosines (B, B) over the temperature."""
-    cosine = l2_normalize(accumulating(global_features)) @ l2_normalize(accumulating(sentences)).T
-    return symmetric_cross_entropy(cosine / temperature, exclude)
+def cosines(images: Tensor, sentences: Tensor) -> Tensor:
+    """Cosines (I, J) of features (I, D) and (J, D)."""
+    return l2_normalize(accumulating(images)) @ l2_normalize(accumulating(sentences)).T
 
 
 def accumulating(x: Tensor) -> Tensor:

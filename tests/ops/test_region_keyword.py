@@ -99,7 +99,8 @@ def assert_same_with_gradients(ours: Tensor, theirs: Tensor, inputs: list[Tensor
 LENGTHS = [5, 1, 3, 4, 2]
 
 
-def test_damsm_is_attngans_words_loss() -> None:
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+def test_damsm_is_attngans_words_loss(impl: str) -> None:
     regions, words = features(5, 6, 5, 7)
     regions.requires_grad_(), words.requires_grad_()
     classes = [0, 1, 0, 2, 1]
@@ -113,17 +114,19 @@ def test_damsm_is_attngans_words_loss() -> None:
         gamma_pooling=5.0,
         gamma_matching=10.0,
         exclude=exclude,
+        impl=impl,
     )
     images = regions.transpose(1, 2).unflatten(2, (2, 3))
     theirs = attngan_words_loss(images, words.transpose(1, 2), LENGTHS, classes, (4.0, 5.0, 10.0))
     assert_same_with_gradients(ours, theirs, [regions, words])
 
 
+@pytest.mark.parametrize("impl", ["reference", "torch"])
 @pytest.mark.parametrize("scale", [1.0, 20.0])
-def test_xmc_is_xmcgans_word_loss(scale: float) -> None:
+def test_xmc_is_xmcgans_word_loss(scale: float, impl: str) -> None:
     regions, words = features(5, 9, 5, 7, scale)
     regions.requires_grad_(), words.requires_grad_()
-    ours = region_keyword_loss(regions, words, mask_of(LENGTHS, 5))
+    ours = region_keyword_loss(regions, words, mask_of(LENGTHS, 5), impl=impl)
     assert_same_with_gradients(ours, xmcgan_word_loss(regions, words, LENGTHS, (5, 5, 50)), [regions, words])
 
 
@@ -148,18 +151,20 @@ def test_hidden_keywords_take_no_part(variant: str) -> None:
     torch.testing.assert_close(region_keyword_scores(regions, poisoned, mask, variant=variant), scores)
 
 
+@pytest.mark.parametrize("impl", ["reference", "torch"])
 @pytest.mark.parametrize("variant", ["xmc", "damsm"])
-def test_a_caption_without_keywords_scores_zero_and_sends_no_gradient(variant: str) -> None:
+def test_a_caption_without_keywords_scores_zero_and_sends_no_gradient(variant: str, impl: str) -> None:
     regions, words = features(3, 4, 2, 5)
+    words[1] = torch.nan
     mask = torch.tensor([[True, True], [False, False], [True, False]])
     regions.requires_grad_(), words.requires_grad_()
-    scores = region_keyword_scores(regions, words, mask, variant=variant)
+    scores = region_keyword_scores(regions, words, mask, variant=variant, impl=impl)
     assert torch.equal(scores[:, 1], torch.zeros(3, dtype=torch.float64))
     to_regions, to_words = torch.autograd.grad(scores[:, 1].sum(), [regions, words], retain_graph=True)
     assert not to_regions.any() and not to_words.any()
     to_regions, to_words = torch.autograd.grad(scores.sum(), [regions, words])
     assert to_regions.isfinite().all() and to_words.isfinite().all() and not to_words[1].any()
-    none = region_keyword_loss(regions, words, torch.zeros_like(mask), variant=variant)
+    none = region_keyword_loss(regions, words, torch.zeros_like(mask), variant=variant, impl=impl)
     assert none.item() == pytest.approx(2 * math.log(3))
 
 
@@ -244,19 +249,20 @@ def test_gradcheck(variant: str) -> None:
 @given(
     sizes=st.tuples(*(st.integers(1, 7) for _ in range(5))),
     variant=st.sampled_from(["xmc", "damsm"]),
+    impl=st.sampled_from(["reference", "torch"]),
     data=st.data(),
 )
-@settings(max_examples=40, deadline=None)
-def test_scores_do_not_depend_on_order(sizes: tuple[int, ...], variant: str, data: st.DataObject) -> None:
+@settings(max_examples=60, deadline=None)
+def test_scores_do_not_depend_on_order(sizes: tuple[int, ...], variant: str, impl: str, data: st.DataObject) -> None:
     """Permuting images, captions, keywords or regions permutes the scores, or leaves them."""
     images, captions, regions, words, dim = sizes
     v, e = features(images, regions, 1, dim)[0], features(captions, 1, words, dim)[1]
     mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=captions * words, max_size=captions * words)))
     mask = mask.reshape(captions, words)
-    scores = region_keyword_scores(v, e, mask, variant=variant)
+    scores = region_keyword_scores(v, e, mask, variant=variant, impl=impl)
     assert scores.shape == (images, captions) and scores.isfinite().all()
     i, j, r, t = (torch.tensor(data.draw(st.permutations(range(n)))) for n in (images, captions, regions, words))
-    shuffled = region_keyword_scores(v[i][:, r], e[j][:, t], mask[j][:, t], variant=variant)
+    shuffled = region_keyword_scores(v[i][:, r], e[j][:, t], mask[j][:, t], variant=variant, impl=impl)
     torch.testing.assert_close(shuffled, scores[i][:, j])
 
 
