@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastt2i.config import LossConfig
 from fastt2i.models.discriminator import ImageFeatures
@@ -75,7 +76,14 @@ def ma_gp_penalty(logits: Tensor, images: Tensor, sentences: Tensor) -> Tensor:
     return squared_norm.pow(3).mean()
 
 
-def region_match(config: LossConfig, images: ImageFeatures, keywords: Tensor, mask: Tensor, exclude: Tensor) -> Tensor:
+def region_match(
+    config: LossConfig,
+    images: ImageFeatures,
+    keywords: Tensor,
+    mask: Tensor,
+    exclude: Tensor,
+    group: ProcessGroup | None = None,
+) -> Tensor:
     """Region-keyword loss of images and captions, both in the images' space.
 
     Args:
@@ -83,7 +91,8 @@ def region_match(config: LossConfig, images: ImageFeatures, keywords: Tensor, ma
         images: features of B images.
         keywords: (B, T, region_dim) projected keywords.
         mask: (B, T) bool, true where a keyword is.
-        exclude: (B, B) bool, true for pairs that are no negatives.
+        exclude: (B, B) bool, true for pairs that are no negatives; with a group, (B, captions of all its ranks).
+        group: whose ranks' batches, of one size, are one; this process is alone by default.
     """
     return region_keyword_loss(
         images.regions,
@@ -94,9 +103,22 @@ def region_match(config: LossConfig, images: ImageFeatures, keywords: Tensor, ma
         gamma_pooling=config.gamma_pooling,
         gamma_matching=config.gamma_matching,
         exclude=exclude,
+        gather=group,
+        even=True,
     )
 
 
-def sentence_match(config: LossConfig, images: ImageFeatures, sentence: Tensor, exclude: Tensor) -> Tensor:
-    """Global-sentence loss of images and captions; sentence: (B, global_dim) projected sentences."""
-    return global_match_loss(images.global_, sentence, temperature=config.temperature, exclude=exclude)
+def sentence_match(
+    config: LossConfig,
+    images: ImageFeatures,
+    sentence: Tensor,
+    exclude: Tensor,
+    group: ProcessGroup | None = None,
+) -> Tensor:
+    """Global-sentence loss of images and captions.
+
+    sentence: (B, global_dim) projected sentences; exclude, group: as in `region_match`.
+    """
+    return global_match_loss(
+        images.global_, sentence, temperature=config.temperature, exclude=exclude, gather=group, even=True
+    )

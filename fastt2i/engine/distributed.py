@@ -20,6 +20,7 @@ from torch import Tensor
 from fastt2i.engine.watch import STATUS, Member, Watch
 from fastt2i.engine.world import World
 from fastt2i.errors import UserError
+from fastt2i.ops import gather_batch
 
 T = TypeVar("T")
 
@@ -125,9 +126,7 @@ class Ranks(World):
         return values  # type: ignore[return-value]
 
     def everyone(self, tensor: Tensor) -> Tensor:
-        gathered = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
-        dist.all_gather(list(gathered.split(len(tensor))), tensor.detach().contiguous())
-        return gathered
+        return gather_batch(tensor.detach(), self.group, even=True)
 
     def average_(self, tensor: Tensor) -> None:
         dist.all_reduce(tensor)

@@ -86,7 +86,7 @@ class InputSource:
             reader.wait_event(copied)
             # Their memory belongs to the other stream, which must not have it back before this one has read them.
             for part in inputs:
-                for tensor in part if isinstance(part, TextFeatures) else [part]:
+                for tensor in part if isinstance(part, tuple) else [part]:
                     if tensor is not None:
                         tensor.record_stream(reader)
             yield inputs

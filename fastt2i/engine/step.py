@@ -87,6 +87,7 @@ class TrainStep:
         self.ema = ema
         self.precision = precision
         self.world = world or World()
+        self._group = self.world.group if config.gather else None
 
     def has_penalty(self, step: int) -> bool:
         """Whether step number `step`, counted from 0, takes the gradient penalty."""
@@ -149,7 +150,7 @@ class TrainStep:
 
     def _discriminator_losses(self, inputs: StepInputs, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
-        real, exclude = to_signed(inputs.images), _exclude(inputs)
+        real, exclude = to_signed(inputs.images), self._exclude(inputs)
         batch = len(real)
         images = torch.cat([self._augment(real, inputs, 0), self._augment(fake, inputs, 1).to(real.dtype)])
         features, sentences, words = self._discriminate(
@@ -167,8 +168,8 @@ class TrainStep:
                 config.mismatched,
                 inputs.others and inputs.others.valid,
             ),
-            "d_region": region_match(config, seen_real, words, mask, exclude),
-            "d_sentence": sentence_match(config, seen_real, matching, exclude),
+            "d_region": region_match(config, seen_real, words, mask, exclude, self._group),
+            "d_sentence": sentence_match(config, seen_real, matching, exclude, self._group),
         }
         return losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses[
             "d_sentence"
@@ -178,12 +179,12 @@ class TrainStep:
         self, inputs: StepInputs, fake: Tensor, kl: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
-        exclude = _exclude(inputs)
+        exclude = self._exclude(inputs)
         seen, matching, words = self._discriminate(self._augment(fake, inputs, 2), sentence, keywords)
         losses = {
             "g_adversarial": generator_adversarial(config.adversarial, seen.logits(matching)),
-            "g_region": region_match(config, seen, words, mask, exclude),
-            "g_sentence": sentence_match(config, seen, matching, exclude),
+            "g_region": region_match(config, seen, words, mask, exclude, self._group),
+            "g_sentence": sentence_match(config, seen, matching, exclude, self._group),
         }
         total = losses["g_adversarial"] + config.region * losses["g_region"] + config.sentence * losses["g_sentence"]
         if kl is not None:
@@ -211,6 +212,14 @@ class TrainStep:
             return r1_penalty(logits, images)
         return ma_gp_penalty(logits, images, sentences)
 
+    def _exclude(self, inputs: StepInputs) -> Tensor:
+        """Which images and captions are no negatives of each other, (B, B) bool; with a group, (B, all captions)."""
+        others = inputs.others if self._group is not None and inputs.others is not None else inputs
+        exclude = inputs.caption_ids[:, None] == others.caption_ids
+        if inputs.class_ids is not None and others.class_ids is not None:
+            exclude = exclude | (inputs.class_ids[:, None] == others.class_ids)
+        return exclude
+
     def _augment(self, images: Tensor, inputs: StepInputs, turn: int) -> Tensor:
         return augment(images, self.config.augment, inputs.augmentation[turn])
 
@@ -218,11 +227,3 @@ class TrainStep:
 def _differentiable(inputs: StepInputs) -> tuple[Tensor, Tensor]:
     """Images and sentence features, to differentiate by."""
     return to_signed(inputs.images).requires_grad_(), inputs.text.sentence.detach().requires_grad_()
-
-
-def _exclude(inputs: StepInputs) -> Tensor:
-    """Which images and captions are no negatives of each other, (B, B) bool."""
-    exclude = inputs.caption_ids[:, None] == inputs.caption_ids
-    if inputs.class_ids is not None:
-        exclude = exclude | (inputs.class_ids[:, None] == inputs.class_ids)
-    return exclude

@@ -222,9 +222,9 @@ class Trainer:
         before = len(self.quarantined)
         known = {problem.where: problem for problem in self.quarantined}
         for found in self.world.gather(quarantined[self._told :]):
-            known = {problem.where: problem for problem in found} | known
+            known |= {problem.where: problem for problem in found if problem.where not in known}
         self._told = len(quarantined)
-        self.quarantined = sorted(known.values())
+        self.quarantined = list(known.values())
         if self.world.is_first and (len(self.quarantined) > before or not self._listed):
             self._listed = True
             self.directory.write_quarantine([*self.data.index.problems, *self.quarantined])

@@ -109,6 +109,7 @@ def region_keyword_loss(
     gamma_matching: float = 50.0,
     exclude: Tensor | None = None,
     gather: ProcessGroup | None = None,
+    even: bool = False,
     impl: str | None = None,
 ) -> Tensor:
     """Contrastive loss of images and captions by their regions and keywords.
@@ -120,8 +121,8 @@ def region_keyword_loss(
     A rank computes the scores of its own images, so that the work is shared. All get the same loss, that of one process
     with the whole batch. Their backward passes, which must all take place, leave the gradient of the sum of all ranks'
     losses: N times the whole batch's for N ranks, which DistributedDataParallel's mean over ranks makes the whole
-    batch's, however large each rank's share is. The host waits for the others' sizes, so this is for neither
-    `torch.compile(fullgraph=True)` nor CUDA graphs.
+    batch's, however large each rank's share is. The host waits for the others' sizes, which no CUDA graph can hold,
+    unless they are `even`; `torch.compile(fullgraph=True)` is for one process.
 
     Args:
         regions: (B, R, D) region features; image i belongs to caption i.
@@ -136,6 +137,7 @@ def region_keyword_loss(
             of ranks, as `ids[:, None] == gather_batch(ids, group)` is; on all ranks or on none.
         gather: a process group whose ranks' batches are one; None is this process alone. B and T may differ between
             ranks, and a B may be 0. Note that `torch.distributed.group.WORLD` is None until a group is initialised.
+        even: with `gather`, B and T of all ranks are those of this one, which is for the caller to know.
         impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
 
     Returns:
@@ -149,7 +151,7 @@ def region_keyword_loss(
     regions, keywords = promote_for_autocast(regions, keywords)
     check_region_keyword(op, regions, keywords, keyword_mask, variant)
     check_positive(op, gamma_matching=gamma_matching)
-    ranks = _check_pairs(op, regions, keywords, exclude, gather)
+    ranks = _check_pairs(op, regions, keywords, exclude, gather, even)
     if ranks is not None:
         if keyword_mask is None:
             keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
@@ -173,6 +175,7 @@ def global_match_loss(
     temperature: float = 0.1,
     exclude: Tensor | None = None,
     gather: ProcessGroup | None = None,
+    even: bool = False,
 ) -> Tensor:
     """Contrastive loss of images and sentences: cosine / temperature, cross-entropy both ways, summed.
 
@@ -186,6 +189,7 @@ def global_match_loss(
         exclude: (B, B) bool, true for pairs (image, sentence) that are no negatives; the diagonal always takes part.
             With `gather`, (B, sentences of all ranks).
         gather: a process group whose ranks' batches are one, as in `region_keyword_loss`, gradients included.
+        even: with `gather`, B of all ranks is that of this one, which is for the caller to know.
 
     Returns:
         a scalar, float32, or float64 for float64 features; 0 for an empty batch.
@@ -202,7 +206,7 @@ def global_match_loss(
             "both must be (B, D)"
         )
     check_positive(op, temperature=temperature)
-    ranks = _check_pairs(op, global_features, sentences, exclude, gather)
+    ranks = _check_pairs(op, global_features, sentences, exclude, gather, even)
     if ranks is not None:
         sentences = ranks.gather(sentences)
     with torch.autocast(global_features.device.type, enabled=False):
@@ -210,11 +214,11 @@ def global_match_loss(
 
 
 def _check_pairs(
-    op: str, images: Tensor, captions: Tensor, exclude: Tensor | None, gather: ProcessGroup | None
+    op: str, images: Tensor, captions: Tensor, exclude: Tensor | None, gather: ProcessGroup | None, even: bool
 ) -> Ranks | None:
     """As many images as captions, and exclude fits; the ranks, where there are others."""
     check_as_many(op, images, captions)
-    ranks = None if gather is None else Ranks(op, gather, captions, exclude)
+    ranks = None if gather is None else Ranks(op, gather, captions, exclude, even)
     check_exclude(op, images, len(images) if ranks is None else sum(ranks.sizes), exclude)
     return ranks
 
