@@ -64,6 +64,17 @@ class Ranks:
         gathered: Tensor = _Gather.apply(x, self.group, self.sizes)
         return gathered
 
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of all ranks' tensors of one shape; its gradient is the sum of what all ranks have for it."""
+        total: Tensor = _Sum.apply(x, self.group)
+        return total
+
+    def logsumexp(self, x: Tensor) -> Tensor:
+        """log sum exp over the rows (B, N) of all ranks -> (N,); no column is -inf on all of them."""
+        highest = x.new_full(x.shape[1:], -torch.inf) if len(x) == 0 else x.detach().amax(dim=0)
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.group)
+        return highest + self.sum((x - highest).exp().sum(dim=0)).log()
+
     def widen(self, x: Tensor, dim: int) -> Tensor:
         """x with zeros behind its keywords, up to those of the rank that has most."""
         missing = self.width - x.shape[dim]
@@ -143,3 +154,19 @@ class _Gather(torch.autograd.Function):
         own = gradient.new_empty(most, *gradient.shape[1:])
         _reduce_scatter(own, everyone, group=ctx.group)
         return own[: ctx.sizes[dist.get_rank(ctx.group)]], None, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total, None

@@ -225,7 +225,15 @@ def _check_pairs(
 
 def _matching_loss(logits: Tensor, exclude: Tensor | None, ranks: Ranks | None) -> Tensor:
     """The loss of logits of this rank's images with all captions."""
-    if ranks is not None:
-        logits = ranks.gather(logits)
-        exclude = None if exclude is None else ranks.gather(exclude)
-    return reference.symmetric_cross_entropy(logits, exclude)
+    if ranks is None:
+        return reference.symmetric_cross_entropy(logits, exclude)
+    own = torch.arange(len(logits), device=logits.device)
+    at = own + sum(ranks.sizes[: ranks.rank])
+    if exclude is not None:
+        exclude = exclude.clone()
+        exclude[own, at] = False
+        logits = logits.masked_fill(exclude, -torch.inf)
+    # A rank has all captions of its images but not all images of its captions: of these it needs no more than the sums
+    # that the others have, so that two rows travel and not the (all images, all captions) logits.
+    over_captions = ranks.sum((logits.logsumexp(dim=1) - 2 * logits[own, at]).sum())
+    return (over_captions + ranks.logsumexp(logits).sum()) / max(1, sum(ranks.sizes))
