@@ -72,7 +72,7 @@ class Trainer:
         self.world = world or World()
         say = self.world.say
         with self.world.together():
-            _check_batch(config, self.world)
+            _check_sharing(config, self.world)
             self.device = choose_device(config.engine.device, self.world)
             self.precision = Precision(config.train.precision, self.device)
             self.data = TrainingData(config, self.device, self.world)
@@ -112,7 +112,7 @@ class Trainer:
             config.engine,
             device=self.device,
             steps=config.train.steps,
-            compiled_before=self._compiled_before if alone else bool(self._compiled_before),
+            compiled_before=self._compiled_before if alone else False,
             say=self.world.say,
         )
 
@@ -336,7 +336,7 @@ class Trainer:
         )
 
 
-def _check_batch(config: Config, world: World) -> None:
+def _check_sharing(config: Config, world: World) -> None:
     batch, size = config.train.batch_size, world.size
     if batch % size:
         near = max(size, round(batch / size) * size)
@@ -348,4 +348,9 @@ def _check_batch(config: Config, world: World) -> None:
         raise UserError(
             f"train.batch_size is {batch}, one image for each of {size} processes, and without loss.gather captions "
             "are told apart within a process; take a larger batch, or --loss.gather"
+        )
+    if size > 1 and config.loss.gather and config.engine.compile == "on":
+        raise UserError(
+            "engine.compile is on, but what gathers the captions of several processes cannot be compiled; take "
+            "--engine.compile off, or --loss.no-gather"
         )

@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastt2i.config import Config, LossConfig, TrainConfig
+from fastt2i.config import Config, EngineConfig, LossConfig, TrainConfig
 from fastt2i.engine import gradients
 from fastt2i.engine.gradients import GradientMean
-from fastt2i.engine.trainer import _check_batch, choose_device
+from fastt2i.engine.trainer import _check_sharing, choose_device
 from fastt2i.engine.world import VARIABLES, World, join
 from fastt2i.errors import UserError
 from fastt2i.losses import discriminator_adversarial
@@ -69,9 +69,10 @@ class Three(World):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    def check(batch: int, gather: bool = True) -> None:
-        config = Config(train=TrainConfig(batch_size=batch), loss=LossConfig(gather=gather))
-        _check_batch(config, Three())
+    def check(batch: int, gather: bool = True, compile: str = "auto") -> None:
+        engine = EngineConfig(compile=compile)
+        config = Config(train=TrainConfig(batch_size=batch), loss=LossConfig(gather=gather), engine=engine)
+        _check_sharing(config, Three())
 
     check(3)
     check(6, gather=False)
@@ -81,6 +82,9 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
         check(2)
     with pytest.raises(UserError, match="train.batch_size is 3, one image for each of 3 processes"):
         check(3, gather=False)
+    check(6, gather=False, compile="on")
+    with pytest.raises(UserError, match="engine.compile is on, but .* take --engine.compile off, or --loss.no-gather"):
+        check(6, compile="on")
 
 
 def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

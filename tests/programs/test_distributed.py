@@ -312,7 +312,9 @@ def started_on(hosts: list[tuple[list[str], str]], arguments: Sequence[str]) -> 
     port, processes = free_port(), []
     for n, (prefix, address) in enumerate(hosts):
         meeting = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "test", "--local-addr", address]
-        line = command(1, arguments, *meeting, "--rdzv-endpoint", f"{hosts[0][1]}:{port}")
+        # Namespaces share the machine's name, by which a host would find out that the endpoint is itself.
+        meeting += ["--rdzv-endpoint", f"{hosts[0][1]}:{port}", "--rdzv-conf", f"is_host={int(n == 0)}"]
+        line = command(1, arguments, *meeting)
         environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": f"fastt2i-{n}"}
         processes.append(
             subprocess.Popen(
