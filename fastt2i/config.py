@@ -223,6 +223,8 @@ class EngineConfig(Section):
     """Capture whole steps in CUDA graphs; `auto` does so on a GPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile networks and losses with torch.compile; `auto` times steps both ways in runs of 20 minutes or more."""
+    profile: bool = False
+    """Look at some steps after the first: print where their time goes, and write a trace. `--profile` for short."""
     tune: Literal["auto", "on", "off"] = "auto"
     """Time the forms of each operator on new shapes and take the fastest; `auto` does so on a GPU. Two machines may
     then choose differently, and differ in rounding."""
@@ -248,12 +250,15 @@ class LogConfig(Section):
     """Steps between two sample grids and two evaluations; the last step always makes one."""
     samples: int = 32
     """Images in a sample grid."""
+    attention: int = 6
+    """Images of the grid for which a picture shows where each keyword of the caption looks; 0 for none."""
     tensorboard: bool = True
     """Write TensorBoard events."""
 
     def _check(self) -> None:
         for name in ("every", "samples_every", "samples"):
             self._require(name, getattr(self, name) >= 1, "1 or more")
+        self._require("attention", self.attention >= 0, "0 or more")
 
 
 @dataclass(kw_only=True)

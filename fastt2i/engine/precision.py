@@ -15,6 +15,10 @@ class Precision:
     Args:
         name: `auto`, `fp32`, `tf32`, `bf16` or `fp16`.
         device: where the networks run.
+
+    Attributes:
+        name: what `auto` became, or the name given.
+        dtype: of the networks' products.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -25,8 +29,8 @@ class Precision:
                 f"train.precision is tf32, which only a GPU has, but the device is {device}; use fp32 or bf16"
             )
         self.name = name
+        self.dtype = AUTOCAST_DTYPES.get(name, torch.float32)
         self._device_type = device.type
-        self._dtype = AUTOCAST_DTYPES.get(name)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if name == "fp32" else "high")
             torch.backends.cudnn.allow_tf32 = name != "fp32"
@@ -37,7 +41,7 @@ class Precision:
 
     def autocast(self) -> torch.autocast:
         """The context that the networks run in."""
-        return torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None)
+        return torch.autocast(self._device_type, dtype=self.dtype, enabled=self.name in AUTOCAST_DTYPES)
 
 
 def multiplies_bf16(device: torch.device) -> bool:

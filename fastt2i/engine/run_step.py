@@ -27,6 +27,7 @@ class StepRunner:
         say: tells the user what is going on.
 
     Attributes:
+        step: what a step computes, as it is.
         losses: of the steps since they were read last.
     """
 
@@ -42,7 +43,7 @@ class StepRunner:
         say: Callable[[str], None],
     ) -> None:
         self.losses = LossLog(step.world)
-        self._step, self._clock = step, clock
+        self.step, self._clock = step, clock
         if config.graphs == "on" and device.type != "cuda":
             say(f"engine.graphs is on, but only steps on a GPU can be captured, and this is the {device}")
         graphed = config.graphs != "off" and device.type == "cuda"
@@ -68,7 +69,7 @@ class StepRunner:
     def __call__(self, inputs: StepInputs, step: int) -> None:
         """Take step number `step`, counted from 0."""
         self._clock.set(step)
-        self._trial(inputs, self._step.has_penalty(step), step)
+        self._trial(inputs, self.step.has_penalty(step), step)
 
     def _taking(self, step: TrainStep) -> Run:
         def take(inputs: StepInputs, with_penalty: bool) -> None:

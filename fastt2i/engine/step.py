@@ -17,6 +17,7 @@ from fastt2i.config import LossConfig
 from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import Player
 from fastt2i.engine.precision import Precision
+from fastt2i.engine.spans import span
 from fastt2i.engine.world import World
 from fastt2i.images import to_signed
 from fastt2i.losses import (
@@ -99,26 +100,32 @@ class TrainStep:
         ema_weight: float32 scalar, what the new weights weigh in their moving average.
         """
         inputs = self._ask_others(inputs)
-        fake, kl = self._generate(inputs)
-        total, losses = self._discriminator_losses(inputs, fake.detach())
+        with span("generate"):
+            fake, kl = self._generate(inputs)
+        with span("discriminator"):
+            total, losses = self._discriminator_losses(inputs, fake.detach())
         if with_penalty:
-            losses["d_penalty"] = self._penalty(inputs, *_differentiable(inputs))
-            total = total + self.config.penalty_weight * self.config.penalty_every * losses["d_penalty"]
-        self.discriminator.minimise(total)
-        self.discriminator.module.requires_grad_(False)
-        total, generator_losses = self._generator_losses(inputs, fake, kl)
-        self.discriminator.module.requires_grad_(True)
-        self.generator.minimise(total)
-        self.ema.update(ema_weight)
+            with span("penalty"):
+                losses["d_penalty"] = self._penalty(inputs, *_differentiable(inputs))
+                total = total + self.config.penalty_weight * self.config.penalty_every * losses["d_penalty"]
+        with span("discriminator update"):
+            self.discriminator.minimise(total)
+        with span("generator"):
+            self.discriminator.module.requires_grad_(False)
+            total, generator_losses = self._generator_losses(inputs, fake, kl)
+            self.discriminator.module.requires_grad_(True)
+        with span("generator update"):
+            self.generator.minimise(total)
+            self.ema.update(ema_weight)
         return {name: loss.detach() for name, loss in (losses | generator_losses).items()}
 
-    def rehearse(self, inputs: StepInputs) -> None:
+    def rehearse(self, inputs: StepInputs, penalty: bool = True) -> None:
         """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then."""
         inputs = self._ask_others(inputs)
         fake, kl = self._generate(inputs)
         total, _ = self._discriminator_losses(inputs, fake.detach())
         total.backward()
-        if self.config.penalty != "none":
+        if penalty and self.config.penalty != "none":
             self._penalty(inputs, *_differentiable(inputs)).backward()
         self.discriminator.module.requires_grad_(False)
         total, _ = self._generator_losses(inputs, fake, kl)

@@ -6,6 +6,7 @@ import time
 from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
+from torch import Tensor
 
 import fastt2i
 from fastt2i.augment import draws_per_image
@@ -17,7 +18,9 @@ from fastt2i.engine.clock import Clock
 from fastt2i.engine.data import TrainingData
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.loss_log import NonFiniteLoss
+from fastt2i.engine.memory import keep_freed_memory
 from fastt2i.engine.precision import Precision
+from fastt2i.engine.profile import StepProfile
 from fastt2i.engine.report import Report, Silence
 from fastt2i.engine.run_directory import RunDirectory
 from fastt2i.engine.run_step import StepRunner
@@ -71,6 +74,7 @@ class Trainer:
         self.directory = directory
         self.world = world or World()
         say = self.world.say
+        keep_freed_memory()
         with self.world.together():
             _check_sharing(config, self.world)
             self.device = choose_device(config.engine.device, self.world)
@@ -141,7 +145,7 @@ class Trainer:
         self._since = time.perf_counter()
         try:
             with closing(loader), closing(report), StopRequest(self.world) as stop, self._tuning():
-                batches = iter(inputs)
+                batches = self._profile(report).watch(inputs) if config.engine.profile else iter(inputs)
                 stopped = False
                 while self.step < config.train.steps and not (stopped := stop.asked()):
                     self.run_step(next(batches), self.step)
@@ -172,6 +176,12 @@ class Trainer:
             steps=self.config.train.steps,
             scored="held-out" if len(self.data.heldout) else "training",
         )
+
+    def _profile(self, report: Silence) -> StepProfile:
+        # All ranks look, for what is counted on the way takes part of all.
+        rank = "" if self.world.size == 1 else f"-rank-{self.world.rank}"
+        path = self.directory.path / "profile" / f"trace-from-{self.step:08d}{rank}.json.gz"
+        return StepProfile(self.run_step.step, self.precision, self.device, path, report.say)
 
     def _tuning(self) -> AbstractContextManager[None]:
         tune = self.config.engine.tune
@@ -240,8 +250,16 @@ class Trainer:
         self.scores = self.captions.score(generator, self.state.discriminator.module)
         images = self.captions.draw(generator, self.config.log.samples)
         report.samples(self.step, images, self.captions.captions[: len(images)], self.scores)
+        self._show_attention(report, images[: self.config.log.attention])
         self.seconds += time.perf_counter() - started
         self._since = time.perf_counter()
+
+    def _show_attention(self, report: Silence, images: Tensor) -> None:
+        captions = self.captions.captions[: len(images)]
+        if captions:
+            attention = self.captions.attention(images, self.state.discriminator.module, self.config.loss)
+            words = [self.data.encoder.keywords(caption) for caption in captions]
+            report.attention(self.step, images, captions, words, attention)
 
     def _save(self) -> None:
         """Write a checkpoint, and the model folder that everything but training reads."""

@@ -98,6 +98,41 @@ def region_keyword_scores(
         return run(*arguments)
 
 
+def region_keyword_attention(
+    regions: Tensor,
+    keywords: Tensor,
+    keyword_mask: Tensor | None = None,
+    *,
+    variant: str = "xmc",
+    gamma_attention: float = 5.0,
+) -> Tensor:
+    """Where each keyword of a caption looks in the caption's own image: the attention inside the scores, for people.
+
+    Args:
+        regions: (B, R, D) region features; image i belongs to caption i.
+        keywords: (B, T, D) keyword features, of the same dtype and on the same device.
+        keyword_mask: (B, T) bool, true where a keyword is; None means everywhere.
+        variant: `xmc` or `damsm`, as of `region_keyword_scores`.
+        gamma_attention: sharpness of the attention over regions (gamma 1).
+
+    Returns:
+        (B, T, R) float32, or float64 for float64 features, differentiable any number of times: a keyword's row sums to
+        1, and is zero where no keyword is.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit.
+    """
+    op = "region_keyword_attention"
+    regions, keywords = promote_for_autocast(regions, keywords)
+    check_region_keyword(op, regions, keywords, keyword_mask, variant)
+    check_as_many(op, regions, keywords)
+    check_positive(op, gamma_attention=gamma_attention)
+    if keyword_mask is None:
+        keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
+    with torch.autocast(regions.device.type, enabled=False):
+        return reference.region_keyword_attention(regions, keywords, keyword_mask, variant, gamma_attention)
+
+
 def region_keyword_loss(
     regions: Tensor,
     keywords: Tensor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastt2i.ops import global_match_loss, region_keyword_loss, region_keyword_scores
+from fastt2i.ops import global_match_loss, region_keyword_attention, region_keyword_loss, region_keyword_scores
 
 
 def attngan_words_loss(
@@ -276,6 +277,47 @@ def test_compiles_without_a_graph_break(backend: str) -> None:
     )
 
 
+def attngan_attention(regions: Tensor, words: Tensor, gamma1: float) -> Tensor:
+    """AttnGAN's `func_attention` of one image (D, R) and its words (D, L): (L, R)."""
+    per_region = torch.softmax(regions.T @ words, dim=1)
+    return torch.softmax(gamma1 * per_region.T, dim=1)
+
+
+def xmcgan_attention(regions: Tensor, words: Tensor, gamma1: float) -> Tensor:
+    """XMC-GAN's attention of one image (D, R) and its words (D, L): (L, R)."""
+    return torch.softmax(gamma1 * unit(words.T) @ unit(regions.T).T, dim=1)
+
+
+@pytest.mark.parametrize(("variant", "published"), [("damsm", attngan_attention), ("xmc", xmcgan_attention)])
+def test_attention_is_that_of_the_published_losses(variant: str, published: Callable[..., Tensor]) -> None:
+    regions, words = features(5, 6, 5, 7)
+    mask = mask_of([5, 1, 0, 3, 2], 5)
+    words = torch.where(mask[..., None], words, torch.nan)
+    ours = region_keyword_attention(regions, words, mask, variant=variant, gamma_attention=4.0)
+    assert ours.shape == (5, 5, 6) and not ours[~mask].any()
+    for b, length in enumerate([5, 1, 0, 3, 2]):
+        theirs = published(regions[b].T, words[b, :length].T, 4.0)
+        torch.testing.assert_close(ours[b, :length], theirs, rtol=1e-10, atol=0)
+    assert torch.autograd.gradcheck(
+        lambda v, e: region_keyword_attention(v, e, variant=variant), [x.requires_grad_() for x in features(2, 3, 2, 4)]
+    )
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_attention_at_the_edges(variant: str) -> None:
+    regions, words = (x.float() for x in features(3, 4, 2, 5))
+    plain = region_keyword_attention(regions, words, variant=variant)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(region_keyword_attention(regions, words, variant=variant), plain)
+        assert region_keyword_attention(regions.bfloat16(), words, variant=variant).dtype == torch.float32
+    compiled = torch.compile(region_keyword_attention, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(regions, words, variant=variant), plain)
+    assert region_keyword_attention(regions[:0], words[:0], variant=variant).shape == (0, 2, 4)
+    regions[1, 2, 3] = torch.nan
+    attention = region_keyword_attention(regions, words, variant=variant)
+    assert attention[1].isnan().any() and attention[[0, 2]].isfinite().all()
+
+
 V, E = torch.randn(2, 4, 5), torch.randn(2, 3, 5)
 
 
@@ -298,6 +340,15 @@ def test_what_does_not_fit_is_one_sentence(arguments: tuple[Tensor, ...], kind: 
 
 
 def test_bad_settings_are_one_sentence() -> None:
+    for arguments, kind, sentence in (
+        ((V, torch.randn(3, 3, 5)), ValueError, "there are 2 images and 3 captions; caption i must be image i's"),
+        ((V, E[..., :4]), ValueError, "the same D"),
+        ((V, E, torch.ones(2, 3)), TypeError, "keyword_mask is torch.float32; it must be bool"),
+    ):
+        with pytest.raises(kind, match=f"region_keyword_attention: .*{sentence}"):
+            region_keyword_attention(*arguments)
+    with pytest.raises(ValueError, match="region_keyword_attention: gamma_attention is 0; it must be more than 0"):
+        region_keyword_attention(V, E, gamma_attention=0)
     with pytest.raises(ValueError, match="variant is 'xm'; it must be one of xmc, damsm"):
         region_keyword_loss(V, E, variant="xm")
     with pytest.raises(ValueError, match="gamma_attention is 0; it must be more than 0"):
