@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,10 @@ def _train(argv: list[str], world: World) -> int:
     arguments, directory = world.once(lambda: _parse([*argv, *resume]))
     from fastt2i.engine.trainer import Trainer
 
-    plain_warnings()
+    if world.local_rank == 0:
+        plain_warnings()
+    else:
+        warnings.simplefilter("ignore")  # the first of this machine says the same
     world.say(f"output: {directory.path}")
     if arguments.dry_run:
         world.say(arguments.config.to_yaml())

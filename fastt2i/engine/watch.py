@@ -107,7 +107,7 @@ class Watch:
         try:
             while not self._over.wait(EVERY):
                 if self._read.check([_ENDED]):
-                    self._end("")
+                    self._end("another rank has ended")
                 if self._leads and heard:
                     beats += 1
                     self._read.set(_beat(self._me.node), str(beats))

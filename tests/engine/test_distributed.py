@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastt2i.config import Config, EngineConfig, LossConfig, TrainConfig
+from fastt2i.data.loaders.loader import Batch
+from fastt2i.data.text_cache import TextCache
 from fastt2i.engine import gradients
 from fastt2i.engine.gradients import GradientMean
+from fastt2i.engine.inputs import InputSource
+from fastt2i.engine.step import StepInputs
 from fastt2i.engine.trainer import _check_sharing, choose_device
 from fastt2i.engine.world import VARIABLES, World, join
 from fastt2i.errors import UserError
@@ -177,3 +182,29 @@ def test_nothing_of_torch_distributed_is_touched_by_one_process() -> None:
     with join() as world:
         assert world.group is None and world.gather("x") == ["x"] and world.once(lambda: 3) == 3
     assert not dist.is_initialized()
+
+
+def test_ranks_draw_the_rows_of_one_process() -> None:
+    """Noise and augmentation of the ranks, one after the other, are those of a single process."""
+
+    class Rank(World):
+        def __init__(self, rank: int, size: int) -> None:
+            super().__init__()
+            self.rank, self.size = rank, size
+
+    arrays = {"sentence": np.zeros((8, 2), np.float16), "keywords": np.zeros((8, 1, 2), np.float16)}
+    features = TextCache(arrays | {"mask": np.ones((8, 1), np.bool_)})
+
+    def drawn(world: World) -> list[StepInputs]:
+        images, ids = torch.zeros(6 // world.size, 4, 4, 3, dtype=torch.uint8), torch.zeros(6 // world.size).long()
+        batches = [Batch(images, ids, ids, ids)] * 2
+        settings = {"noise_dim": 5, "draws": 4, "seed": 3, "first_step": 7, "device": torch.device("cpu")}
+        return list(InputSource(batches, features, None, **settings, world=world))  # type: ignore[arg-type]
+
+    whole = drawn(World())
+    assert not torch.equal(whole[0].noise, whole[1].noise)
+    for size in (2, 3, 6):
+        parts = [drawn(Rank(rank, size)) for rank in range(size)]
+        for step in range(2):
+            assert torch.equal(torch.cat([part[step].noise for part in parts]), whole[step].noise)
+            assert torch.equal(torch.cat([part[step].augmentation for part in parts], dim=1), whole[step].augmentation)
