@@ -154,6 +154,8 @@ class LossConfig(Section):
     """Temperature of the loss between global feature and sentence."""
     kl: float = 1.0
     """Weight of the KL term of `conditioning_augmentation`."""
+    gather: bool = True
+    """In a run of several processes, the captions of all are negatives of each image; without, those of its process."""
     augment: tuple[Literal["translation", "cutout", "color"], ...] = ()
     """DiffAugment policies on what the discriminator sees; `color` is at odds with captions that name colours."""
 

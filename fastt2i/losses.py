@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastt2i.config import LossConfig
 from fastt2i.models.discriminator import ImageFeatures
@@ -15,7 +16,13 @@ from fastt2i.ops import global_match_loss, region_keyword_loss
 
 
 def discriminator_adversarial(
-    kind: str, real: Tensor, fake: Tensor, mismatched: Tensor, valid: Tensor, mismatched_weight: float
+    kind: str,
+    real: Tensor,
+    fake: Tensor,
+    mismatched: Tensor,
+    valid: Tensor,
+    mismatched_weight: float,
+    valid_count: Tensor | None = None,
 ) -> Tensor:
     """The discriminator's adversarial loss.
 
@@ -26,12 +33,14 @@ def discriminator_adversarial(
         mismatched: (B,) logits of real images under another caption.
         valid: (B,) bool, false where the other caption happens to be the same one; those take no part.
         mismatched_weight: share w of the mismatched pairs among the negatives; fakes weigh 1 - w.
+        valid_count: scalar, what the sum over valid pairs is divided by; None for their number, or 1 if there are none.
+            The mean of the losses of a batch's equal parts is that of the whole if each takes the mean of the numbers.
     """
     if kind == "hinge":
         positive, negative, wrong = F.relu(1 - real), F.relu(1 + fake), F.relu(1 + mismatched)
     else:
         positive, negative, wrong = F.softplus(-real), F.softplus(fake), F.softplus(mismatched)
-    wrong_mean = (wrong * valid).sum() / valid.sum().clamp(min=1)
+    wrong_mean = (wrong * valid).sum() / (valid.sum().clamp(min=1) if valid_count is None else valid_count)
     return positive.mean() + (1 - mismatched_weight) * negative.mean() + mismatched_weight * wrong_mean
 
 
@@ -67,7 +76,14 @@ def ma_gp_penalty(logits: Tensor, images: Tensor, sentences: Tensor) -> Tensor:
     return squared_norm.pow(3).mean()
 
 
-def region_match(config: LossConfig, images: ImageFeatures, keywords: Tensor, mask: Tensor, exclude: Tensor) -> Tensor:
+def region_match(
+    config: LossConfig,
+    images: ImageFeatures,
+    keywords: Tensor,
+    mask: Tensor,
+    exclude: Tensor,
+    group: ProcessGroup | None = None,
+) -> Tensor:
     """Region-keyword loss of images and captions, both in the images' space.
 
     Args:
@@ -75,7 +91,8 @@ def region_match(config: LossConfig, images: ImageFeatures, keywords: Tensor, ma
         images: features of B images.
         keywords: (B, T, region_dim) projected keywords.
         mask: (B, T) bool, true where a keyword is.
-        exclude: (B, B) bool, true for pairs that are no negatives.
+        exclude: (B, B) bool, true for pairs that are no negatives; with a group, (B, captions of all its ranks).
+        group: whose ranks' batches, of one size, are one; this process is alone by default.
     """
     return region_keyword_loss(
         images.regions,
@@ -86,9 +103,22 @@ def region_match(config: LossConfig, images: ImageFeatures, keywords: Tensor, ma
         gamma_pooling=config.gamma_pooling,
         gamma_matching=config.gamma_matching,
         exclude=exclude,
+        gather=group,
+        even=True,
     )
 
 
-def sentence_match(config: LossConfig, images: ImageFeatures, sentence: Tensor, exclude: Tensor) -> Tensor:
-    """Global-sentence loss of images and captions; sentence: (B, global_dim) projected sentences."""
-    return global_match_loss(images.global_, sentence, temperature=config.temperature, exclude=exclude)
+def sentence_match(
+    config: LossConfig,
+    images: ImageFeatures,
+    sentence: Tensor,
+    exclude: Tensor,
+    group: ProcessGroup | None = None,
+) -> Tensor:
+    """Global-sentence loss of images and captions.
+
+    sentence: (B, global_dim) projected sentences; exclude, group: as in `region_match`.
+    """
+    return global_match_loss(
+        images.global_, sentence, temperature=config.temperature, exclude=exclude, gather=group, even=True
+    )

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import tyro
 from fastt2i.cli import plain_warnings, run
 from fastt2i.config import PRESETS, Config, preset
 from fastt2i.engine.run_directory import RunDirectory, choose_directory
+from fastt2i.engine.world import World, join
 
 HELP = {"-h", "--help"}
 DESCRIPTION = """Train a text-to-image GAN on captioned images.
@@ -42,21 +44,31 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit status."""
-    arguments, directory = _parse(list(sys.argv[1:] if argv is None else argv))
+    with join() as world:
+        return _train(list(sys.argv[1:] if argv is None else argv), world)
+
+
+def _train(argv: list[str], world: World) -> int:
+    # What torchrun starts anew goes on; only the first rank sees the output folder, and all take the same settings.
+    resume = ["--resume"] if world.restarted and "--resume" not in argv else []
+    arguments, directory = world.once(lambda: _parse([*argv, *resume]))
     from fastt2i.engine.trainer import Trainer
 
-    plain_warnings()
-    print(f"output: {directory.path}", flush=True)
+    if world.local_rank == 0:
+        plain_warnings()
+    else:
+        warnings.simplefilter("ignore")  # the first of this machine says the same
+    world.say(f"output: {directory.path}")
     if arguments.dry_run:
-        print(arguments.config.to_yaml())
-        Trainer(arguments.config, directory)
-        print("dry run: everything is in place; nothing was written to the output folder")
+        world.say(arguments.config.to_yaml())
+        Trainer(arguments.config, directory, world)
+        world.say("dry run: everything is in place; nothing was written to the output folder")
         return 0
-    directory.prepare()
+    world.once(directory.prepare)
     started = time.monotonic()
-    trainer = Trainer(arguments.config, directory)
+    trainer = Trainer(arguments.config, directory, world)
     status = trainer.train()
-    if status == 0:
+    if status == 0 and world.is_first:
         _say_goodbye(trainer.captions.captions[0], directory.path, time.monotonic() - started)
     return status
 

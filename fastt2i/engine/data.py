@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from fastt2i.data.sampler import Sampler
 from fastt2i.data.text_cache import TextCache
 from fastt2i.engine.evaluation import CaptionSet
 from fastt2i.engine.inputs import seeded
+from fastt2i.engine.world import World
 from fastt2i.errors import UserError
 from fastt2i.models.text_encoder import TextEncoder
 from fastt2i.text_features import TextFeatures
@@ -33,14 +34,14 @@ class TrainingData:
     Args:
         config: of the run.
         device: where the language model runs, and where evaluation does.
-        say: tells the user what is going on.
+        world: the processes of the run, each of which has its part of every batch.
 
     Raises:
         UserError: the data or the language model cannot be read.
     """
 
-    def __init__(self, config: Config, device: torch.device, say: Callable[[str], None]) -> None:
-        self._config = config
+    def __init__(self, config: Config, device: torch.device, world: World) -> None:
+        self._config, self._world = config, world
         whole = open_index(
             config.data.path,
             config.data.format,
@@ -53,7 +54,7 @@ class TrainingData:
         if not len(self.index):
             raise UserError(f"everything in {whole.name} is held out; there is nothing to train on")
         self.captions = self.index.caption_table()
-        say(_describe(self.index, self.heldout, len(self.captions.captions)))
+        world.say(_describe(self.index, self.heldout, len(self.captions.captions)))
         self.encoder = TextEncoder(
             config.text.model,
             max_keywords=config.text.max_keywords,
@@ -62,7 +63,7 @@ class TrainingData:
         )
         self.encoder.fit_idf(self.captions.captions)
         cache_dir = Path(config.text.cache_dir) if config.text.cache_dir else None
-        self.features = TextCache.open(self.encoder, self.captions.captions, cache_dir)
+        self.features = TextCache.open(self.encoder, self.captions.captions, cache_dir, progress=world.is_first)
         self.digest = _digest(self.index)
         self._device = device
 
@@ -88,11 +89,19 @@ class TrainingData:
             start_step=first_step,
             known=known,
             device=self._device,
+            progress=self._world.is_first,
         )
 
     def _sampler(self) -> Sampler:
         train = self._config.train
-        return Sampler(self.captions, batch_size=train.batch_size, seed=train.seed, flip=self._config.data.flip)
+        return Sampler(
+            self.captions,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            flip=self._config.data.flip,
+            rank=self._world.rank,
+            world_size=self._world.size,
+        )
 
     def sample_features(self) -> TextFeatures:
         """Features of training captions, evenly spread: all of them, or a sample that gives their statistics."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.text_cache import TextCache
 from fastt2i.engine.step import StepInputs
+from fastt2i.engine.world import World
 from fastt2i.text_features import TextFeatures
 
 
@@ -25,7 +26,8 @@ def seeded(*parts: object) -> torch.Generator:
 class InputSource:
     """The inputs of every step from the loader's first one on.
 
-    Noise is drawn on the CPU from (seed, step), so that it is the same on every device and after every resume.
+    Noise is drawn on the CPU from (seed, step), so that it is the same on every device and after every resume. It is
+    drawn for the whole batch, of which every rank takes its own rows: so it is the same for every number of ranks, too.
 
     Args:
         loader: gives the batches.
@@ -36,6 +38,7 @@ class InputSource:
         seed: the run's seed.
         first_step: the step of the loader's first batch.
         device: where the inputs go.
+        world: the processes of the run; one by default.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class InputSource:
         seed: int,
         first_step: int,
         device: torch.device,
+        world: World | None = None,
     ) -> None:
         self._loader = loader
         self._features = features
@@ -58,6 +62,7 @@ class InputSource:
         self._seed = seed
         self._first_step = first_step
         self._device = device
+        self._world = world or World()
 
     def __iter__(self) -> Iterator[StepInputs]:
         if self._device.type == "cuda":
@@ -81,13 +86,14 @@ class InputSource:
             reader.wait_event(copied)
             # Their memory belongs to the other stream, which must not have it back before this one has read them.
             for part in inputs:
-                for tensor in part if isinstance(part, TextFeatures) else [part]:
+                for tensor in part if isinstance(part, tuple) else [part]:
                     if tensor is not None:
                         tensor.record_stream(reader)
             yield inputs
 
     def _inputs(self, batch: Batch, step: int) -> StepInputs:
-        size = len(batch.images)
+        size, world = len(batch.images), self._world
+        whole, own = size * world.size, slice(size * world.rank, size * (world.rank + 1))
         random = seeded(self._seed, "step", step)
         return StepInputs(
             images=batch.images,
@@ -96,8 +102,8 @@ class InputSource:
             caption_ids=batch.caption_ids,
             mismatched_ids=batch.mismatched_ids,
             class_ids=None if self._classes is None else self._classes[batch.samples],
-            noise=torch.randn(size, self._noise_dim, generator=random),
-            augmentation=torch.rand(3, size, self._draws, generator=random),
+            noise=torch.randn(whole, self._noise_dim, generator=random)[own],
+            augmentation=torch.rand(3, whole, self._draws, generator=random)[:, own],
         )
 
     def _to_device(self, part: Any) -> Any:

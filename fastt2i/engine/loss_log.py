@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastt2i.engine.world import World
+
 NEVER = torch.iinfo(torch.int64).max
 
 
@@ -34,9 +36,13 @@ class _Sums:
 
 
 class LossLog:
-    """Sums of every loss since the last reading, and the first step at which each was not finite."""
+    """Sums of every loss since the last reading, and the first step at which each was not finite.
 
-    def __init__(self) -> None:
+    world: the processes whose losses are parts of the whole batch's; one by default.
+    """
+
+    def __init__(self, world: World | None = None) -> None:
+        self._world = world or World()
         self._sums: dict[tuple[str, ...], _Sums] = {}
 
     def add(self, losses: dict[str, Tensor], step: Tensor) -> None:
@@ -54,7 +60,7 @@ class LossLog:
         sums.first_bad.copy_(torch.where(values.isfinite(), sums.first_bad, sums.first_bad.minimum(step)))
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading; waits for the device.
+        """Means since the last reading, of all ranks; waits for the device and for the others.
 
         Raises:
             NonFiniteLoss: a loss was infinite or not a number at some step since the last reading.
@@ -63,6 +69,8 @@ class LossLog:
         counts: dict[str, int] = {}
         bad: list[tuple[int, str]] = []
         for names, sums in self._sums.items():
+            self._world.average_(sums.total)
+            self._world.minimum_(sums.first_bad)
             steps = int(sums.count)
             for name, value, step in zip(names, sums.total.tolist(), sums.first_bad.tolist(), strict=True):
                 totals[name] = totals.get(name, 0.0) + value

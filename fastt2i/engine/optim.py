@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fastt2i.config import OptimConfig
+from fastt2i.engine.gradients import GradientMean
 from fastt2i.engine.precision import Precision
+from fastt2i.engine.world import World
 from fastt2i.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
@@ -24,11 +27,14 @@ class Player(Generic[M]):
     module: M
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    mean: GradientMean | None = None
+    """What takes the mean of the gradients over all ranks, where there are several."""
 
     def minimise(self, loss: Tensor) -> None:
-        """One step of the optimizer down the gradient of `loss`."""
+        """One step of the optimizer down the gradient of `loss`, of its mean over all ranks."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        with self.mean or nullcontext():
+            self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -38,13 +44,17 @@ class Player(Generic[M]):
             group["lr"].fill_(rate)
 
 
-def make_player(name: str, module: M, config: OptimConfig, precision: Precision) -> Player[M]:
-    """A player whose learning rate is the configuration's `<name>_lr`.
+def make_player(
+    name: str, module: M, config: OptimConfig, precision: Precision, world: World | None = None
+) -> Player[M]:
+    """A player whose learning rate is the configuration's `<name>_lr`, in a run of one process by default.
 
     Raises:
         UserError: the optimizer asked for is not installed, or needs a GPU.
     """
-    return Player(name, module, _make_optimizer(module, config, getattr(config, f"{name}_lr")), precision.make_scaler())
+    optimizer = _make_optimizer(module, config, getattr(config, f"{name}_lr"))
+    mean = GradientMean(module.parameters(), world.size) if world and world.size > 1 else None
+    return Player(name, module, optimizer, precision.make_scaler(), mean)
 
 
 def _make_optimizer(module: nn.Module, config: OptimConfig, rate: float) -> torch.optim.Optimizer:

@@ -25,7 +25,23 @@ LINE_EVERY = 10.0
 SHOWN = {"d_adversarial": "D", "g_adversarial": "G", "g_region": "region", "g_sentence": "sentence"}
 
 
-class Report:
+class Silence:
+    """What ranks but the first one report: nothing."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def samples(self, step: int, images: Tensor, captions: Sequence[str], scores: Mapping[str, float]) -> None: ...
+
+    def attention(
+        self, step: int, images: Tensor, captions: Sequence[str], words: Sequence[Sequence[str]], attention: Tensor
+    ) -> None: ...
+
+    def say(self, sentence: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Report(Silence):
     """Tells how a run goes, on the terminal and in the run directory.
 
     Args:

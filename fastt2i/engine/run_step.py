@@ -42,7 +42,7 @@ class StepRunner:
         compiled_before: bool | None,
         say: Callable[[str], None],
     ) -> None:
-        self.losses = LossLog()
+        self.losses = LossLog(step.world)
         self.step, self._clock = step, clock
         if config.graphs == "on" and device.type != "cuda":
             say(f"engine.graphs is on, but only steps on a GPU can be captured, and this is the {device}")

@@ -5,18 +5,24 @@ from __future__ import annotations
 import signal
 from types import FrameType, TracebackType
 
+from fastt2i.engine.world import World
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
     """While the context is open, the first SIGINT or SIGTERM is remembered; a second one acts at once.
 
+    Args:
+        world: the processes that stop together; one by default.
+
     Attributes:
         signal: the signal received, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, world: World | None = None) -> None:
         self.signal: signal.Signals | None = None
+        self._world = world or World()
 
     def __enter__(self) -> StopRequest:
         self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
@@ -32,6 +38,13 @@ class StopRequest:
         self.signal = signal.Signals(number)
         for each, handler in self._previous.items():
             signal.signal(each, handler)
+
+    def asked(self) -> bool:
+        """Whether to stop now; all ranks, asking once before each step, are told so before the same one."""
+        number = self._world.any_signal(self.signal or 0)
+        if number:
+            self.signal = signal.Signals(number)
+        return bool(number)
 
     @property
     def exit_status(self) -> int:

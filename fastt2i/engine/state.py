@@ -14,6 +14,7 @@ from fastt2i.engine.checkpoint import Checkpoint, optimizer_tensors, restore_opt
 from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import make_player
 from fastt2i.engine.precision import Precision
+from fastt2i.engine.world import World
 from fastt2i.errors import UserError
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
@@ -29,10 +30,18 @@ class TrainingState:
         text_digest: SHA-256 of the language model that made them.
         device: where the networks live.
         precision: arithmetic of the run.
+        world: the processes of the run; one by default.
     """
 
     def __init__(
-        self, config: Config, *, captions: TextFeatures, text_digest: str, device: torch.device, precision: Precision
+        self,
+        config: Config,
+        *,
+        captions: TextFeatures,
+        text_digest: str,
+        device: torch.device,
+        precision: Precision,
+        world: World | None = None,
     ) -> None:
         torch.manual_seed(config.train.seed)
         generator = Generator(config.model, captions.sentence.shape[-1])
@@ -41,8 +50,8 @@ class TrainingState:
         discriminator.fit(captions)
         for module in (generator, discriminator):
             module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.generator = make_player("generator", generator, config.optim, precision)
-        self.discriminator = make_player("discriminator", discriminator, config.optim, precision)
+        self.generator = make_player("generator", generator, config.optim, precision, world)
+        self.discriminator = make_player("discriminator", discriminator, config.optim, precision, world)
         self.ema = Ema(generator, config.optim.ema)
         self._model = dataclasses.asdict(config.model)
         self._text_digest = text_digest

@@ -18,6 +18,7 @@ from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import Player
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.spans import span
+from fastt2i.engine.world import World
 from fastt2i.images import to_signed
 from fastt2i.losses import (
     discriminator_adversarial,
@@ -32,13 +33,26 @@ from fastt2i.models.generator import Generated, Generator
 from fastt2i.text_features import TextFeatures
 
 
+class Others(NamedTuple):
+    """What a step knows of the batches of all ranks, N images together.
+
+    caption_ids, class_ids: (N,) as in `StepInputs`; valid: float32 scalar, how many mismatched pairs take part, or 1,
+    divided by the number of ranks.
+    """
+
+    caption_ids: Tensor
+    class_ids: Tensor | None
+    valid: Tensor
+
+
 class StepInputs(NamedTuple):
     """What a step of batch size B reads, all on the device.
 
     images: (B, S, S, 3) uint8; text: features of their captions; mismatched_sentence: (B, d) sentence features of
     other captions; caption_ids, mismatched_ids: (B,) int64, equal numbers for equal captions; class_ids: (B,) int64,
     equal numbers for images of one class, or None where none is known; noise: (B, z) standard normal; augmentation:
-    (3, B, draws) uniform in [0, 1) for real images, fakes and the generator's turn.
+    (3, B, draws) uniform in [0, 1) for real images, fakes and the generator's turn; others: None until the step has
+    asked the other ranks, and where there are none.
     """
 
     images: Tensor
@@ -49,6 +63,7 @@ class StepInputs(NamedTuple):
     class_ids: Tensor | None
     noise: Tensor
     augmentation: Tensor
+    others: Others | None = None
 
 
 class TrainStep:
@@ -64,12 +79,16 @@ class TrainStep:
         discriminator: Player[Discriminator],
         ema: Ema[Generator],
         precision: Precision,
+        world: World | None = None,
     ) -> None:
+        """world: the processes of the run, one by default."""
         self.config = config
         self.generator = generator
         self.discriminator = discriminator
         self.ema = ema
         self.precision = precision
+        self.world = world or World()
+        self._group = self.world.group if config.gather else None
 
     def has_penalty(self, step: int) -> bool:
         """Whether step number `step`, counted from 0, takes the gradient penalty."""
@@ -80,6 +99,7 @@ class TrainStep:
 
         ema_weight: float32 scalar, what the new weights weigh in their moving average.
         """
+        inputs = self._ask_others(inputs)
         with span("generate"):
             fake, kl = self._generate(inputs)
         with span("discriminator"):
@@ -101,6 +121,7 @@ class TrainStep:
 
     def rehearse(self, inputs: StepInputs, penalty: bool = True) -> None:
         """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then."""
+        inputs = self._ask_others(inputs)
         fake, kl = self._generate(inputs)
         total, _ = self._discriminator_losses(inputs, fake.detach())
         total.backward()
@@ -120,13 +141,23 @@ class TrainStep:
             setattr(changed, part, change(getattr(self, part)))
         return changed
 
+    def _ask_others(self, inputs: StepInputs) -> StepInputs:
+        if self.world.size == 1:
+            return inputs
+        known = [inputs.caption_ids, inputs.mismatched_ids]
+        if inputs.class_ids is not None:
+            known.append(inputs.class_ids)
+        captions, mismatched, *classes = self.world.everyone(torch.stack(known, dim=1)).unbind(dim=1)
+        valid = (captions != mismatched).sum().clamp(min=1) / self.world.size
+        return inputs._replace(others=Others(captions, classes[0] if classes else None, valid))
+
     def _generate(self, inputs: StepInputs) -> Generated:
         with self.precision.autocast():
             return self.generator.module(inputs.text.sentence, inputs.noise)
 
     def _discriminator_losses(self, inputs: StepInputs, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
-        real, exclude = to_signed(inputs.images), _exclude(inputs)
+        real, exclude = to_signed(inputs.images), self._exclude(inputs)
         batch = len(real)
         images = torch.cat([self._augment(real, inputs, 0), self._augment(fake, inputs, 1).to(real.dtype)])
         features, sentences, words = self._discriminate(
@@ -142,9 +173,10 @@ class TrainStep:
                 seen_real.logits(mismatched),
                 inputs.caption_ids != inputs.mismatched_ids,
                 config.mismatched,
+                inputs.others and inputs.others.valid,
             ),
-            "d_region": region_match(config, seen_real, words, mask, exclude),
-            "d_sentence": sentence_match(config, seen_real, matching, exclude),
+            "d_region": region_match(config, seen_real, words, mask, exclude, self._group),
+            "d_sentence": sentence_match(config, seen_real, matching, exclude, self._group),
         }
         return losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses[
             "d_sentence"
@@ -154,12 +186,12 @@ class TrainStep:
         self, inputs: StepInputs, fake: Tensor, kl: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
-        exclude = _exclude(inputs)
+        exclude = self._exclude(inputs)
         seen, matching, words = self._discriminate(self._augment(fake, inputs, 2), sentence, keywords)
         losses = {
             "g_adversarial": generator_adversarial(config.adversarial, seen.logits(matching)),
-            "g_region": region_match(config, seen, words, mask, exclude),
-            "g_sentence": sentence_match(config, seen, matching, exclude),
+            "g_region": region_match(config, seen, words, mask, exclude, self._group),
+            "g_sentence": sentence_match(config, seen, matching, exclude, self._group),
         }
         total = losses["g_adversarial"] + config.region * losses["g_region"] + config.sentence * losses["g_sentence"]
         if kl is not None:
@@ -187,6 +219,14 @@ class TrainStep:
             return r1_penalty(logits, images)
         return ma_gp_penalty(logits, images, sentences)
 
+    def _exclude(self, inputs: StepInputs) -> Tensor:
+        """Which images and captions are no negatives of each other, (B, B) bool; with a group, (B, all captions)."""
+        others = inputs.others if self._group is not None and inputs.others is not None else inputs
+        exclude = inputs.caption_ids[:, None] == others.caption_ids
+        if inputs.class_ids is not None and others.class_ids is not None:
+            exclude = exclude | (inputs.class_ids[:, None] == others.class_ids)
+        return exclude
+
     def _augment(self, images: Tensor, inputs: StepInputs, turn: int) -> Tensor:
         return augment(images, self.config.augment, inputs.augmentation[turn])
 
@@ -194,11 +234,3 @@ class TrainStep:
 def _differentiable(inputs: StepInputs) -> tuple[Tensor, Tensor]:
     """Images and sentence features, to differentiate by."""
     return to_signed(inputs.images).requires_grad_(), inputs.text.sentence.detach().requires_grad_()
-
-
-def _exclude(inputs: StepInputs) -> Tensor:
-    """Which images and captions are no negatives of each other, (B, B) bool."""
-    exclude = inputs.caption_ids[:, None] == inputs.caption_ids
-    if inputs.class_ids is not None:
-        exclude = exclude | (inputs.class_ids[:, None] == inputs.class_ids)
-    return exclude

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
@@ -22,27 +21,40 @@ from fastt2i.engine.loss_log import NonFiniteLoss
 from fastt2i.engine.memory import keep_freed_memory
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.profile import StepProfile
-from fastt2i.engine.report import Report
+from fastt2i.engine.report import Report, Silence
 from fastt2i.engine.run_directory import RunDirectory
 from fastt2i.engine.run_step import StepRunner
 from fastt2i.engine.signals import StopRequest
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import TrainStep
+from fastt2i.engine.world import World
 from fastt2i.errors import UserError
 from fastt2i.model_card import model_card, parameter_count
 from fastt2i.models.pretrained import PretrainedModel, save_pretrained
 from fastt2i.ops import tuning
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `engine.device` names.
+def choose_device(name: str, world: World | None = None) -> torch.device:
+    """The device that `engine.device` names; each process of a machine has a GPU of its own.
 
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: a GPU is asked for and there is none, or there are fewer than processes.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.device is cuda, but torch sees no GPU here; use cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if world is None or world.size == 1:
+        return torch.device("cuda")
+    gpus = torch.cuda.device_count()
+    if world.local_rank >= gpus:
+        raise UserError(
+            f"this is process {world.local_rank + 1} of its machine, on which torch sees {gpus} GPUs; start one for "
+            f"each (--nproc-per-node={gpus}), or take --engine.device cpu"
+        )
+    device = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 class Trainer:
@@ -51,26 +63,32 @@ class Trainer:
     Args:
         config: of the run.
         directory: where it is kept.
-        say: tells the user what is going on.
+        world: the processes of the run; one by default.
 
     Raises:
         UserError: data, language model, output folder or checkpoint cannot be used.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, say: Callable[[str], None] = print) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, world: World | None = None) -> None:
         self.config = config
         self.directory = directory
-        self.device = choose_device(config.engine.device)
+        self.world = world or World()
+        say = self.world.say
         keep_freed_memory()
-        self.precision = Precision(config.train.precision, self.device)
-        self.data = TrainingData(config, self.device, say)
-        self.state = TrainingState(
-            config,
-            captions=self.data.sample_features(),
-            text_digest=self.data.encoder.digest,
-            device=self.device,
-            precision=self.precision,
-        )
+        with self.world.together():
+            _check_sharing(config, self.world)
+            self.device = choose_device(config.engine.device, self.world)
+            self.precision = Precision(config.train.precision, self.device)
+            self.data = TrainingData(config, self.device, self.world)
+            self.state = TrainingState(
+                config,
+                captions=self.data.sample_features(),
+                text_digest=self.data.encoder.digest,
+                device=self.device,
+                precision=self.precision,
+                world=self.world,
+            )
+        self._compare_ranks()
         self.checkpoints = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
         self.captions = self.data.caption_set(self.state.ema.module.noise_dim)
         self.scores: dict[str, float] = {}
@@ -78,25 +96,28 @@ class Trainer:
         self.quarantined: list[Problem] = []
         self._loader_before: LoaderName | None = None
         self._compiled_before: bool | None = None
-        self.step = self._resume(say)
-        self.loader, why = self.data.choose_loader(self._loader_before)
+        self.step = self._resume()
+        self.loader, why = self.world.once(lambda: self.data.choose_loader(self._loader_before))
         say(f"loader: {self.loader}; {why}")
-        self.run_step = self._make_runner(say)
-        self._logged, self._since, self._noted = self.step, time.perf_counter(), -1
+        self.run_step = self._make_runner()
+        self._logged, self._since = self.step, time.perf_counter()
+        self._told, self._listed = len(self.quarantined), False
         say(self._describe())
         if self.step >= config.train.steps:
             say(f"all {config.train.steps} steps are taken; --train.steps with a larger number goes on")
 
-    def _make_runner(self, say: Callable[[str], None]) -> StepRunner:
+    def _make_runner(self) -> StepRunner:
         config, state = self.config, self.state
+        # A trial may end differently on every rank, and what they exchange has to be the same.
+        alone = self.world.size == 1
         return StepRunner(
-            TrainStep(config.loss, state.generator, state.discriminator, state.ema, self.precision),
+            TrainStep(config.loss, state.generator, state.discriminator, state.ema, self.precision, self.world),
             Clock(config.optim, config.train.steps, (state.generator, state.discriminator), state.ema),
             config.engine,
             device=self.device,
             steps=config.train.steps,
-            compiled_before=self._compiled_before,
-            say=say,
+            compiled_before=self._compiled_before if alone else False,
+            say=self.world.say,
         )
 
     def train(self) -> int:
@@ -106,8 +127,9 @@ class Trainer:
             UserError: a loss is not finite, the disk is full, or too many images are bad.
         """
         config = self.config
-        self.directory.note(config)
-        loader = self.data.open_loader(self.loader, self.step, self.quarantined)
+        self.world.once(lambda: self.directory.note(config))
+        with self.world.together():
+            loader = self.data.open_loader(self.loader, self.step, self.quarantined)
         inputs = InputSource(
             loader,
             self.data.features,
@@ -117,60 +139,66 @@ class Trainer:
             seed=config.train.seed,
             first_step=self.step,
             device=self.device,
+            world=self.world,
         )
-        report = Report(
-            self.directory,
-            config.log,
-            first_step=self.step,
-            steps=config.train.steps,
-            scored="held-out" if len(self.data.heldout) else "training",
-        )
+        report = self._open_report() if self.world.is_first else Silence()
         self._since = time.perf_counter()
         try:
-            with closing(loader), closing(report), StopRequest() as stop, self._tuning():
+            with closing(loader), closing(report), StopRequest(self.world) as stop, self._tuning():
                 batches = self._profile(report).watch(inputs) if config.engine.profile else iter(inputs)
-                while self.step < config.train.steps and not stop.signal:
+                stopped = False
+                while self.step < config.train.steps and not (stopped := stop.asked()):
                     self.run_step(next(batches), self.step)
                     self.step += 1
-                    self.quarantined = loader.quarantined
-                    self._after_step(report)
-                if stop.signal:
-                    self._log(report)
+                    self._after_step(report, loader.quarantined)
+                if stopped:
+                    self._log(report, loader.quarantined)
                     self._save()
                 if self.quarantined:
                     report.say(
                         f"{len(self.quarantined)} images could not be decoded, and others took their places; "
                         f"{self.directory.quarantine} lists them with reasons"
                     )
-                if stop.signal:
+                if stopped and stop.signal:
                     report.say(f"stopped by {stop.signal.name} at step {self.step}; go on with --resume")
-                return stop.exit_status
+                return stop.exit_status if stopped else 0
         except OSError as error:
             raise UserError(
                 f"the run cannot be kept in {self.directory.path}: {error.strerror or error}; {self._last_good()}; "
                 "put that right and go on with --resume"
             ) from error
 
-    def _profile(self, report: Report) -> StepProfile:
-        path = self.directory.path / "profile" / f"trace-from-{self.step:08d}.json.gz"
+    def _open_report(self) -> Report:
+        return Report(
+            self.directory,
+            self.config.log,
+            first_step=self.step,
+            steps=self.config.train.steps,
+            scored="held-out" if len(self.data.heldout) else "training",
+        )
+
+    def _profile(self, report: Silence) -> StepProfile:
+        # All ranks look, for what is counted on the way takes part of all.
+        rank = "" if self.world.size == 1 else f"-rank-{self.world.rank}"
+        path = self.directory.path / "profile" / f"trace-from-{self.step:08d}{rank}.json.gz"
         return StepProfile(self.run_step.step, self.precision, self.device, path, report.say)
 
     def _tuning(self) -> AbstractContextManager[None]:
         tune = self.config.engine.tune
         return tuning() if tune == "on" or (tune == "auto" and self.device.type == "cuda") else nullcontext()
 
-    def _after_step(self, report: Report) -> None:
+    def _after_step(self, report: Silence, quarantined: list[Problem]) -> None:
         log, last = self.config.log, self.step == self.config.train.steps
         show = last or self.step % log.samples_every == 0
         save = last or self.step % self.config.checkpoint.every == 0
         if show or save or self.step % log.every == 0:
-            self._log(report)  # first, so that weights which are not finite are never saved
-        if show:
+            self._log(report, quarantined)  # first, so that weights which are not finite are never saved
+        if show and self.world.is_first:
             self._show(report)
         if save:
             self._save()
 
-    def _log(self, report: Report) -> None:
+    def _log(self, report: Silence, quarantined: list[Problem]) -> None:
         """Read the losses back from the device: the only place where the host waits for it."""
         steps = self.step - self._logged
         if not steps:
@@ -178,10 +206,13 @@ class Trainer:
         try:
             losses = self.run_step.losses.read()
         except NonFiniteLoss as error:
-            raise UserError(
-                f"the loss {error.name} is not finite at step {error.step}; {self._last_good()}; try lower learning "
-                "rates" + ("" if self.precision.name == "fp32" else " or --train.precision fp32")
+            raise self.world.agreed(
+                UserError(
+                    f"the loss {error.name} is not finite at step {error.step}; {self._last_good()}; try lower "
+                    "learning rates" + ("" if self.precision.name == "fp32" else " or --train.precision fp32")
+                )
             ) from error
+        self._note_quarantined(quarantined)
         now = time.perf_counter()
         elapsed = now - self._since
         self.seconds += elapsed
@@ -195,15 +226,24 @@ class Trainer:
                 "quarantined": len(self.quarantined),
             },
         )
-        if len(self.quarantined) != self._noted:
-            self._noted = len(self.quarantined)
+
+    def _note_quarantined(self, quarantined: list[Problem]) -> None:
+        """Put together what all ranks have found; quarantined: what this one has."""
+        before = len(self.quarantined)
+        known = {problem.where: problem for problem in self.quarantined}
+        for found in self.world.gather(quarantined[self._told :]):
+            known |= {problem.where: problem for problem in found if problem.where not in known}
+        self._told = len(quarantined)
+        self.quarantined = list(known.values())
+        if self.world.is_first and (len(self.quarantined) > before or not self._listed):
+            self._listed = True
             self.directory.write_quarantine([*self.data.index.problems, *self.quarantined])
 
     def _last_good(self) -> str:
         newest, _ = self.checkpoints.latest()
         return f"the last good checkpoint is {newest.path}" if newest else "there is no checkpoint yet"
 
-    def _show(self, report: Report) -> None:
+    def _show(self, report: Silence) -> None:
         """Samples and scores of the averaged generator; its time counts as the run's, not as the steps'."""
         started = time.perf_counter()
         generator = self.state.ema.module
@@ -214,7 +254,7 @@ class Trainer:
         self.seconds += time.perf_counter() - started
         self._since = time.perf_counter()
 
-    def _show_attention(self, report: Report, images: Tensor) -> None:
+    def _show_attention(self, report: Silence, images: Tensor) -> None:
         captions = self.captions.captions[: len(images)]
         if captions:
             attention = self.captions.attention(images, self.state.discriminator.module, self.config.loss)
@@ -223,6 +263,8 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint, and the model folder that everything but training reads."""
+        if not self.world.is_first:
+            return
         state = self.state.plain() | {
             "seconds": self.seconds,
             "scores": self.scores,
@@ -266,14 +308,33 @@ class Trainer:
             | self.scores,
         )
 
-    def _resume(self, say: Callable[[str], None]) -> int:
+    def _compare_ranks(self) -> None:
+        """All ranks must see the same data and have devices of one kind, and start from the same weights to the bit."""
+        for what, mine in (
+            ("data", self.data.digest),
+            ("language model", self.data.encoder.digest),
+            ("kind of device", self.device.type),
+        ):
+            seen = self.world.gather(mine)
+            other = next((rank for rank, its in enumerate(seen) if its != seen[0]), None)
+            if other is not None:
+                raise self.world.agreed(
+                    UserError(f"rank {other} has another {what} than rank 0; all ranks need the same")
+                )
+        for part in self.state.tensors().values():
+            for tensor in part.values():
+                self.world.share_(tensor)
+
+    def _resume(self) -> int:
         """Go back to the newest whole checkpoint, if there is one; returns the steps taken."""
-        checkpoint, damage = self.checkpoints.latest()
+        say = self.world.say
+        checkpoint, damage = self.world.once(self.checkpoints.latest)
         for sentence in damage:
             say(f"warning: {sentence}; an earlier checkpoint is used")
         if checkpoint is None:
             return 0
-        self.state.restore(checkpoint)
+        with self.world.together():
+            self.state.restore(checkpoint)
         self.seconds, self.scores = checkpoint.state["seconds"], checkpoint.state["scores"]
         self._compiled_before = checkpoint.state.get("compiled")
         say(f"resumed from {checkpoint.path} after {checkpoint.step} steps")
@@ -289,4 +350,25 @@ class Trainer:
         return (
             f"model: {self.config.model.image_size} px, generator {generator / 1e6:.2f} M parameters, "
             f"discriminator {discriminator / 1e6:.2f} M; {self.precision.name} on {self.device}"
+            + (f" and {self.world.size - 1} more" if self.world.size > 1 else "")
+        )
+
+
+def _check_sharing(config: Config, world: World) -> None:
+    batch, size = config.train.batch_size, world.size
+    if batch % size:
+        near = max(size, round(batch / size) * size)
+        raise UserError(
+            f"train.batch_size is {batch}, which {size} processes cannot share evenly; take a multiple of {size}, "
+            f"as {near}"
+        )
+    if batch // size < 2 and not config.loss.gather:
+        raise UserError(
+            f"train.batch_size is {batch}, one image for each of {size} processes, and without loss.gather captions "
+            "are told apart within a process; take a larger batch, or --loss.gather"
+        )
+    if size > 1 and config.loss.gather and config.engine.compile == "on":
+        raise UserError(
+            "engine.compile is on, but what gathers the captions of several processes cannot be compiled; take "
+            "--engine.compile off, or --loss.no-gather"
         )

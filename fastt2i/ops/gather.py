@@ -12,36 +12,40 @@ from torch.autograd.function import once_differentiable
 
 from fastt2i.ops.checks import DTYPES
 
-#: torch 2.13 renamed these two, and warns of the names that 2.11 and 2.12 have alone.
+# Since torch 2.13 these two have other names, and warn under the old ones.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Ranks:
-    """How large every rank's batch is; making one is a collective call, and the host waits for it.
+    """How large every rank's batch is; making one is a collective call, for which the host waits, unless it is `even`.
 
     Args:
         op: who asks, for what is said of mistakes.
         group: of this rank and the others.
         captions: (B, D) or (B, T, D) features of this rank's captions; B and T may differ from rank to rank.
         exclude: what the loss got.
+        even: every rank's are of the shapes of this one's; nobody asks.
 
     Raises:
         TypeError, ValueError: the group is none that this rank is in, or the ranks do not fit together; then every rank
             raises.
     """
 
-    def __init__(self, op: str, group: dist.ProcessGroup, captions: Tensor, exclude: Tensor | None) -> None:
+    def __init__(self, op: str, group: dist.ProcessGroup, captions: Tensor, exclude: Tensor | None, even: bool) -> None:
         check_group(op, group)
         self.group = group
         self.rank, count = dist.get_rank(group), dist.get_world_size(group)
         width = captions.shape[1] if captions.ndim == 3 else 1
+        if even:
+            self.sizes, self.width = [len(captions)] * count, width
+            return
         mine = [len(captions), width, captions.shape[-1], DTYPES.index(captions.dtype), exclude is not None]
         told = torch.tensor(mine, device=captions.device)
         everyone = told.new_empty(count * len(mine))
         _all_gather(everyone, told, group=group)
         self.sizes, widths, *same = everyone.view(count, -1).T.tolist()
-        self.width: int = max(widths)
+        self.width = max(widths)
         features, dtypes, excluding = (set(values) for values in same)
         if len(features) > 1 or len(dtypes) > 1:
             kinds = sorted(str(DTYPES[number]) for number in dtypes)
@@ -60,14 +64,27 @@ class Ranks:
         gathered: Tensor = _Gather.apply(x, self.group, self.sizes)
         return gathered
 
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of all ranks' tensors of one shape; its gradient is the sum of what all ranks have for it."""
+        total: Tensor = _Sum.apply(x, self.group)
+        return total
+
+    def logsumexp(self, x: Tensor) -> Tensor:
+        """log sum exp over the rows (B, N) of all ranks -> (N,); no column is -inf on all of them."""
+        highest = x.new_full(x.shape[1:], -torch.inf) if len(x) == 0 else x.detach().amax(dim=0)
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.group)
+        return highest + self.sum((x - highest).exp().sum(dim=0)).log()
+
     def widen(self, x: Tensor, dim: int) -> Tensor:
         """x with zeros behind its keywords, up to those of the rank that has most."""
         missing = self.width - x.shape[dim]
         return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, missing]) if missing else x
 
 
-def gather_batch(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The rows of all ranks of a group, in the order of ranks; a collective call, for which the host waits.
+def gather_batch(x: Tensor, group: dist.ProcessGroup, *, even: bool = False) -> Tensor:
+    """The rows of all ranks of a group, in the order of ranks; a collective call.
+
+    The host waits for it, unless it is `even`.
 
     The gradient of a row is the sum of what all ranks have for it. With `ids` that tell images of one class, or equal
     captions, `ids[:, None] == gather_batch(ids, group)` is the `exclude` of a loss with `gather=group`.
@@ -75,6 +92,7 @@ def gather_batch(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     Args:
         x: (B, ...) of this rank, on the group's device; B may differ from rank to rank, all else must not.
         group: of this rank and the others, such as `torch.distributed.group.WORLD`.
+        even: every rank has as many rows as this one, which is for the caller to know.
 
     Returns:
         (sum of all B, ...), differentiable once.
@@ -83,10 +101,15 @@ def gather_batch(x: Tensor, group: dist.ProcessGroup) -> Tensor:
         TypeError, ValueError: the group is none that this rank is in.
     """
     check_group("gather_batch", group)
-    size = torch.tensor([len(x)], device=x.device)
-    sizes = size.new_empty(dist.get_world_size(group))
-    _all_gather(sizes, size, group=group)
-    gathered: Tensor = _Gather.apply(x, group, sizes.tolist())
+    count = dist.get_world_size(group)
+    if even:
+        sizes = [len(x)] * count
+    else:
+        size = torch.tensor([len(x)], device=x.device)
+        told = size.new_empty(count)
+        _all_gather(told, size, group=group)
+        sizes = told.tolist()
+    gathered: Tensor = _Gather.apply(x, group, sizes)
     return gathered
 
 
@@ -108,19 +131,42 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, sizes: list[int]) -> Tensor:
         ctx.group, ctx.sizes = group, sizes
         most, ranks = max(sizes), len(sizes)
-        own = x.new_zeros(most, *x.shape[1:])
-        own[: len(x)] = x
+        own = x.contiguous()
+        if len(x) < most:
+            own = x.new_zeros(most, *x.shape[1:])
+            own[: len(x)] = x
         everyone = x.new_empty(ranks * most, *x.shape[1:])
         _all_gather(everyone, own, group=group)
+        if min(sizes) == most:
+            return everyone
         return torch.cat([rows[:size] for rows, size in zip(everyone.view(ranks, *own.shape), sizes, strict=True)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         most, ranks = max(ctx.sizes), len(ctx.sizes)
-        everyone = gradient.new_zeros(ranks, most, *gradient.shape[1:])
-        for rows, size, part in zip(everyone, ctx.sizes, gradient.split(ctx.sizes), strict=True):
-            rows[:size] = part
+        everyone = gradient.contiguous()
+        if min(ctx.sizes) < most:
+            everyone = gradient.new_zeros(ranks, most, *gradient.shape[1:])
+            for rows, size, part in zip(everyone, ctx.sizes, gradient.split(ctx.sizes), strict=True):
+                rows[:size] = part
+            everyone = everyone.flatten(0, 1)
         own = gradient.new_empty(most, *gradient.shape[1:])
-        _reduce_scatter(own, everyone.flatten(0, 1), group=ctx.group)
+        _reduce_scatter(own, everyone, group=ctx.group)
         return own[: ctx.sizes[dist.get_rank(ctx.group)]], None, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total, None

@@ -144,6 +144,7 @@ def region_keyword_loss(
     gamma_matching: float = 50.0,
     exclude: Tensor | None = None,
     gather: ProcessGroup | None = None,
+    even: bool = False,
     impl: str | None = None,
 ) -> Tensor:
     """Contrastive loss of images and captions by their regions and keywords.
@@ -155,8 +156,8 @@ def region_keyword_loss(
     A rank computes the scores of its own images, so that the work is shared. All get the same loss, that of one process
     with the whole batch. Their backward passes, which must all take place, leave the gradient of the sum of all ranks'
     losses: N times the whole batch's for N ranks, which DistributedDataParallel's mean over ranks makes the whole
-    batch's, however large each rank's share is. The host waits for the others' sizes, so this is for neither
-    `torch.compile(fullgraph=True)` nor CUDA graphs.
+    batch's, however large each rank's share is. The host waits for the others' sizes, which no CUDA graph can hold,
+    unless they are `even`; `torch.compile(fullgraph=True)` is for one process.
 
     Args:
         regions: (B, R, D) region features; image i belongs to caption i.
@@ -171,6 +172,7 @@ def region_keyword_loss(
             of ranks, as `ids[:, None] == gather_batch(ids, group)` is; on all ranks or on none.
         gather: a process group whose ranks' batches are one; None is this process alone. B and T may differ between
             ranks, and a B may be 0. Note that `torch.distributed.group.WORLD` is None until a group is initialised.
+        even: with `gather`, B and T of all ranks are those of this one, which is for the caller to know.
         impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
 
     Returns:
@@ -184,7 +186,7 @@ def region_keyword_loss(
     regions, keywords = promote_for_autocast(regions, keywords)
     check_region_keyword(op, regions, keywords, keyword_mask, variant)
     check_positive(op, gamma_matching=gamma_matching)
-    ranks = _check_pairs(op, regions, keywords, exclude, gather)
+    ranks = _check_pairs(op, regions, keywords, exclude, gather, even)
     if ranks is not None:
         if keyword_mask is None:
             keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
@@ -208,6 +210,7 @@ def global_match_loss(
     temperature: float = 0.1,
     exclude: Tensor | None = None,
     gather: ProcessGroup | None = None,
+    even: bool = False,
 ) -> Tensor:
     """Contrastive loss of images and sentences: cosine / temperature, cross-entropy both ways, summed.
 
@@ -221,6 +224,7 @@ def global_match_loss(
         exclude: (B, B) bool, true for pairs (image, sentence) that are no negatives; the diagonal always takes part.
             With `gather`, (B, sentences of all ranks).
         gather: a process group whose ranks' batches are one, as in `region_keyword_loss`, gradients included.
+        even: with `gather`, B of all ranks is that of this one, which is for the caller to know.
 
     Returns:
         a scalar, float32, or float64 for float64 features; 0 for an empty batch.
@@ -237,7 +241,7 @@ def global_match_loss(
             "both must be (B, D)"
         )
     check_positive(op, temperature=temperature)
-    ranks = _check_pairs(op, global_features, sentences, exclude, gather)
+    ranks = _check_pairs(op, global_features, sentences, exclude, gather, even)
     if ranks is not None:
         sentences = ranks.gather(sentences)
     with torch.autocast(global_features.device.type, enabled=False):
@@ -245,18 +249,26 @@ def global_match_loss(
 
 
 def _check_pairs(
-    op: str, images: Tensor, captions: Tensor, exclude: Tensor | None, gather: ProcessGroup | None
+    op: str, images: Tensor, captions: Tensor, exclude: Tensor | None, gather: ProcessGroup | None, even: bool
 ) -> Ranks | None:
     """As many images as captions, and exclude fits; the ranks, where there are others."""
     check_as_many(op, images, captions)
-    ranks = None if gather is None else Ranks(op, gather, captions, exclude)
+    ranks = None if gather is None else Ranks(op, gather, captions, exclude, even)
     check_exclude(op, images, len(images) if ranks is None else sum(ranks.sizes), exclude)
     return ranks
 
 
 def _matching_loss(logits: Tensor, exclude: Tensor | None, ranks: Ranks | None) -> Tensor:
     """The loss of logits of this rank's images with all captions."""
-    if ranks is not None:
-        logits = ranks.gather(logits)
-        exclude = None if exclude is None else ranks.gather(exclude)
-    return reference.symmetric_cross_entropy(logits, exclude)
+    if ranks is None:
+        return reference.symmetric_cross_entropy(logits, exclude)
+    own = torch.arange(len(logits), device=logits.device)
+    at = own + sum(ranks.sizes[: ranks.rank])
+    if exclude is not None:
+        exclude = exclude.clone()
+        exclude[own, at] = False
+        logits = logits.masked_fill(exclude, -torch.inf)
+    # A rank has all captions of its images but not all images of its captions: of these it needs no more than the sums
+    # that the others have, so that two rows travel and not the (all images, all captions) logits.
+    over_captions = ranks.sum((logits.logsumexp(dim=1) - 2 * logits[own, at]).sum())
+    return (over_captions + ranks.logsumexp(logits).sum()) / max(1, sum(ranks.sizes))

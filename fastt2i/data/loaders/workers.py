@@ -13,12 +13,14 @@ from types import TracebackType
 
 
 def obey_the_parent_alone() -> None:
-    """In a worker: leave Ctrl-C, which reaches the whole process group, to the parent; and end when it does.
+    """In a worker: leave the signals that reach the whole process group to the parent; and end when it does.
 
+    They are Ctrl-C and the SIGTERM that torchrun ends a run with, after which the parent still takes a step or two.
     torch looks whether the parent's id has changed, which it never does under a fork server: the server lives on as
     long as its workers do. DALI does not look.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _hush_broken_connections
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
