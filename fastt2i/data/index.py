@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fastt2i.config import DataFormat
 from fastt2i.errors import UserError
 
+T = TypeVar("T")
 Split = Literal["train", "heldout", "all"]
 
 
@@ -64,6 +65,11 @@ class Index:
     its orientation is applied; it may reach beyond the image."""
     heldout: NDArray[np.bool_] | None = None
     """bool (N,): samples that training never sees, where this is a whole set; None stands for no such samples."""
+    stamp: Callable[[int], str] | None = None
+    """Another text when a sample's image file has changed, by its size, time and place; may raise OSError. None where
+    images never change, because they are drawn."""
+    shards: Sequence[str] = ()
+    """The files that hold many samples each, where there are such."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -87,6 +93,7 @@ class Index:
             classes=None if self.classes is None else self.classes[places],
             crops=None if self.crops is None else self.crops[places],
             heldout=None if self.heldout is None else self.heldout[places],
+            stamp=None if self.stamp is None else _Selected(self.stamp, places),
         )
 
     def side(self, split: Split) -> Index:
@@ -106,14 +113,14 @@ class Index:
 
 
 @dataclass(frozen=True)
-class _Selected:
-    """Reads the samples at some places."""
+class _Selected(Generic[T]):
+    """What `of` says of the samples at some places."""
 
-    read: Callable[[int], bytes]
+    of: Callable[[int], T]
     places: NDArray[np.int64]
 
-    def __call__(self, sample: int) -> bytes:
-        return self.read(int(self.places[sample]))
+    def __call__(self, sample: int) -> T:
+        return self.of(int(self.places[sample]))
 
 
 def open_index(
