@@ -81,7 +81,7 @@ def _draw(index: Index, sheet: Path, encoder: TextEncoder | None, images: int) -
     places = np.unique(np.linspace(0, len(index) - 1, min(images, len(index))).round().astype(np.int64))
     cards = [_card(index, sample, encoder) for sample in places.tolist()]
     table = index.caption_table()
-    subtitle = f"{len(index):,} images, {len(table.captions):,} different captions; {len(cards)} of them, evenly spread"
+    subtitle = f"{len(index):,} images, {len(table.captions):,} different captions; shown are {len(cards)} images, evenly spread"
     if encoder:
         subtitle += "; keywords underlined"
     try:
