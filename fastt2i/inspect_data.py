@@ -80,8 +80,8 @@ def _left_out(index: Index) -> str:
 def _draw(index: Index, sheet: Path, encoder: TextEncoder | None, images: int) -> None:
     places = np.unique(np.linspace(0, len(index) - 1, min(images, len(index))).round().astype(np.int64))
     cards = [_card(index, sample, encoder) for sample in places.tolist()]
-    table = index.caption_table()
-    subtitle = f"{len(index):,} images, {len(table.captions):,} different captions; shown are {len(cards)} images, evenly spread"
+    captions = len(index.caption_table().captions)
+    subtitle = f"{len(cards)} of {len(index):,} images, evenly spread; {captions:,} different captions"
     if encoder:
         subtitle += "; keywords underlined"
     try:

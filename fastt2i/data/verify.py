@@ -133,21 +133,21 @@ class _Journal:
         place = 0
         while batch := dict(islice(results, _BATCH)):
             new = {name: result.what for at, result in batch.items() if (name := names[at]) and result.lasting}
-            self._append(new)
+            with self._path.open("ab") as file:
+                file.write(_line(new))
+            self._known |= new
             end = max(batch) + 1
-            yield from (batch[at].what if at in batch else self._recall(names[at]) for at in range(place, end))
+            yield from (self._recall(names[at], batch.get(at)) for at in range(place, end))
             place = end
-        yield from map(self._recall, names[place:])
+        yield from (self._recall(name, None) for name in names[place:])
 
-    def _recall(self, name: str | None) -> str | None:
-        assert name is not None
-        self._used[name] = self._known[name]
-        return self._known[name]
-
-    def _append(self, new: dict[str, str | None]) -> None:
-        self._used |= new
-        with self._path.open("ab") as file:
-            file.write(_line(new))
+    def _recall(self, name: str | None, new: _Result | None) -> str | None:
+        """What is wrong with a thing, noted as one that is still there."""
+        if name is not None and name in self._known:
+            self._used[name] = self._known[name]
+            return self._known[name]
+        assert new is not None
+        return new.what
 
     def tidy(self) -> None:
         """Forget what has changed or gone since."""

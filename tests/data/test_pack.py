@@ -29,7 +29,24 @@ def entries(folder: Path) -> list[str]:
 
 def test_the_embedded_set_reads_back(tmp_path: Path) -> None:
     out = tmp_path / "new" / "shapes"
-    assert main(["pack", "--to", "folder", "--data", "shapes", "--out", str(out), "--image-size", "24", "--split", "heldout"]) == 0
+    assert (
+        main(
+            [
+                "pack",
+                "--to",
+                "folder",
+                "--data",
+                "shapes",
+                "--out",
+                str(out),
+                "--image-size",
+                "24",
+                "--split",
+                "heldout",
+            ]
+        )
+        == 0
+    )
     packed, original = folder_index(out, "all"), shapes_index(24, "heldout")
     assert list(packed) == list(original) and packed.problems == []
     assert all(packed.read(i) == original.read(i) for i in range(128))
