@@ -43,7 +43,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from fastt2i.data.verify import report, verify
+    from fastt2i.data.report import report
+    from fastt2i.data.verify import verify
     from fastt2i.durable import replace_file
 
     out: Path = arguments.out
@@ -113,6 +114,7 @@ def _open(arguments: argparse.Namespace, split: Split) -> Index:
         image_size=arguments.image_size or ModelConfig().image_size,
         split=split,
         text_column=arguments.text_column,
+        leave_out=arguments.leave_out,
     )
 
 
@@ -138,7 +140,7 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     inspect.add_argument(
         "--max-keywords", type=_positive, default=TextConfig().max_keywords, help="of a caption; %(default)s"
     )
-    inspect.set_defaults(image_size=None)
+    inspect.set_defaults(image_size=None, leave_out="")
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -157,7 +159,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="the report, a line of JSON for each problem; %(default)s",
     )
     verify.add_argument("--afresh", action="store_true", help="decode also what was decoded before and has not changed")
-    verify.set_defaults(image_size=None)
+    verify.set_defaults(image_size=None, leave_out="")
 
 
 def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -187,6 +189,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="pixels: images are cut square and resized to PNG, else copied as they are; "
         f"shapes are drawn in this size ({ModelConfig().image_size} by default)",
     )
+    pack.add_argument("--leave-out", default="", help="a report of `verify`, whose bad images are not written")
     pack.add_argument("--limit", type=_positive, help="samples written at most")
 
 

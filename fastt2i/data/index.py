@@ -131,6 +131,7 @@ def open_index(
     split: Split = "train",
     heldout: float = 0.05,
     text_column: str = "",
+    leave_out: str = "",
 ) -> Index:
     """Find the samples that `path` names.
 
@@ -139,7 +140,8 @@ def open_index(
     name is `./shapes`, or `shapes` with the format `folder`. image_size: pixels, for sets that are drawn. split:
     `heldout` is what training never sees; it may be empty. heldout: its share, 0 to 1, of the samples of a set that has
     no split of its own. text_column: the column or field that holds the captions; empty looks for usual names.
-    Raises UserError where there is nothing to train on.
+    leave_out: a report of `verify`, whose bad images are left out; empty for none.
+    Raises UserError where there is nothing to train on, or the report is none.
     """
     from fastt2i.data.sources.table import SOURCES, Options, choose
 
@@ -148,9 +150,14 @@ def open_index(
     if text_column and not source.has_columns:
         raise UserError(f"{path} is read as `{name}`, where captions are in no column: leave data.text_column empty")
     try:
-        return source.index(path, Options(image_size, heldout, text_column)).side(split)
+        index = source.index(path, Options(image_size, heldout, text_column))
     except UserError as error:
         if format == "auto" and os.path.isdir(path) and not source.detect(path):
             *others, last = (f"`{other}`" for other in SOURCES if other not in ("shapes", name))
             raise UserError(f"{error}; nor is it laid out as {', '.join(others)} or {last}") from error
         raise
+    if leave_out:
+        from fastt2i.data.report import without_bad
+
+        index = without_bad(index, leave_out)
+    return index.side(split)

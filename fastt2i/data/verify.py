@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +23,7 @@ from fastt2i.data.index import Index
 from fastt2i.data.integrity import MAX_PIXELS, BadImage, Decoder
 from fastt2i.data.manifest import NAME, Entry, difference, read_manifest
 from fastt2i.data.parallel import each
+from fastt2i.data.report import Finding
 from fastt2i.data.sources.files import file_stamp
 from fastt2i.durable import replace_file, sha256
 from fastt2i.errors import UserError
@@ -43,16 +43,6 @@ class _Result(NamedTuple):
 
 
 _LOST = _Result("decoding it ends the process that tries", lasting=False)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is wrong with a file, or with a part of one."""
-
-    kind: str
-    """`image`: it cannot be decoded; `shard`: it is not what was packed; `source`: it was left out before."""
-    where: str
-    what: str
 
 
 def verify(index: Index, *, workers: int, afresh: bool = False, progress: bool = True) -> list[Finding]:
@@ -76,24 +66,6 @@ def verify(index: Index, *, workers: int, afresh: bool = False, progress: bool =
         raise UserError(f"the journal {path} cannot be kept: {error.strerror or error}") from error
     left_out = [Finding("source", problem.where, problem.what) for problem in index.problems]
     return [*left_out, *shards, *images]
-
-
-def report(index: Index, findings: Sequence[Finding]) -> bytes:
-    """The findings as lines of JSON, and a last one that sums them up."""
-    kinds = Counter(finding.kind for finding in findings)
-    reasons = Counter(finding.what.split(":")[0] for finding in findings if finding.kind == "image")
-    summary = {
-        "kind": "summary",
-        "data": index.name,
-        "images": len(index),
-        "bad_images": kinds["image"],
-        "bad_shards": kinds["shard"],
-        "left_out": kinds["source"],
-        "reasons": dict(sorted(reasons.items())),
-    }
-    lines = [*({"kind": f.kind, "where": f.where, "what": f.what} for f in findings), summary]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    return text.encode("utf-8", "backslashreplace")
 
 
 class _Journal:

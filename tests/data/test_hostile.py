@@ -211,15 +211,23 @@ def test_what_may_not_be_read(readable_place: Path, image_of: Callable[..., byte
 
 
 def test_folders_that_go_deep(tmp_path: Path, image_of: Callable[..., bytes]) -> None:
-    deep = tmp_path
-    for _ in range(1500):
-        deep = deep / "x"
-        deep.mkdir()
-    (deep / "a.jpg").write_bytes(image_of(1))
-    (deep / "a.txt").write_text("one")
-    (deep / "loop").symlink_to(tmp_path)
-    index = open_index(str(tmp_path), image_size=16, split="all")
-    assert index.keys == [f"{'x/' * 1500}a.jpg"] and index.read(0) == image_of(1)
+    folders = [tmp_path / "deep"]
+    folders[0].mkdir()
+    for _ in range(1200):
+        folders.append(folders[-1] / "x")
+        folders[-1].mkdir()
+    files = {folders[-1] / "a.jpg": image_of(1), folders[-1] / "a.txt": b"one"}
+    for file, content in files.items():
+        file.write_bytes(content)
+    (folders[-1] / "loop").symlink_to(tmp_path)
+    try:
+        index = open_index(str(tmp_path), image_size=16, split="all")
+        assert index.keys == [f"deep/{'x/' * 1200}a.jpg"] and index.read(0) == image_of(1)
+    finally:  # shutil and pytest would need a frame for each folder
+        for file in (*files, folders[-1] / "loop"):
+            file.unlink()
+        for folder in reversed(folders):
+            folder.rmdir()
 
 
 def sparse(name: str, size: int) -> list[tuple[tarfile.TarInfo, bytes]]:

@@ -14,7 +14,8 @@ from fastt2i.data import verify as module
 from fastt2i.data.__main__ import main
 from fastt2i.data.index import Index, open_index
 from fastt2i.data.integrity import Decoder
-from fastt2i.data.verify import report, verify
+from fastt2i.data.report import report
+from fastt2i.data.verify import verify
 from fastt2i.errors import UserError
 
 
@@ -249,3 +250,37 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(
     monkeypatch.setattr(module, "user_cache", lambda name: tmp_path / "file" / name)
     with pytest.raises(UserError, match="the journal .* cannot be kept: Not a directory"):
         check(captioned_folder(2))
+
+
+def test_training_and_packing_can_leave_out_what_is_listed(
+    captioned_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = str(captioned_folder(10, bad=(3, 8))), str(tmp_path / "report.jsonl")
+    assert main(["verify", "--data", folder, "--out", out, "--workers", "0"]) == 1
+    index = open_index(folder, image_size=16, split="all", leave_out=out)
+    assert index.keys == [f"{n:03d}.png" for n in range(10) if n not in (3, 8)]
+    assert [own[0] for own in index.captions] == [f"picture {n}" for n in range(10) if n not in (3, 8)]
+    assert [(p.where, p.what.split(":")[0]) for p in index.problems] == [("003.png", "damaged"), ("008.png", "damaged")]
+    main(["pack", "--data", folder, "--out", str(tmp_path / "out"), "--leave-out", out])
+    assert check(tmp_path / "out")[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "its summary is missing"),
+        (b"[1]\n", "is no report"),
+        (b"\xff", "is no report"),
+        (b'{"kind": "image", "where": "0", "what": "x"}\n', "its summary is missing"),
+        (b'{"kind": "image", "where": "000.png", "what": "x"}\n{"kind": "summary"}\n', "lists every image of"),
+    ],
+)
+def test_what_is_no_report_is_one_sentence(
+    captioned_folder: Callable[..., Path], tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
+    path = tmp_path / "report.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        open_index(str(captioned_folder(1)), image_size=16, leave_out=str(path))
