@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastt2i.cli import plain
 from fastt2i.contact_sheet import Card, contact_sheet
 from fastt2i.data.index import Index
 from fastt2i.data.integrity import BadImage, decode_whole
@@ -47,7 +48,7 @@ def inspect(
     texts = caption_lines(index)
     lines = [("samples", samples), *left_out, *classes, *image_lines(looks), *texts, *words]
     _draw(index, sheet, encoder, images)
-    return "\n".join([f"data: {index.name}", *(f"  {name:20} {value}" for name, value in lines)])
+    return "\n".join([f"data: {index.name}", *(f"  {name:20} {plain(value)}" for name, value in lines)])
 
 
 def _encoder(text_model: str, max_keywords: int, captions: Sequence[str]) -> TextEncoder:

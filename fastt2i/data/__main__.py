@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from fastt2i.cli import plain
 from fastt2i.config import DataFormat, ModelConfig, TextConfig
 from fastt2i.errors import UserError
 
@@ -61,7 +62,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     for finding in findings[:_TOLD]:
-        print(f"{finding.where}: {finding.what}", file=sys.stderr)
+        print(plain(f"{finding.where}: {finding.what}"), file=sys.stderr)
     kinds = Counter(finding.kind for finding in findings)
     bad = [f"{kinds['image']} that cannot be decoded"]
     bad += [f"{kinds['shard']} shards that are not what was packed"] if kinds["shard"] else []
@@ -98,7 +99,7 @@ def _pack(arguments: argparse.Namespace) -> int:
             raise
     problems = [*index.problems, *left_out]
     for problem in problems[:_TOLD]:
-        print(f"left out {problem.where}: {problem.what}", file=sys.stderr)
+        print(plain(f"left out {problem.where}: {problem.what}"), file=sys.stderr)
     if len(problems) > _TOLD:
         print(f"left out {len(problems)} in all", file=sys.stderr)
     print(f"wrote {arguments.out}; train on it with: python -m fastt2i.train --data {arguments.out}")

@@ -29,8 +29,6 @@ from fastt2i.data.pack import LOCK, Content, extensions, new_folder, refuse_noth
 from fastt2i.durable import replace_file, sync_file, write_file
 from fastt2i.durable import sha256 as sha256_of
 
-SHARD_SAMPLES = 10_000
-SHARD_MB = 256
 _FORMAT = 1
 _PROGRESS = "progress.json"
 
@@ -111,16 +109,16 @@ def pack_shards(
     index: Index,
     out: Path,
     *,
+    shard_samples: int,
+    shard_mb: int,
     image_size: int | None = None,
-    shard_samples: int = SHARD_SAMPLES,
-    shard_mb: int = SHARD_MB,
     workers: int = 0,
     progress: bool = True,
 ) -> list[Problem]:
     """Write the samples to tars in the folder `out`, which then is whole or not there at all.
 
-    image_size: decode, cut square and resize to PNG, in `workers` processes; by default the files are copied as they
-    are. shard_samples, shard_mb: a shard has at most so many samples and MiB, but at least one sample.
+    shard_samples, shard_mb: a shard has at most so many samples and MiB, but at least one sample. image_size: decode,
+    cut square and resize to PNG, in `workers` processes; by default the files are copied as they are.
     Returns the samples that could not be read or decoded, which are left out. Raises UserError: as `new_folder`, no
     sample is left, or the images are cut to boxes, which copies would not be.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -18,11 +19,11 @@ from fastt2i.data.__main__ import main
 from fastt2i.data.index import Index, open_index
 from fastt2i.data.integrity import decode
 from fastt2i.data.manifest import read_manifest
-from fastt2i.data.pack_shards import pack_shards
 from fastt2i.data.sources.shapes import shapes_index
 from fastt2i.errors import UserError
 
 Numbers = Callable[[Index], list[int]]
+pack_shards = functools.partial(module.pack_shards, shard_samples=10_000, shard_mb=256)
 
 
 @pytest.fixture(autouse=True)
