@@ -85,6 +85,8 @@ class _Journal:
         whole = len(_header())
         for line in lines[1:]:
             try:
+                if not line.endswith(b"\n"):
+                    break
                 own = json.loads(line)
                 self._known |= dict.fromkeys(own["good"]) | own["bad"]
             except (ValueError, KeyError, TypeError):
@@ -184,9 +186,9 @@ def _shards(index: Index, journal: _Journal, workers: int, progress: bool) -> It
     folders = list(dict.fromkeys(os.path.dirname(path) for path in index.shards))
     listed = [(os.path.join(folder, e.name), e) for folder in folders for e in read_manifest(Path(folder))]
     wanted = set(index.shards)
-    there = [(path, entry) for path, entry in listed if path in wanted and os.path.lexists(path)]
+    there = [(path, entry) for path, entry in listed if path in wanted and os.path.exists(path)]
     for path, _ in listed:
-        if not os.path.lexists(path):
+        if not os.path.exists(path):
             yield Finding("shard", path, f"it is in {NAME}, and not there")
     compare = _Compare(tuple(there))
     names = [_digest("shard", path, file_stamp(path), *entry) for path, entry in there]

@@ -169,6 +169,17 @@ def test_cocos_captions_larger_than_memory_are_one_sentence(
         open_index(path, image_size=16)
 
 
+def test_names_that_are_not_utf8_are_no_other_files_names(tmp_path: Path, image_of: Callable[..., bytes]) -> None:
+    stems = ("\udcff", "\\udcff", "\\\\udcff", "\\\udcff", "\\x")
+    for number, stem in enumerate(stems):
+        (tmp_path / f"{stem}.jpg").write_bytes(image_of(number))
+        (tmp_path / f"{stem}.txt").write_text(f"number {number}")
+    index = open_index(str(tmp_path), image_size=16, split="all")
+    assert len(set(index.keys)) == len(stems) and not index.problems
+    for sample, own in enumerate(index.captions):
+        assert index.read(sample) == image_of(int(own[0].split()[1]))
+
+
 def test_a_pipe_that_takes_the_place_of_an_image(tmp_path: Path, image_of: Callable[..., bytes]) -> None:
     (tmp_path / "a.jpg").write_bytes(image_of(1))
     (tmp_path / "a.txt").write_text("one")

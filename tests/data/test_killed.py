@@ -53,7 +53,7 @@ def kill_at_random_moments(
     for _ in range(KILLS):
         clear()
         process = start()
-        time.sleep(moments.uniform(0.15, 1) * took)
+        time.sleep(moments.uniform(0.2, 0.9) * took)
         process.kill()
         process.communicate()
         parts.append(part())

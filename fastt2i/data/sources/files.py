@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -158,8 +159,10 @@ def leaves(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name that can be printed and written as UTF-8, also where the file's own is not."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name that can be written as UTF-8, also where the file's own is not; another one for every file."""
+    # A byte that is not UTF-8 becomes `\udcff`: backslashes before such, and before that very text, are doubled.
+    told = re.sub("(\\\\+)(?=udc|[\ud800-\udfff])", r"\1\1", name)
+    return told.encode("utf-8", "backslashreplace").decode()
 
 
 def listed(names: Iterable[str]) -> str:
