@@ -18,18 +18,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from fastt2i.kernels import gate, gated_conv
+from fastt2i.kernels import gate, gated_conv, region_keyword
 from fastt2i.kernels.tiles import CONFIGS, Config
 from fastt2i.ops.reference import ACTIVATIONS
 
 #: Bytes of shared memory that one program may take, by compute capability.
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
-ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Case:
         architecture: compute capability times ten.
         constants: values of the constexpr parameters, and of others that a launch would specialise.
         options: of the compiler.
-        wide: pointers (by parameter) to float32 whatever the dtype.
+        types: of the parameters that are neither pointers to the dtype nor integers.
         aligned: whether sizes and strides are multiples of 16, which Triton tells the compiler.
+        odd: integers that are not, even so.
     """
 
     kernel: JITFunction
@@ -53,8 +55,9 @@ class Case:
     architecture: int
     constants: dict[str, Any]
     options: dict[str, Any]
-    wide: frozenset[str] = field(default=frozenset())
+    types: dict[str, str] = field(default_factory=dict)
     aligned: bool = True
+    odd: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         aligned = "" if self.aligned else ", unaligned"
@@ -88,6 +91,7 @@ def cases() -> Iterator[Case]:
     """Every kernel and every configuration of it."""
     yield from gate_cases()
     yield from gated_conv_cases()
+    yield from region_keyword_cases()
 
 
 def gate_cases() -> Iterator[Case]:
@@ -111,7 +115,7 @@ def _gate_case(kernel: JITFunction, activation: str, dtype: str, architecture: i
         "BLOCK_C": gate.MOST_CHANNELS,
     }
     name = f"gate {kernel.fn.__name__} {activation}"
-    return Case(kernel, name, dtype, architecture, constants, gate.OPTIONS, frozenset({"p_partial"}), aligned)
+    return Case(kernel, name, dtype, architecture, constants, gate.OPTIONS, {"p_partial": "*fp32"}, aligned)
 
 
 def gated_conv_cases() -> Iterator[Case]:
@@ -119,7 +123,7 @@ def gated_conv_cases() -> Iterator[Case]:
     for config in CONFIGS:
         for architecture, limit in SHARED_MEMORY.items():
             for dtype in ("bf16", "fp32"):
-                if config.shared_memory(ELEMENT_SIZE[dtype]) <= limit:
+                if config.shared_memory(DTYPES[dtype].itemsize) <= limit:
                     yield _gated_conv_case(config, "3x3", dtype, architecture)
             yield _gated_conv_case(config, "upsampling", "bf16", architecture)
         yield _gated_conv_case(config, "1x1 inference", "fp16", 90)
@@ -149,6 +153,50 @@ def _gated_conv_case(config: Config, kind: str, dtype: str, architecture: int, a
     return Case(gated_conv.forward_kernel, name, dtype, architecture, constants, options, aligned=aligned)
 
 
+def region_keyword_cases() -> Iterator[Case]:
+    """All kernels as their launchers choose tiles, for feature sizes, captions, dtypes and architectures."""
+    tiled = [(name, caption) for name in ("forward", "contexts", "weights") for caption in (0, 32)]
+    plain = [("regions", 0), ("keywords", 0)]
+    for name, caption in tiled + plain:
+        for architecture in SHARED_MEMORY:
+            for width in (32, 256, 768):
+                yield _region_keyword_case(name, caption, "bf16", width, architecture)
+            yield _region_keyword_case(name, caption, "fp32", 256, architecture)
+        yield _region_keyword_case(name, caption, "fp16", 256, 90)
+        yield _region_keyword_case(name, caption, "fp32", 32, 90)
+    for name in ("forward", "contexts", "weights"):  # a tile of a long caption's own size
+        for dtype in ("bf16", "fp32"):
+            yield _region_keyword_case(name, 128, dtype, 256, 90)
+    for width in (16, 128, 384):
+        yield _region_keyword_case("contexts", 0, "bf16", width, 90)
+    for architecture in SHARED_MEMORY:
+        for name in ("pool", "coefficients"):
+            yield _region_keyword_case(name, 16, "fp32", 256, architecture)
+
+
+def _region_keyword_case(name: str, caption: int, dtype: str, width: int, architecture: int) -> Case:
+    """A kernel; `contexts` is the forward one as the backward pass runs it. caption: rows of a tile for each, or 0."""
+    attends = name in ("forward", "contexts")
+    if name in ("pool", "coefficients"):
+        tiles = {"BLOCK_J": 64, "BLOCK_M": 128, "num_warps": 4}
+    else:
+        blocks = region_keyword.blocks(width, DTYPES[dtype], caption, architecture // 10)
+        tiles = dict(getattr(blocks, "forward" if attends else name))
+    options = {option: tiles.pop(option) for option in ("num_warps", "num_stages", "maxnreg") if option in tiles}
+    kernel = region_keyword.forward_kernel if attends else getattr(region_keyword, f"{name}_kernel")
+    absent = {"forward": ("p_context",), "contexts": ("p_cosine", "p_lse")}.get(name, ())
+    given = {"D": width, "CAPTION": caption, "CONTEXT": name == "contexts", **tiles}
+    features = ("p_e", "p_v", "p_context", "p_w", "p_b")
+    constants = {p: given[p] for p in kernel.arg_names if p in given} | dict.fromkeys(absent)
+    types = {p: "*fp32" for p in kernel.arg_names if p.startswith("p_") and p not in features}
+    types |= {"p_start": "*i32", "p_caption": "*i32", "gamma": "fp32", "divisor": "fp32"}
+    label = f"region_keyword {name} D={width}" + (f" captions of {caption}" if caption else "")
+    return Case(
+        kernel, label, dtype, architecture, constants, {**options, "enable_fp_fusion": True}, types,
+        odd=("captions", "keywords", "regions", "images"),
+    )  # fmt: skip
+
+
 def compile_case(case: Case) -> Compiled:
     """Compile a case for its architecture."""
     signature, constants, attributes = {}, dict(case.constants), {}
@@ -156,13 +204,13 @@ def compile_case(case: Case) -> Compiled:
         if parameter in constants:
             signature[parameter] = "constexpr"
         elif parameter.startswith("p_"):
-            signature[parameter] = "*fp32" if parameter in case.wide else f"*{case.dtype}"
+            signature[parameter] = case.types.get(parameter, f"*{case.dtype}")
             attributes[(place,)] = [["tt.divisibility", 16]]  # torch aligns its memory
         elif parameter.endswith("_c"):  # channels-last: what Triton makes of a stride of 1
             signature[parameter], constants[parameter] = "constexpr", 1
         else:
-            signature[parameter] = "i32"
-            if case.aligned:
+            signature[parameter] = case.types.get(parameter, "i32")
+            if signature[parameter] == "i32" and case.aligned and parameter not in case.odd:
                 attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(case.kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", case.architecture, 32), options=case.options)

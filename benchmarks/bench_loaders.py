@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.steps import captions_features, make_step
 from fastt2i.augment import draws_per_image
-from fastt2i.config import Config, DataConfig, preset
+from fastt2i.config import DataConfig, preset
 from fastt2i.data.index import Index, open_index
 from fastt2i.data.integrity import central_square, decode
 from fastt2i.data.loaders import LoaderName, open_loader
@@ -31,18 +32,14 @@ from fastt2i.data.loaders.loader import Loader
 from fastt2i.data.photographs import photographs_index
 from fastt2i.data.sampler import Sampler
 from fastt2i.data.sources.folder import folder_index
-from fastt2i.data.text_cache import TextCache
 from fastt2i.engine.inputs import InputSource
-from fastt2i.engine.precision import Precision
-from fastt2i.engine.state import TrainingState
-from fastt2i.engine.step import StepInputs, TrainStep
+from fastt2i.engine.step import StepInputs
 
 BATCH = 32
 IMAGES = 128
 WORKERS = 2
 SIZES = {"500x375 to 256": (500, 375, 256), "256x256 to 256": (256, 256, 256), "256x256 to 64": (256, 256, 64)}
 LOADERS: tuple[LoaderName, ...] = ("pillow", "dali", "memory")
-SENTENCE, KEYWORDS = 384, 8  # features of the demo's language model, and keywords of its captions
 
 
 @pytest.fixture(scope="module")
@@ -187,23 +184,6 @@ def cached(inputs: Iterator[StepInputs]) -> Iterator[StepInputs]:
     return (kept[number % len(kept)] for number in count())
 
 
-def training(config: Config, table: Any, device: torch.device) -> tuple[TrainStep, TextCache]:
-    """A step of the preset, with features of captions that no language model has made: they cost the same."""
-    random = np.random.default_rng(0)
-    number = len(table.captions)
-    cache = TextCache(
-        {
-            "sentence": random.standard_normal((number, SENTENCE), dtype=np.float32).astype(np.float16),
-            "keywords": random.standard_normal((number, KEYWORDS, SENTENCE), dtype=np.float32).astype(np.float16),
-            "mask": np.ones((number, KEYWORDS), dtype=np.bool_),
-        }
-    )
-    precision = Precision(config.train.precision, device)
-    features = cache.rows(torch.arange(min(number, 2000)))
-    state = TrainingState(config, captions=features, text_digest="", device=device, precision=precision)
-    return TrainStep(config.loss, state.generator, state.discriminator, state.ema, precision), cache
-
-
 @pytest.mark.parametrize("who", LOADERS)
 def test_step(benchmark: Any, who: LoaderName, device: torch.device) -> None:
     """The demo's step on a CPU, that of 256 px on a GPU: with the loader, and with tensors that are there already.
@@ -214,7 +194,7 @@ def test_step(benchmark: Any, who: LoaderName, device: torch.device) -> None:
     size, batch = config.model.image_size, config.train.batch_size
     index = open_index("shapes", image_size=size) if device.type == "cpu" else photographs_index(1024, 500, 375)
     table = index.caption_table()
-    train_step, cache = training(config, table, device)
+    train_step, cache = make_step(config, device), captions_features(len(table.captions))
     if who == "dali":
         pytest.importorskip("nvidia.dali")
 
@@ -238,11 +218,11 @@ def test_step(benchmark: Any, who: LoaderName, device: torch.device) -> None:
     opened: list[Loader] = []
     sources = {"loader": inputs(who), "cached": cached(inputs("memory"))}
     taken: dict[str, list[float]] = {name: [] for name in sources}
-    number = count()
+    number, weight = count(), torch.tensor(0.01, device=device)
 
     def take(name: str) -> None:
         began = time.perf_counter()
-        train_step(next(sources[name]), 1)  # a step without the penalty, which only some have
+        train_step(next(sources[name]), weight, with_penalty=False)
         if device.type == "cuda":
             torch.cuda.synchronize()
         taken[name].append(time.perf_counter() - began)

@@ -172,12 +172,16 @@ class LossConfig(Section):
 
 @dataclass(kw_only=True)
 class OptimConfig(Section):
-    name: Literal["adam"] = "adam"
-    """Optimizer of both players."""
+    name: Literal["adam", "apex"] = "adam"
+    """Adam of both players: torch's fused one, or the FusedAdam of NVIDIA Apex."""
     generator_lr: float = 2e-4
     """Learning rate of the generator."""
     discriminator_lr: float = 4e-4
     """Learning rate of the discriminator."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What becomes of both rates after the warm-up: nothing, or half a cosine down to 0 at the last step."""
+    warmup: int = 0
+    """Steps at the start over which both rates rise from 0."""
     beta1: float = 0.0
     """Adam's decay of the first moment."""
     beta2: float = 0.99
@@ -190,6 +194,7 @@ class OptimConfig(Section):
             self._require(name, getattr(self, name) > 0, "more than 0")
         for name in ("beta1", "beta2", "ema"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
+        self._require("warmup", self.warmup >= 0, "0 or more")
 
 
 @dataclass(kw_only=True)
@@ -201,7 +206,8 @@ class TrainConfig(Section):
     seed: int = 0
     """Seed of the weights, the order of samples, the captions chosen, the flips and the noise."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the networks; losses are always fp32. `auto`: bf16 on a GPU, fp32 on a CPU."""
+    """Arithmetic of the networks; losses are always fp32. `auto` is bf16 where the processor has instructions for it
+    (GPUs since A100, CPUs with AVX512-BF16 or AMX), else fp32."""
 
     def _check(self) -> None:
         self._require("steps", self.steps >= 1, "1 or more")
@@ -213,6 +219,15 @@ class TrainConfig(Section):
 class EngineConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` takes a GPU if there is one."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """Capture whole steps in CUDA graphs; `auto` does so on a GPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile networks and losses with torch.compile; `auto` times steps both ways in runs of 20 minutes or more."""
+    profile: bool = False
+    """Look at some steps after the first: print where their time goes, and write a trace. `--profile` for short."""
+    tune: Literal["auto", "on", "off"] = "auto"
+    """Time the forms of each operator on new shapes and take the fastest; `auto` does so on a GPU. Two machines may
+    then choose differently, and differ in rounding."""
 
 
 @dataclass(kw_only=True)
@@ -235,12 +250,15 @@ class LogConfig(Section):
     """Steps between two sample grids and two evaluations; the last step always makes one."""
     samples: int = 32
     """Images in a sample grid."""
+    attention: int = 6
+    """Images of the grid for which a picture shows where each keyword of the caption looks; 0 for none."""
     tensorboard: bool = True
     """Write TensorBoard events."""
 
     def _check(self) -> None:
         for name in ("every", "samples_every", "samples"):
             self._require(name, getattr(self, name) >= 1, "1 or more")
+        self._require("attention", self.attention >= 0, "0 or more")
 
 
 @dataclass(kw_only=True)

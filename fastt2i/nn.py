@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from typing_extensions import Self
 
 from fastt2i import ops
@@ -120,6 +121,7 @@ class GatedConv2d(nn.Module):
             activation, negative_slope, impl: as of the layer. A GLU has `activation="identity"`.
 
         Raises:
+            TypeError: it is another kind of layer.
             ValueError: the convolutions do not fit together, or what they do this layer cannot.
         """
         layer = cls._like(feature_conv, gate_conv, activation, negative_slope, impl)
@@ -259,7 +261,7 @@ class UpsampleGatedConv2d(GatedConv2d):
         negative_slope: float,
         impl: str | None,
     ) -> Self:
-        conv = feature_conv
+        conv, rows = feature_conv, _rows(feature_conv, gate_conv)
         shape = (conv.kernel_size, conv.stride, conv.dilation, conv.groups)
         if shape != ((3, 3), (1, 1), (1, 1), 1) or conv.padding not in ((1, 1), "same"):
             raise ValueError(
@@ -268,7 +270,7 @@ class UpsampleGatedConv2d(GatedConv2d):
             )
         return cls(
             conv.in_channels,
-            _rows(conv, gate_conv) // 2,
+            rows // 2,
             conv.bias is not None or (gate_conv is not None and gate_conv.bias is not None),
             activation=activation,
             negative_slope=negative_slope,
@@ -286,6 +288,8 @@ def _rows(feature_conv: nn.Conv2d, gate_conv: nn.Conv2d | None) -> int:
     """How many rows a gated convolution made of these has; they have to fit together."""
     given = [feature_conv] if gate_conv is None else [feature_conv, gate_conv]
     for conv in given:
+        if not isinstance(conv, nn.Conv2d):
+            raise TypeError(f"from_conv: {type(conv).__name__} is no torch.nn.Conv2d")
         if conv.padding_mode != "zeros":
             raise ValueError(f"from_conv: padding_mode is {conv.padding_mode!r}; it must be 'zeros'")
     if gate_conv is None:
@@ -311,6 +315,7 @@ class RegionKeywordLoss(nn.Module):
     Args:
         variant: `xmc` or `damsm`.
         gamma_attention, gamma_pooling, gamma_matching: sharpness of attention, pooling and matching.
+        gather: a process group whose ranks' batches are one; None is this process alone.
         impl: None lets the dispatcher choose.
     """
 
@@ -321,12 +326,13 @@ class RegionKeywordLoss(nn.Module):
         gamma_pooling: float = 5.0,
         gamma_matching: float = 50.0,
         *,
+        gather: ProcessGroup | None = None,
         impl: str | None = None,
     ) -> None:
         super().__init__()
         self.variant = variant
         self.gamma_attention, self.gamma_pooling, self.gamma_matching = gamma_attention, gamma_pooling, gamma_matching
-        self.impl = impl
+        self.gather, self.impl = gather, impl
 
     def forward(
         self,
@@ -345,6 +351,7 @@ class RegionKeywordLoss(nn.Module):
             gamma_pooling=self.gamma_pooling,
             gamma_matching=self.gamma_matching,
             exclude=exclude,
+            gather=self.gather,
             impl=self.impl,
         )
 

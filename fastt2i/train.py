@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: list[str]) -> tuple[Arguments, RunDirectory]:
     """Two passes: the first finds where the settings start from, the second lets the options change them."""
     argv = [f"--data.path{a.removeprefix('--data')}" if a == "--data" or a.startswith("--data=") else a for a in argv]
+    argv = ["--engine.profile" if a == "--profile" else a for a in argv]
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?")
     first.add_argument("--out", nargs="?", type=Path)

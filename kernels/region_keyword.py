@@ -476,24 +476,28 @@ def blocks(width: int, dtype: torch.dtype, caption: int, generation: int) -> Blo
     """Tiles and warps for (padded) feature size, dtype, rows of a caption and a GPU's generation (8: A100, 9: H100).
 
     Chosen by compiling ahead of time so that no register spills, not by timing; captions of more than 64 rows need a
-    tile of their own size.
+    tile of their own size. Without `maxnreg` the assembler of Triton 3.6 spills for the sake of occupancy.
     """
     if dtype == torch.float32:  # no tensor cores: threads hold their operands in registers, so inner sizes are small
         rows, chunk = max(32, caption), min(width, 64)
         small = {"BLOCK_K": 16, "num_stages": 2}
         wide = {**small, "BLOCK_M": rows, "BLOCK_R": 16, "num_warps": 4 if rows <= 64 else 8}
         return Blocks(
-            forward={**wide, "BLOCK_D": chunk},
+            forward={**wide, "BLOCK_D": chunk, "maxnreg": 255},
             weights=wide,
             regions={**small, "BLOCK_R": 64, "BLOCK_D": chunk, "num_warps": 4},
             keywords={**small, "BLOCK_M": 64, "BLOCK_D": chunk, "num_warps": 4},
         )
     rows = max(64, caption)
-    chunk = min(width, 256 if width % 256 == 0 and rows == 64 else 128)
+    roomy = rows == 64 and (generation >= 9 or not caption)
+    chunk = min(width, 256 if width % 256 == 0 and roomy else 128)
     whole = {"BLOCK_K": width if width == chunk else 64}  # the keywords' tile stays, if it can
     streamed = 64 if generation >= 9 else 32
     return Blocks(
-        forward={"BLOCK_M": rows, "BLOCK_R": streamed, "BLOCK_D": chunk, **whole, "num_warps": 8, "num_stages": 2},
+        forward={
+            **{"BLOCK_M": rows, "BLOCK_R": streamed, "BLOCK_D": chunk, **whole},
+            **{"num_warps": 8, "num_stages": 2, "maxnreg": 255},
+        },
         weights={"BLOCK_M": 128, "BLOCK_R": streamed, "BLOCK_K": min(width, 64), "num_warps": 8, "num_stages": 3},
         regions={"BLOCK_R": 128, "BLOCK_D": min(width, 128), "BLOCK_K": 64, "num_warps": 8, "num_stages": 3},
         keywords={"BLOCK_M": 128, "BLOCK_D": min(width, 128), "BLOCK_K": 64, "num_warps": 8, "num_stages": 3},

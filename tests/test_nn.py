@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from fastt2i import ops
 from fastt2i.nn import Gate, GatedConv2d, RegionKeywordLoss, UpsampleGatedConv2d
@@ -38,6 +43,78 @@ def test_the_first_weights_keep_the_mean_square(kind: str, activation: str) -> N
         module = UpsampleGatedConv2d(64, 64, activation=activation)
     y = module(torch.randn(4, 64, 32, 32))
     assert 0.85 < y.square().mean() < 1.15
+
+
+def conv(*arguments: object, **options: object) -> nn.Conv2d:
+    torch.manual_seed(len(str(options)))
+    return nn.Conv2d(*arguments, **options, dtype=torch.float64)
+
+
+SHAPES = [
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": (1, 4), "stride": (2, 1), "dilation": (1, 2), "bias": False},
+    {"kernel_size": 4, "padding": "same"},
+]
+
+
+@pytest.mark.parametrize("options", SHAPES)
+def test_a_pair_of_convolutions_becomes_a_layer_and_back(options: dict[str, Any]) -> None:
+    feature, gate = conv(6, 5, **options), conv(6, 5, **{"bias": True} | options)
+    layer = GatedConv2d.from_conv(feature, gate, activation="elu")
+    x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), F.elu(feature(x)) * torch.sigmoid(gate(x)))
+    again_feature, again_gate = layer.to_convs()
+    assert torch.equal(again_feature(x), feature(x)) and torch.equal(again_gate(x), gate(x))
+
+
+@pytest.mark.parametrize("options", [*SHAPES, {"kernel_size": 3, "groups": 2}])
+def test_a_convolution_before_a_glu_becomes_a_layer_and_back(options: dict[str, Any]) -> None:
+    both = conv(6, 8, **options).eval()
+    layer = GatedConv2d.from_conv(both, activation="identity")
+    x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), F.glu(both(x), dim=1))
+    assert torch.equal(layer.to_conv()(x), both(x))
+    assert not layer.training and not layer.to_conv().training
+
+
+def test_one_bias_of_two_is_enough() -> None:
+    feature, gate = conv(2, 3, kernel_size=1, bias=False), conv(2, 3, kernel_size=1)
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    layer = GatedConv2d.from_conv(feature, gate, activation="identity")
+    torch.testing.assert_close(layer(x), feature(x) * torch.sigmoid(gate(x)))
+
+
+def test_an_upsampling_block_becomes_a_layer() -> None:
+    both, x = conv(6, 8, kernel_size=3, padding=1), torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    layer = UpsampleGatedConv2d.from_conv(both, activation="identity")
+    torch.testing.assert_close(layer(x), F.glu(both(F.interpolate(x, scale_factor=2.0)), dim=1))
+    assert torch.equal(layer.to_conv()(x), both(x))
+
+
+def test_a_layer_made_of_others_has_weights_of_its_own() -> None:
+    both = conv(2, 4, kernel_size=1)
+    layer = GatedConv2d.from_conv(both)
+    layer.weight.data.zero_()
+    assert both.weight.any()
+
+
+def test_what_cannot_become_a_layer_is_one_sentence() -> None:
+    c = partial(conv, kernel_size=3)
+    for convs, message in [
+        ((c(4, 5),), "the convolution has 5 output channels; there must be an even number"),
+        ((c(4, 4), c(4, 6)), "out_channels is 4 in feature_conv and 6 in gate_conv; they must agree"),
+        ((c(4, 4), c(4, 4, padding=1)), r"padding is \(0, 0\) in feature_conv and \(1, 1\) in gate_conv"),
+        ((c(4, 4, groups=2), c(4, 4, groups=2)), r"two convolutions with groups \(2, 2\) are not one with groups"),
+        ((c(4, 4, padding_mode="reflect"),), "padding_mode is 'reflect'; it must be 'zeros'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            GatedConv2d.from_conv(*convs)
+    with pytest.raises(TypeError, match="from_conv: ConvTranspose2d is no torch.nn.Conv2d"):
+        GatedConv2d.from_conv(nn.ConvTranspose2d(4, 4, 3))
+    with pytest.raises(ValueError, match="it must have a 3x3 kernel, a padding of 1 and neither stride"):
+        UpsampleGatedConv2d.from_conv(c(4, 4))
+    with pytest.raises(ValueError, match="a layer of 2 groups is no pair of convolutions; use to_conv"):
+        GatedConv2d(4, 4, 3, groups=2).to_convs()
 
 
 def test_groups_that_do_not_divide_are_one_sentence() -> None:

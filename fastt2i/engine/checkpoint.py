@@ -92,20 +92,27 @@ def _load(path: Path) -> Checkpoint:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as flat tensors, named `<number of the parameter>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+    """An optimizer's state as flat tensors, named `<number of the parameter>.<name>`, or `group.<name>`."""
+    saved = optimizer.state_dict()
+    tensors = {f"{index}.{name}": value for index, values in saved["state"].items() for name, value in values.items()}
+    # NVIDIA Apex counts steps for all parameters together.
+    group = {f"group.{name}": value for name, value in saved["param_groups"][0].items() if name == "step"}
+    return tensors | group
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave; learning rates stay the optimizer's own."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
+    groups = optimizer.state_dict()["param_groups"]
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        if index == "group":
+            groups[0][name] = value.to(parameters[0].device)
+            continue
         like = parameters[int(index)]
         # Fused optimizers walk a parameter and its moments in the order of memory: files are row-major, weights may be
         # channels-last.
         placed = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
         state.setdefault(int(index), {})[name] = placed
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

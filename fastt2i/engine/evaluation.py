@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastt2i.config import LossConfig
 from fastt2i.engine.inputs import seeded
 from fastt2i.images import to_uint8
 from fastt2i.metrics.attributes import attribute_accuracy
 from fastt2i.metrics.r_precision import r_precision
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
+from fastt2i.ops import region_keyword_attention
 from fastt2i.shapes import parse_caption
 from fastt2i.text_features import TextFeatures
 
@@ -33,7 +35,7 @@ class CaptionSet:
         self, captions: Sequence[str], features: TextFeatures, *, noise_dim: int, seed: int, device: torch.device
     ) -> None:
         self.captions = list(captions)
-        self._sentence = features.sentence.to(device)
+        self._sentence, self._keywords, self._mask = (part.to(device) for part in features)
         self._noise = torch.randn(len(captions), noise_dim, generator=seeded(seed, "captions")).to(device)
 
     @torch.inference_mode()
@@ -44,6 +46,18 @@ class CaptionSet:
             generator(s, z).images for s, z in zip(sentence.split(batch_size), noise.split(batch_size), strict=True)
         ]
         return torch.cat(images)
+
+    @torch.inference_mode()
+    def attention(self, images: Tensor, discriminator: Discriminator, config: LossConfig) -> Tensor:
+        """Where the keywords look in images (N, 3, S, S) of the first N captions: (N, T, R), as the loss has it."""
+        count = len(images)
+        return region_keyword_attention(
+            discriminator.encode(images).regions,
+            discriminator.keywords(self._keywords[:count]),
+            self._mask[:count],
+            variant=config.region_variant,
+            gamma_attention=config.gamma_attention,
+        )
 
     def score(self, generator: Generator, discriminator: Discriminator) -> dict[str, float]:
         """Scores of one image for each caption, by name; those that do not apply to these captions are left out."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NEVER = torch.iinfo(torch.int64).max
+
 
 class NonFiniteLoss(Exception):
     """A loss was infinite or not a number.
@@ -24,9 +26,11 @@ class NonFiniteLoss(Exception):
 
 @dataclass
 class _Sums:
+    """Of the losses of one kind of step: sums, how many steps, and the first step at which each was not finite."""
+
     total: Tensor
+    count: Tensor
     first_bad: Tensor
-    count: int = 0
 
 
 class LossLog:
@@ -35,16 +39,19 @@ class LossLog:
     def __init__(self) -> None:
         self._sums: dict[tuple[str, ...], _Sums] = {}
 
-    def add(self, losses: dict[str, Tensor], step: int) -> None:
-        """Take in the losses of one step without waiting for the device."""
+    def add(self, losses: dict[str, Tensor], step: Tensor) -> None:
+        """Take in the losses of one step without waiting for the device; step: its number, int64 scalar.
+
+        What it writes to stays where it is, so that it can be part of a CUDA graph.
+        """
         values = torch.stack([v.float() for v in losses.values()])
         sums = self._sums.get(tuple(losses))
         if sums is None:
-            never = torch.full_like(values, torch.iinfo(torch.int64).max, dtype=torch.int64)
-            sums = self._sums[tuple(losses)] = _Sums(torch.zeros_like(values), never)
+            zero, never = torch.zeros_like(values), torch.full_like(values, NEVER, dtype=torch.int64)
+            sums = self._sums[tuple(losses)] = _Sums(zero, torch.zeros_like(step), never)
         sums.total += values
-        sums.first_bad = torch.where(values.isfinite(), sums.first_bad, sums.first_bad.clamp(max=step))
         sums.count += 1
+        sums.first_bad.copy_(torch.where(values.isfinite(), sums.first_bad, sums.first_bad.minimum(step)))
 
     def read(self) -> dict[str, float]:
         """Means since the last reading; waits for the device.
@@ -56,13 +63,15 @@ class LossLog:
         counts: dict[str, int] = {}
         bad: list[tuple[int, str]] = []
         for names, sums in self._sums.items():
-            total, first_bad = sums.total.tolist(), sums.first_bad.tolist()
-            for name, value, step in zip(names, total, first_bad, strict=True):
+            steps = int(sums.count)
+            for name, value, step in zip(names, sums.total.tolist(), sums.first_bad.tolist(), strict=True):
                 totals[name] = totals.get(name, 0.0) + value
-                counts[name] = counts.get(name, 0) + sums.count
-                if step < torch.iinfo(torch.int64).max:
+                counts[name] = counts.get(name, 0) + steps
+                if step < NEVER:
                     bad.append((step, name))
-        self._sums.clear()
+            sums.total.zero_()
+            sums.count.zero_()
+            sums.first_bad.fill_(NEVER)
         if bad:
             raise NonFiniteLoss(*min(bad))
-        return {name: totals[name] / counts[name] for name in totals}
+        return {name: totals[name] / counts[name] for name in totals if counts[name]}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastt2i.config import OptimConfig
 from fastt2i.engine.precision import Precision
+from fastt2i.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,10 +32,45 @@ class Player(Generic[M]):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate of the steps to come, without waiting for the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(rate)
+
 
 def make_player(name: str, module: M, config: OptimConfig, precision: Precision) -> Player[M]:
-    """A player whose learning rate is the configuration's `<name>_lr`."""
-    optimizer = torch.optim.Adam(
-        module.parameters(), lr=getattr(config, f"{name}_lr"), betas=(config.beta1, config.beta2), eps=1e-8, fused=True
-    )
-    return Player(name, module, optimizer, precision.make_scaler())
+    """A player whose learning rate is the configuration's `<name>_lr`.
+
+    Raises:
+        UserError: the optimizer asked for is not installed, or needs a GPU.
+    """
+    return Player(name, module, _make_optimizer(module, config, getattr(config, f"{name}_lr")), precision.make_scaler())
+
+
+def _make_optimizer(module: nn.Module, config: OptimConfig, rate: float) -> torch.optim.Optimizer:
+    parameters = list(module.parameters())
+    device = parameters[0].device
+    # On the device, where the rate of the day reaches a captured step too.
+    shared: dict[str, Any] = {
+        "lr": torch.tensor(rate, dtype=torch.float32, device=device),
+        "betas": (config.beta1, config.beta2),
+        "eps": 1e-8,
+    }
+    if config.name == "apex":
+        return _apex_adam()(parameters, adam_w_mode=False, capturable=True, **shared)
+    return torch.optim.Adam(parameters, fused=True, capturable=device.type == "cuda", **shared)
+
+
+def _apex_adam() -> Callable[..., torch.optim.Optimizer]:
+    """NVIDIA Apex's FusedAdam; the package called apex on PyPI is another project."""
+    try:
+        from apex.optimizers import FusedAdam
+    except ImportError:
+        raise UserError(
+            "optim.name is apex, but NVIDIA Apex, which has apex.optimizers.FusedAdam, is not installed; it is built "
+            "from its source, github.com/NVIDIA/apex, with APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v "
+            "--no-build-isolation . (the package apex on PyPI is another project); optim.name adam needs nothing more"
+        ) from None
+    if not torch.cuda.is_available():
+        raise UserError("optim.name is apex, whose FusedAdam needs a GPU, and torch sees none here; use adam")
+    return FusedAdam

@@ -1,4 +1,4 @@
-"""Pictures for people: a grid of samples with their captions, and curves of a run."""
+"""Pictures for people: samples with their captions, where keywords look in them, and curves of a run."""
 
 from __future__ import annotations
 
@@ -6,45 +6,103 @@ import textwrap
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 CELL = 128
+GAP = 8
 FONT_SIZE = 11
 CAPTION_LINES = 5
+LEAST_PEAK = 3.0
+
+
+class _Cell(NamedTuple):
+    """An image with a text under it."""
+
+    row: int
+    column: int
+    image: Image.Image
+    lines: list[str]
 
 
 def sample_grid(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 8) -> Image.Image:
     """Images in rows with their captions under them."""
     size = max(CELL, images[0].width)
-    line_height = FONT_SIZE + 3
-    gap = 8
-    width, height = size + gap, size + CAPTION_LINES * line_height + gap
     columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    grid = Image.new("RGB", (columns * width + gap, rows * height + gap), "white")
-    draw = ImageDraw.Draw(grid)
-    for k, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        x, y = gap + k % columns * width, gap + k // columns * height
+    pairs = enumerate(zip(images, captions, strict=True))
+    return _sheet([_Cell(k // columns, k % columns, image, _wrap(text, size)) for k, (image, text) in pairs], size)
+
+
+def attention_sheet(
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    words: Sequence[Sequence[str]],
+    attention: NDArray[np.float32],
+    columns: int = 9,
+) -> Image.Image:
+    """A row, or more, for each image: the image with its caption, then where each of the caption's keywords looks.
+
+    Under a keyword stands how many times the even share its highest attention is. Colours run from 0 to that, or to
+    `LEAST_PEAK` times the even share where it is less: attention that is nearly even looks so.
+
+    Args:
+        images: N square images.
+        captions: of the images.
+        words: the keywords of each caption.
+        attention: (N, T, H, W), a map for each keyword, which sums to 1.
+        columns: of the sheet.
+    """
+    size = max(CELL, images[0].width)
+    cells, row, beside = [], 0, columns - 1
+    for image, caption, own, maps in zip(images, captions, words, attention, strict=True):
+        cells.append(_Cell(row, 0, image, _wrap(caption, size)))
+        for k, (word, map_) in enumerate(zip(own, maps, strict=False)):  # behind the last word there are no maps
+            told = [*_wrap(word, size)[: CAPTION_LINES - 1], f"{map_.max() * map_.size:.1f} ×"]
+            cells.append(_Cell(row + k // beside, 1 + k % beside, _heated(image, map_, size), told))
+        row += max(1, -(-len(own) // beside))
+    return _sheet(cells, size)
+
+
+def _heated(image: Image.Image, attention: NDArray[np.float32], size: int) -> Image.Image:
+    """The image in grey, under the colours of an attention map (H, W)."""
+    import matplotlib
+
+    share = attention * attention.size
+    heat = Image.fromarray(share / max(LEAST_PEAK, share.max())).resize((size, size), Image.Resampling.BICUBIC)
+    colors = matplotlib.colormaps["inferno"](np.asarray(heat).clip(0, 1))[..., :3] * 255
+    grey = np.asarray(image.convert("L").resize((size, size), Image.Resampling.NEAREST), dtype=np.float32)[..., None]
+    return Image.fromarray((0.25 * grey + 0.75 * colors).round().astype(np.uint8))
+
+
+def _sheet(cells: Sequence[_Cell], size: int) -> Image.Image:
+    line_height = FONT_SIZE + 3
+    width, height = size + GAP, size + CAPTION_LINES * line_height + GAP
+    rows, columns = 1 + max(cell.row for cell in cells), 1 + max(cell.column for cell in cells)
+    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, column, image, lines in cells:
+        x, y = GAP + column * width, GAP + row * height
         # Whole pixels stay visible as such: people look for artefacts in a grid.
-        grid.paste(image.resize((size, size), Image.Resampling.NEAREST), (x, y))
-        for n, line in enumerate(_wrap(caption, size)):
-            draw.text((x, y + size + 2 + n * line_height), line, fill="black", font=font())
-    return grid
+        sheet.paste(image.resize((size, size), Image.Resampling.NEAREST), (x, y))
+        for n, line in enumerate(lines):
+            draw.text((x, y + size + 2 + n * line_height), line, fill="black", font=_font())
+    return sheet
 
 
 def _wrap(caption: str, width: int) -> list[str]:
-    per_line = max(1, int(width * len(caption) / max(1.0, font().getlength(" ".join(caption.split())))))
+    per_line = max(1, int(width * len(caption) / max(1.0, _font().getlength(" ".join(caption.split())))))
     return textwrap.wrap(caption, per_line, max_lines=CAPTION_LINES, placeholder=" …")
 
 
 @cache
-def font(size: int = FONT_SIZE, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+def _font() -> ImageFont.FreeTypeFont:
     """DejaVu Sans: it comes with Matplotlib and has far more scripts than Pillow's own font."""
     import matplotlib
 
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), FONT_SIZE)
 
 
 def save_curves(records: Sequence[dict[str, float]], path: Path, scored: str = "held-out") -> None:

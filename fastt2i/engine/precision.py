@@ -15,18 +15,22 @@ class Precision:
     Args:
         name: `auto`, `fp32`, `tf32`, `bf16` or `fp16`.
         device: where the networks run.
+
+    Attributes:
+        name: what `auto` became, or the name given.
+        dtype: of the networks' products.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
         if name == "auto":
-            name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+            name = "bf16" if multiplies_bf16(device) else "fp32"
         if name == "tf32" and device.type != "cuda":
             raise UserError(
                 f"train.precision is tf32, which only a GPU has, but the device is {device}; use fp32 or bf16"
             )
         self.name = name
+        self.dtype = AUTOCAST_DTYPES.get(name, torch.float32)
         self._device_type = device.type
-        self._dtype = AUTOCAST_DTYPES.get(name)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if name == "fp32" else "high")
             torch.backends.cudnn.allow_tf32 = name != "fp32"
@@ -37,4 +41,12 @@ class Precision:
 
     def autocast(self) -> torch.autocast:
         """The context that the networks run in."""
-        return torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None)
+        return torch.autocast(self._device_type, dtype=self.dtype, enabled=self.name in AUTOCAST_DTYPES)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for products of bfloat16; where they are emulated, float32 is faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from fastt2i.config import LogConfig
-from fastt2i.engine.pictures import sample_grid, save_curves
+from fastt2i.engine.pictures import attention_sheet, sample_grid, save_curves
 from fastt2i.engine.run_directory import RunDirectory
 from fastt2i.images import to_pillow
 
@@ -88,6 +89,27 @@ class Report:
         self.say(
             f"step {step}/{self._steps}  samples in {path}" + (f"  {self._scored} captions: {told}" if told else "")
         )
+
+    def attention(
+        self,
+        step: int,
+        images: Tensor,
+        captions: Sequence[str],
+        words: Sequence[Sequence[str]],
+        attention: Tensor,
+    ) -> None:
+        """Write the picture of where the keywords `words` of captions look in images (N, 3, S, S).
+
+        attention: (N, T, R), a row for each keyword, over a square grid of R regions.
+        """
+        side = math.isqrt(attention.shape[2])
+        maps = attention.unflatten(2, (side, side)).float().cpu().numpy()
+        sheet = attention_sheet(to_pillow(images), captions, words, maps)
+        sheet.save(self._directory.samples / f"attention-{step:08d}.png")
+        if self._writer:
+            import numpy as np
+
+            self._writer.add_image("attention", np.asarray(sheet), step, dataformats="HWC")
 
     def say(self, sentence: str) -> None:
         """Print a line without disturbing the progress bar."""

@@ -5,7 +5,9 @@ All that is random comes in with the inputs, and nothing here waits for the devi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from fastt2i.config import LossConfig
 from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import Player
 from fastt2i.engine.precision import Precision
+from fastt2i.engine.spans import span
 from fastt2i.images import to_signed
 from fastt2i.losses import (
     discriminator_adversarial,
@@ -25,7 +28,7 @@ from fastt2i.losses import (
     sentence_match,
 )
 from fastt2i.models.discriminator import Discriminator, ImageFeatures
-from fastt2i.models.generator import Generator
+from fastt2i.models.generator import Generated, Generator
 from fastt2i.text_features import TextFeatures
 
 
@@ -68,24 +71,62 @@ class TrainStep:
         self.ema = ema
         self.precision = precision
 
-    def __call__(self, inputs: StepInputs, step: int) -> dict[str, Tensor]:
-        """Run step number `step`, counted from 0; returns every loss by name, detached scalars on the device."""
-        real = to_signed(inputs.images)
-        exclude = inputs.caption_ids[:, None] == inputs.caption_ids
-        if inputs.class_ids is not None:
-            exclude |= inputs.class_ids[:, None] == inputs.class_ids
-        with self.precision.autocast():
-            fake, kl = self.generator.module(inputs.text.sentence, inputs.noise)
-        with_penalty = self.config.penalty != "none" and step % self.config.penalty_every == 0
-        losses = self._update_discriminator(inputs, real, fake.detach(), exclude, with_penalty)
-        losses |= self._update_generator(inputs, fake, kl, exclude)
-        self.ema.update(step)
-        return losses
+    def has_penalty(self, step: int) -> bool:
+        """Whether step number `step`, counted from 0, takes the gradient penalty."""
+        return self.config.penalty != "none" and step % self.config.penalty_every == 0
 
-    def _update_discriminator(
-        self, inputs: StepInputs, real: Tensor, fake: Tensor, exclude: Tensor, with_penalty: bool
-    ) -> dict[str, Tensor]:
+    def __call__(self, inputs: StepInputs, ema_weight: Tensor, with_penalty: bool) -> dict[str, Tensor]:
+        """Run a step; returns every loss by name, detached scalars on the device.
+
+        ema_weight: float32 scalar, what the new weights weigh in their moving average.
+        """
+        with span("generate"):
+            fake, kl = self._generate(inputs)
+        with span("discriminator"):
+            total, losses = self._discriminator_losses(inputs, fake.detach())
+        if with_penalty:
+            with span("penalty"):
+                losses["d_penalty"] = self._penalty(inputs, *_differentiable(inputs))
+                total = total + self.config.penalty_weight * self.config.penalty_every * losses["d_penalty"]
+        with span("discriminator update"):
+            self.discriminator.minimise(total)
+        with span("generator"):
+            self.discriminator.module.requires_grad_(False)
+            total, generator_losses = self._generator_losses(inputs, fake, kl)
+            self.discriminator.module.requires_grad_(True)
+        with span("generator update"):
+            self.generator.minimise(total)
+            self.ema.update(ema_weight)
+        return {name: loss.detach() for name, loss in (losses | generator_losses).items()}
+
+    def rehearse(self, inputs: StepInputs, penalty: bool = True) -> None:
+        """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then."""
+        fake, kl = self._generate(inputs)
+        total, _ = self._discriminator_losses(inputs, fake.detach())
+        total.backward()
+        if penalty and self.config.penalty != "none":
+            self._penalty(inputs, *_differentiable(inputs)).backward()
+        self.discriminator.module.requires_grad_(False)
+        total, _ = self._generator_losses(inputs, fake, kl)
+        self.discriminator.module.requires_grad_(True)
+        total.backward()
+        for player in (self.generator, self.discriminator):
+            player.optimizer.zero_grad(set_to_none=True)
+
+    def with_parts(self, change: Callable[[Callable[..., Any]], Callable[..., Any]], penalty: bool = True) -> TrainStep:
+        """The same step, on the same players, with what it computes between their updates changed, as by a compiler."""
+        changed = copy.copy(self)
+        for part in ("_generate", "_discriminator_losses", "_generator_losses", *(("_penalty",) if penalty else ())):
+            setattr(changed, part, change(getattr(self, part)))
+        return changed
+
+    def _generate(self, inputs: StepInputs) -> Generated:
+        with self.precision.autocast():
+            return self.generator.module(inputs.text.sentence, inputs.noise)
+
+    def _discriminator_losses(self, inputs: StepInputs, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
+        real, exclude = to_signed(inputs.images), _exclude(inputs)
         batch = len(real)
         images = torch.cat([self._augment(real, inputs, 0), self._augment(fake, inputs, 1).to(real.dtype)])
         features, sentences, words = self._discriminate(
@@ -105,20 +146,16 @@ class TrainStep:
             "d_region": region_match(config, seen_real, words, mask, exclude),
             "d_sentence": sentence_match(config, seen_real, matching, exclude),
         }
-        total = losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses["d_sentence"]
-        if with_penalty:
-            losses["d_penalty"] = self._penalty(inputs, real)
-            total = total + config.penalty_weight * config.penalty_every * losses["d_penalty"]
-        self.discriminator.minimise(total)
-        return _detached(losses)
+        return losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses[
+            "d_sentence"
+        ], losses
 
-    def _update_generator(
-        self, inputs: StepInputs, fake: Tensor, kl: Tensor | None, exclude: Tensor
-    ) -> dict[str, Tensor]:
+    def _generator_losses(
+        self, inputs: StepInputs, fake: Tensor, kl: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
-        self.discriminator.module.requires_grad_(False)
+        exclude = _exclude(inputs)
         seen, matching, words = self._discriminate(self._augment(fake, inputs, 2), sentence, keywords)
-        self.discriminator.module.requires_grad_(True)
         losses = {
             "g_adversarial": generator_adversarial(config.adversarial, seen.logits(matching)),
             "g_region": region_match(config, seen, words, mask, exclude),
@@ -128,8 +165,7 @@ class TrainStep:
         if kl is not None:
             losses["g_kl"] = kl
             total = total + config.kl * kl
-        self.generator.minimise(total)
-        return _detached(losses)
+        return total, losses
 
     def _discriminate(
         self, images: Tensor, sentences: Tensor, keywords: Tensor
@@ -138,10 +174,11 @@ class TrainStep:
             features, projected_sentences, projected_keywords = self.discriminator.module(images, sentences, keywords)
         return features.float(), projected_sentences.float(), projected_keywords.float()
 
-    def _penalty(self, inputs: StepInputs, real: Tensor) -> Tensor:
-        """The gradient penalty in float32, on a pass of its own: it comes once in many steps, for real images alone."""
-        images = real.detach().requires_grad_()
-        sentences = inputs.text.sentence.detach().requires_grad_()
+    def _penalty(self, inputs: StepInputs, images: Tensor, sentences: Tensor) -> Tensor:
+        """The gradient penalty in float32, on a pass of its own: it comes once in many steps, for real images alone.
+
+        images, sentences: those of the inputs, which require a gradient.
+        """
         features, projected, _ = self.discriminator.module(
             self._augment(images, inputs, 0), sentences, inputs.text.keywords
         )
@@ -154,5 +191,14 @@ class TrainStep:
         return augment(images, self.config.augment, inputs.augmentation[turn])
 
 
-def _detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: loss.detach() for name, loss in losses.items()}
+def _differentiable(inputs: StepInputs) -> tuple[Tensor, Tensor]:
+    """Images and sentence features, to differentiate by."""
+    return to_signed(inputs.images).requires_grad_(), inputs.text.sentence.detach().requires_grad_()
+
+
+def _exclude(inputs: StepInputs) -> Tensor:
+    """Which images and captions are no negatives of each other, (B, B) bool."""
+    exclude = inputs.caption_ids[:, None] == inputs.caption_ids
+    if inputs.class_ids is not None:
+        exclude = exclude | (inputs.class_ids[:, None] == inputs.class_ids)
+    return exclude

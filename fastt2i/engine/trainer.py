@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
+from torch import Tensor
 
 import fastt2i
 from fastt2i.augment import draws_per_image
@@ -14,18 +15,23 @@ from fastt2i.config import Config
 from fastt2i.data.index import Problem
 from fastt2i.data.loaders import LoaderName
 from fastt2i.engine.checkpoint import CheckpointStore
+from fastt2i.engine.clock import Clock
 from fastt2i.engine.data import TrainingData
 from fastt2i.engine.inputs import InputSource
-from fastt2i.engine.loss_log import LossLog, NonFiniteLoss
+from fastt2i.engine.loss_log import NonFiniteLoss
+from fastt2i.engine.memory import keep_freed_memory
 from fastt2i.engine.precision import Precision
+from fastt2i.engine.profile import StepProfile
 from fastt2i.engine.report import Report
 from fastt2i.engine.run_directory import RunDirectory
+from fastt2i.engine.run_step import StepRunner
 from fastt2i.engine.signals import StopRequest
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import TrainStep
 from fastt2i.errors import UserError
 from fastt2i.model_card import model_card, parameter_count
 from fastt2i.models.pretrained import PretrainedModel, save_pretrained
+from fastt2i.ops import tuning
 
 
 def choose_device(name: str) -> torch.device:
@@ -55,6 +61,7 @@ class Trainer:
         self.config = config
         self.directory = directory
         self.device = choose_device(config.engine.device)
+        keep_freed_memory()
         self.precision = Precision(config.train.precision, self.device)
         self.data = TrainingData(config, self.device, say)
         self.state = TrainingState(
@@ -64,23 +71,33 @@ class Trainer:
             device=self.device,
             precision=self.precision,
         )
-        self.train_step = TrainStep(
-            config.loss, self.state.generator, self.state.discriminator, self.state.ema, self.precision
-        )
         self.checkpoints = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
         self.captions = self.data.caption_set(self.state.ema.module.noise_dim)
         self.scores: dict[str, float] = {}
         self.seconds = 0.0
         self.quarantined: list[Problem] = []
         self._loader_before: LoaderName | None = None
+        self._compiled_before: bool | None = None
         self.step = self._resume(say)
         self.loader, why = self.data.choose_loader(self._loader_before)
         say(f"loader: {self.loader}; {why}")
-        self._losses = LossLog()
+        self.run_step = self._make_runner(say)
         self._logged, self._since, self._noted = self.step, time.perf_counter(), -1
         say(self._describe())
         if self.step >= config.train.steps:
             say(f"all {config.train.steps} steps are taken; --train.steps with a larger number goes on")
+
+    def _make_runner(self, say: Callable[[str], None]) -> StepRunner:
+        config, state = self.config, self.state
+        return StepRunner(
+            TrainStep(config.loss, state.generator, state.discriminator, state.ema, self.precision),
+            Clock(config.optim, config.train.steps, (state.generator, state.discriminator), state.ema),
+            config.engine,
+            device=self.device,
+            steps=config.train.steps,
+            compiled_before=self._compiled_before,
+            say=say,
+        )
 
     def train(self) -> int:
         """Run to the last step, or to the signal that stops it; returns the exit status.
@@ -110,11 +127,10 @@ class Trainer:
         )
         self._since = time.perf_counter()
         try:
-            with closing(loader), closing(report), StopRequest() as stop:
-                batches = iter(inputs)
+            with closing(loader), closing(report), StopRequest() as stop, self._tuning():
+                batches = self._profile(report).watch(inputs) if config.engine.profile else iter(inputs)
                 while self.step < config.train.steps and not stop.signal:
-                    losses = self.train_step(next(batches), self.step)
-                    self._losses.add(losses, self.step)
+                    self.run_step(next(batches), self.step)
                     self.step += 1
                     self.quarantined = loader.quarantined
                     self._after_step(report)
@@ -135,6 +151,14 @@ class Trainer:
                 "put that right and go on with --resume"
             ) from error
 
+    def _profile(self, report: Report) -> StepProfile:
+        path = self.directory.path / "profile" / f"trace-from-{self.step:08d}.json.gz"
+        return StepProfile(self.run_step.step, self.precision, self.device, path, report.say)
+
+    def _tuning(self) -> AbstractContextManager[None]:
+        tune = self.config.engine.tune
+        return tuning() if tune == "on" or (tune == "auto" and self.device.type == "cuda") else nullcontext()
+
     def _after_step(self, report: Report) -> None:
         log, last = self.config.log, self.step == self.config.train.steps
         show = last or self.step % log.samples_every == 0
@@ -152,7 +176,7 @@ class Trainer:
         if not steps:
             return
         try:
-            losses = self._losses.read()
+            losses = self.run_step.losses.read()
         except NonFiniteLoss as error:
             raise UserError(
                 f"the loss {error.name} is not finite at step {error.step}; {self._last_good()}; try lower learning "
@@ -186,8 +210,16 @@ class Trainer:
         self.scores = self.captions.score(generator, self.state.discriminator.module)
         images = self.captions.draw(generator, self.config.log.samples)
         report.samples(self.step, images, self.captions.captions[: len(images)], self.scores)
+        self._show_attention(report, images[: self.config.log.attention])
         self.seconds += time.perf_counter() - started
         self._since = time.perf_counter()
+
+    def _show_attention(self, report: Report, images: Tensor) -> None:
+        captions = self.captions.captions[: len(images)]
+        if captions:
+            attention = self.captions.attention(images, self.state.discriminator.module, self.config.loss)
+            words = [self.data.encoder.keywords(caption) for caption in captions]
+            report.attention(self.step, images, captions, words, attention)
 
     def _save(self) -> None:
         """Write a checkpoint, and the model folder that everything but training reads."""
@@ -196,6 +228,7 @@ class Trainer:
             "scores": self.scores,
             "data": self.data.digest,
             "loader": self.loader,
+            "compiled": self.run_step.compiled,
             "quarantined": [(problem.where, problem.what) for problem in self.quarantined],
         }
         self.checkpoints.save(self.step, self.state.tensors(), state)
@@ -242,6 +275,7 @@ class Trainer:
             return 0
         self.state.restore(checkpoint)
         self.seconds, self.scores = checkpoint.state["seconds"], checkpoint.state["scores"]
+        self._compiled_before = checkpoint.state.get("compiled")
         say(f"resumed from {checkpoint.path} after {checkpoint.step} steps")
         if checkpoint.state["data"] != self.data.digest:
             say("warning: the data has changed since then; the samples will not be those of an uninterrupted run")

@@ -112,21 +112,27 @@ def check_region_keyword(op: str, regions: Tensor, keywords: Tensor, mask: Tenso
         raise ValueError(f"{op}: variant is {variant!r}; it must be one of {', '.join(VARIANTS)}")
 
 
-def check_pairs(op: str, images: Tensor, captions: Tensor, exclude: Tensor | None) -> None:
-    """There are as many images as captions, and exclude is bool (B, B)."""
+def check_as_many(op: str, images: Tensor, captions: Tensor) -> None:
+    """There are as many images as captions."""
     if len(images) != len(captions):
         raise ValueError(
             f"{op}: there are {len(images)} images and {len(captions)} captions; caption i must be image i's"
         )
-    if exclude is not None:
-        if exclude.dtype != torch.bool:
-            raise TypeError(f"{op}: exclude is {exclude.dtype}; it must be bool, true for pairs that are no negatives")
-        if exclude.shape != (len(images), len(images)):
-            shape = (len(images), len(images))
-            raise ValueError(
-                f"{op}: exclude has shape {tuple(exclude.shape)}; it must be {shape}, a row for each image"
-            )
-        check_device(op, images, exclude=exclude)
+
+
+def check_exclude(op: str, images: Tensor, captions: int, exclude: Tensor | None) -> None:
+    """exclude is bool (images, captions)."""
+    if exclude is None:
+        return
+    if exclude.dtype != torch.bool:
+        raise TypeError(f"{op}: exclude is {exclude.dtype}; it must be bool, true for pairs that are no negatives")
+    shape = (len(images), captions)
+    if exclude.shape != shape:
+        raise ValueError(
+            f"{op}: exclude has shape {tuple(exclude.shape)}; it must be {shape}, a row for each image and a column "
+            "for each caption"
+        )
+    check_device(op, images, exclude=exclude)
 
 
 def check_device(op: str, first: Tensor, **tensors: Tensor) -> None:

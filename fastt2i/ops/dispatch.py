@@ -6,7 +6,8 @@ A name is `reference`, or an `impl` and a form of it, such as `torch/phases`. Wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -72,6 +73,7 @@ class Operator:
 
 
 _REGISTRY: dict[str, Operator] = {}
+_forced: str | None = None
 
 
 def register(
@@ -117,6 +119,17 @@ def example(op: str, device: torch.device) -> Call:
     )
 
 
+@contextmanager
+def forced(impl: str) -> Iterator[None]:
+    """Inside this block `impl=None` means this implementation, wherever it can run: for comparisons."""
+    global _forced
+    before, _forced = _forced, impl
+    try:
+        yield
+    finally:
+        _forced = before
+
+
 def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable[..., Tensor]:
     """The implementation to run for a call: the fastest that was timed, else the one of the rule of thumb.
 
@@ -130,6 +143,8 @@ def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable
     operator = _REGISTRY[call.op]
     if impl is None and len(operator.implementations) == 1:
         return operator.implementations["reference"].run
+    if impl is None and _forced is not None and implementations(call)[_forced] is None:
+        impl = _forced
     name = _choose(call, impl, operator, arguments)
     return operator.implementations[name].run
 

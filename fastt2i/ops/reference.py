@@ -68,18 +68,9 @@ def region_keyword_scores(
     regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
 ) -> Tensor:
     """Scores (I, J) of regions (I, R, D) and keywords (J, T, D) with mask (J, T)."""
-    # Zeros where no keyword is, not only for its score: what stands there may be NaN, and 0 * NaN in a backward is NaN.
-    v_IRD, e_JTD = accumulating(regions), accumulating(keywords).masked_fill(~mask[:, :, None], 0.0)
-    if variant == "xmc":
-        v_IRD, e_JTD = l2_normalize(v_IRD), l2_normalize(e_JTD)
-    mask_JT = mask.to(torch.bool)
+    v_IRD, e_JTD = _compared(regions, keywords, mask, variant)
     similarity_IJTR = torch.einsum("ird,jtd->ijtr", v_IRD, e_JTD)
-    if variant == "xmc":
-        attention_IJTR = torch.softmax(gamma_attention * similarity_IJTR, dim=3)
-    else:
-        hidden_JT1 = ~mask_JT[:, :, None] & mask_JT.any(dim=1)[:, None, None]
-        per_region_IJTR = torch.softmax(similarity_IJTR.masked_fill(hidden_JT1, -torch.inf), dim=2)
-        attention_IJTR = torch.softmax(gamma_attention * per_region_IJTR, dim=3)
+    attention_IJTR = _attend(similarity_IJTR, mask, variant, gamma_attention)
     context_IJTD = torch.einsum("ijtr,ird->ijtd", attention_IJTR, v_IRD)
     # A context vector may be zero, and the norm of a zero vector has no gradient: floor the square, far below where the
     # published floor of the product takes hold.
@@ -87,7 +78,31 @@ def region_keyword_scores(
     context_norm = context_IJTD.square().sum(dim=3).clamp(min=tiny).sqrt()
     keyword_norm = e_JTD.square().sum(dim=2).clamp(min=tiny).sqrt()
     cosine_IJT = (context_IJTD * e_JTD).sum(dim=3) / (context_norm * keyword_norm).clamp(min=COSINE_FLOOR)
-    return pool(gamma_pooling * cosine_IJT, mask_JT) / (gamma_pooling if variant == "xmc" else 1.0)
+    return pool(gamma_pooling * cosine_IJT, mask) / (gamma_pooling if variant == "xmc" else 1.0)
+
+
+def region_keyword_attention(
+    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float
+) -> Tensor:
+    """Attention (B, T, R) of caption b's keywords over image b's regions; zero where no keyword is."""
+    v_BRD, e_BTD = _compared(regions, keywords, mask, variant)
+    attention_BTR = _attend(e_BTD @ v_BRD.mT, mask, variant, gamma_attention)
+    return attention_BTR.masked_fill(~mask[:, :, None], 0.0)
+
+
+def _compared(regions: Tensor, keywords: Tensor, mask: Tensor, variant: str) -> tuple[Tensor, Tensor]:
+    """Features as their dot products are taken."""
+    # Zeros where no keyword is, not only for its score: what stands there may be NaN, and 0 * NaN in a backward is NaN.
+    v_IRD, e_JTD = accumulating(regions), accumulating(keywords).masked_fill(~mask[:, :, None], 0.0)
+    return (l2_normalize(v_IRD), l2_normalize(e_JTD)) if variant == "xmc" else (v_IRD, e_JTD)
+
+
+def _attend(similarity: Tensor, mask: Tensor, variant: str, gamma: float) -> Tensor:
+    """Attention over regions of similarities (..., T, R), with a mask (..., T)."""
+    if variant == "damsm":
+        hidden = ~mask[..., None] & mask.any(dim=-1)[..., None, None]
+        similarity = torch.softmax(similarity.masked_fill(hidden, -torch.inf), dim=-2)
+    return torch.softmax(gamma * similarity, dim=-1)
 
 
 def pool(logits_IJT: Tensor, mask_JT: Tensor) -> Tensor:
@@ -109,10 +124,9 @@ def symmetric_cross_entropy(logits: Tensor, exclude: Tensor | None) -> Tensor:
     return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
 
 
-def global_match_loss(global_features: Tensor, sentences: Tensor, temperature: float, exclude: Tensor | None) -> Tensor:
-    """Symmetric cross-entropy of cosines (B, B) over the temperature."""
-    cosine = l2_normalize(accumulating(global_features)) @ l2_normalize(accumulating(sentences)).T
-    return symmetric_cross_entropy(cosine / temperature, exclude)
+def cosines(images: Tensor, sentences: Tensor) -> Tensor:
+    """Cosines (I, J) of features (I, D) and (J, D)."""
+    return l2_normalize(accumulating(images)) @ l2_normalize(accumulating(sentences)).T
 
 
 def accumulating(x: Tensor) -> Tensor:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastt2i.kernels.launch import unavailable_reason
-from fastt2i.ops import reference
+from fastt2i.ops import reference, region_keyword_torch
 from fastt2i.ops.autocast import promote_for_autocast
-from fastt2i.ops.checks import check_floating, check_pairs, check_positive, check_region_keyword
+from fastt2i.ops.checks import check_as_many, check_exclude, check_floating, check_positive, check_region_keyword
 from fastt2i.ops.dispatch import Call, Implementation, describe, register, select
+from fastt2i.ops.gather import Ranks
+
+#: Multiply-adds of the similarities, masked ones included, from which the blocked form won on a CPU (2 cores).
+BLOCKS_FROM = 2**24
 
 
 def _triton_scores(
@@ -23,16 +28,27 @@ def _triton_scores(
 
 def _no_triton_scores(call: Call) -> str | None:
     if call.dtype == torch.float64:
-        return "the kernels compute in float32, so float64 goes through the reference"
+        return "the kernels compute in float32, so float64 goes through torch or the reference"
     return unavailable_reason(call.device.type)
+
+
+def _prefer_scores(call: Call) -> tuple[str, ...]:
+    if call.device.type == "cuda":
+        return ("triton", "torch")
+    (images, regions, features), (captions, keywords, _) = call.shapes
+    return ("torch",) if images * captions * keywords * regions * features >= BLOCKS_FROM else ("reference",)
 
 
 register(
     "region_keyword_scores",
     {
         "reference": Implementation(reference.region_keyword_scores),
+        "torch": Implementation(region_keyword_torch.region_keyword_scores),
         "triton": Implementation(_triton_scores, _no_triton_scores),
     },
+    _prefer_scores,
+    f"triton, then torch on CUDA; on a CPU torch from {BLOCKS_FROM / 1e6:.0f} million multiply-adds of a similarity "
+    "(B_img x B_cap x T x R x D), reference below",
 )
 
 
@@ -82,6 +98,41 @@ def region_keyword_scores(
         return run(*arguments)
 
 
+def region_keyword_attention(
+    regions: Tensor,
+    keywords: Tensor,
+    keyword_mask: Tensor | None = None,
+    *,
+    variant: str = "xmc",
+    gamma_attention: float = 5.0,
+) -> Tensor:
+    """Where each keyword of a caption looks in the caption's own image: the attention inside the scores, for people.
+
+    Args:
+        regions: (B, R, D) region features; image i belongs to caption i.
+        keywords: (B, T, D) keyword features, of the same dtype and on the same device.
+        keyword_mask: (B, T) bool, true where a keyword is; None means everywhere.
+        variant: `xmc` or `damsm`, as of `region_keyword_scores`.
+        gamma_attention: sharpness of the attention over regions (gamma 1).
+
+    Returns:
+        (B, T, R) float32, or float64 for float64 features, differentiable any number of times: a keyword's row sums to
+        1, and is zero where no keyword is.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit.
+    """
+    op = "region_keyword_attention"
+    regions, keywords = promote_for_autocast(regions, keywords)
+    check_region_keyword(op, regions, keywords, keyword_mask, variant)
+    check_as_many(op, regions, keywords)
+    check_positive(op, gamma_attention=gamma_attention)
+    if keyword_mask is None:
+        keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
+    with torch.autocast(regions.device.type, enabled=False):
+        return reference.region_keyword_attention(regions, keywords, keyword_mask, variant, gamma_attention)
+
+
 def region_keyword_loss(
     regions: Tensor,
     keywords: Tensor,
@@ -92,12 +143,20 @@ def region_keyword_loss(
     gamma_pooling: float = 5.0,
     gamma_matching: float = 50.0,
     exclude: Tensor | None = None,
+    gather: ProcessGroup | None = None,
     impl: str | None = None,
 ) -> Tensor:
     """Contrastive loss of images and captions by their regions and keywords.
 
     The cross-entropy of gamma_matching * region_keyword_scores with the diagonal, over captions plus over images, each
     a mean over the batch: XMC-GAN's `word_loss`, and the sum of the two that AttnGAN's `words_loss` returns.
+
+    With `gather` the batch is that of all ranks together: every rank's captions are negatives for every rank's images.
+    A rank computes the scores of its own images, so that the work is shared. All get the same loss, that of one process
+    with the whole batch. Their backward passes, which must all take place, leave the gradient of the sum of all ranks'
+    losses: N times the whole batch's for N ranks, which DistributedDataParallel's mean over ranks makes the whole
+    batch's, however large each rank's share is. The host waits for the others' sizes, so this is for neither
+    `torch.compile(fullgraph=True)` nor CUDA graphs.
 
     Args:
         regions: (B, R, D) region features; image i belongs to caption i.
@@ -108,7 +167,10 @@ def region_keyword_loss(
         gamma_pooling: sharpness of the pooling over keywords (gamma 2).
         gamma_matching: sharpness of the cross-entropy (gamma 3).
         exclude: (B, B) bool, true for pairs (image, caption) that are no negatives, such as images of one class; the
-            diagonal always takes part. None excludes nothing.
+            diagonal always takes part. None excludes nothing. With `gather`, (B, captions of all ranks) in the order
+            of ranks, as `ids[:, None] == gather_batch(ids, group)` is; on all ranks or on none.
+        gather: a process group whose ranks' batches are one; None is this process alone. B and T may differ between
+            ranks, and a B may be 0. Note that `torch.distributed.group.WORLD` is None until a group is initialised.
         impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
 
     Returns:
@@ -121,8 +183,12 @@ def region_keyword_loss(
     op = "region_keyword_loss"
     regions, keywords = promote_for_autocast(regions, keywords)
     check_region_keyword(op, regions, keywords, keyword_mask, variant)
-    check_pairs(op, regions, keywords, exclude)
     check_positive(op, gamma_matching=gamma_matching)
+    ranks = _check_pairs(op, regions, keywords, exclude, gather)
+    if ranks is not None:
+        if keyword_mask is None:
+            keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
+        keywords, keyword_mask = (ranks.gather(ranks.widen(x, 1)) for x in (keywords, keyword_mask))
     scores = region_keyword_scores(
         regions,
         keywords,
@@ -132,15 +198,20 @@ def region_keyword_loss(
         gamma_pooling=gamma_pooling,
         impl=impl,
     )
-    return reference.symmetric_cross_entropy(gamma_matching * scores, exclude)
+    return _matching_loss(gamma_matching * scores, exclude, ranks)
 
 
 def global_match_loss(
-    global_features: Tensor, sentences: Tensor, temperature: float = 0.1, exclude: Tensor | None = None
+    global_features: Tensor,
+    sentences: Tensor,
+    *,
+    temperature: float = 0.1,
+    exclude: Tensor | None = None,
+    gather: ProcessGroup | None = None,
 ) -> Tensor:
     """Contrastive loss of images and sentences: cosine / temperature, cross-entropy both ways, summed.
 
-    XMC-GAN's `contrastive_loss` (Zhang et al. 2021, eq. 3); with temperature 1 / gamma_3 the sum of the two that
+    XMC-GAN's `contrastive_loss` (Zhang et al. 2021, eq. 5), and with temperature 1 / gamma_3 the sum of the two that
     AttnGAN's `sent_loss` returns.
 
     Args:
@@ -148,6 +219,8 @@ def global_match_loss(
         sentences: (B, D) sentence features, of the same dtype and on the same device; sentence i is image i's.
         temperature: of the softmax.
         exclude: (B, B) bool, true for pairs (image, sentence) that are no negatives; the diagonal always takes part.
+            With `gather`, (B, sentences of all ranks).
+        gather: a process group whose ranks' batches are one, as in `region_keyword_loss`, gradients included.
 
     Returns:
         a scalar, float32, or float64 for float64 features; 0 for an empty batch.
@@ -163,7 +236,27 @@ def global_match_loss(
             f"{op}: global_features has shape {tuple(global_features.shape)} and sentences {tuple(sentences.shape)}; "
             "both must be (B, D)"
         )
-    check_pairs(op, global_features, sentences, exclude)
     check_positive(op, temperature=temperature)
+    ranks = _check_pairs(op, global_features, sentences, exclude, gather)
+    if ranks is not None:
+        sentences = ranks.gather(sentences)
     with torch.autocast(global_features.device.type, enabled=False):
-        return reference.global_match_loss(global_features, sentences, temperature, exclude)
+        return _matching_loss(reference.cosines(global_features, sentences) / temperature, exclude, ranks)
+
+
+def _check_pairs(
+    op: str, images: Tensor, captions: Tensor, exclude: Tensor | None, gather: ProcessGroup | None
+) -> Ranks | None:
+    """As many images as captions, and exclude fits; the ranks, where there are others."""
+    check_as_many(op, images, captions)
+    ranks = None if gather is None else Ranks(op, gather, captions, exclude)
+    check_exclude(op, images, len(images) if ranks is None else sum(ranks.sizes), exclude)
+    return ranks
+
+
+def _matching_loss(logits: Tensor, exclude: Tensor | None, ranks: Ranks | None) -> Tensor:
+    """The loss of logits of this rank's images with all captions."""
+    if ranks is not None:
+        logits = ranks.gather(logits)
+        exclude = None if exclude is None else ranks.gather(exclude)
+    return reference.symmetric_cross_entropy(logits, exclude)

@@ -169,7 +169,7 @@ def _results(run: Callable[..., Tensor], arguments: tuple[Any, ...], training: b
 
 def _exact(truth: Callable[..., Tensor], arguments: tuple[Any, ...], training: bool) -> list[Tensor]:
     """The same in float64, a few samples at a time: the first argument holds the samples, gradients of others add."""
-    first, *others = (a.detach().double() if isinstance(a, Tensor) else a for a in arguments)
+    first, *others = (_widened(a) if isinstance(a, Tensor) else a for a in arguments)
     pieces = [
         _results(truth, (_like(arguments[0], piece), *map(_like, arguments[1:], others)), training)
         for piece in first.split(CHUNK)
@@ -178,6 +178,10 @@ def _exact(truth: Callable[..., Tensor], arguments: tuple[Any, ...], training: b
     for place, parts in enumerate(zip(*pieces, strict=True)):
         gradients.append(torch.cat(parts) if place < rows else torch.stack(parts).sum(dim=0))
     return gradients
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.detach().double() if x.is_floating_point() else x
 
 
 def _like(original: Any, wide: Any) -> Any:

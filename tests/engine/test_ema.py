@@ -16,6 +16,6 @@ def test_the_average_follows_its_formula() -> None:
             source.weight.copy_(torch.randn(2, 3))
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * source.weight.detach()
-        ema.update(step)
+        ema.update(torch.tensor(ema.weight(step)))
     torch.testing.assert_close(ema.module.weight, expected)
     assert not any(p.requires_grad for p in ema.module.parameters())

@@ -56,6 +56,11 @@ def make_inputs(step: TrainStep, seed: int = 0) -> StepInputs:
     )
 
 
+def take(step: TrainStep, inputs: StepInputs, number: int) -> dict[str, torch.Tensor]:
+    """Run step number `number`."""
+    return step(inputs, torch.tensor(step.ema.weight(number)), step.has_penalty(number))
+
+
 def weights(step: TrainStep) -> list[torch.Tensor]:
     modules = (step.generator.module, step.discriminator.module, step.ema.module)
     return [p.detach().clone() for module in modules for p in module.parameters()]
@@ -67,7 +72,7 @@ def weights(step: TrainStep) -> list[torch.Tensor]:
 def test_every_loss_reaches_every_weight(noise: str, adversarial: str, penalty: str) -> None:
     step = make(LossConfig(adversarial=adversarial, penalty=penalty, augment=("translation", "cutout")), noise=noise)
     before = weights(step)
-    losses = step(make_inputs(step), step=0)
+    losses = take(step, make_inputs(step), 0)
     assert ("d_penalty" in losses) == (penalty != "none")
     assert all(value.isfinite() and value.dtype == torch.float32 for value in losses.values())
     assert not any(torch.equal(a, b) for a, b in zip(before, weights(step), strict=True))
@@ -75,7 +80,7 @@ def test_every_loss_reaches_every_weight(noise: str, adversarial: str, penalty: 
 
 def test_the_penalty_is_lazy() -> None:
     step = make(LossConfig(penalty_every=4))
-    seen = ["d_penalty" in step(make_inputs(step, seed=n), step=n) for n in range(9)]
+    seen = ["d_penalty" in take(step, make_inputs(step, seed=n), n) for n in range(9)]
     assert seen == [n % 4 == 0 for n in range(9)]
 
 
@@ -85,7 +90,7 @@ def test_a_step_takes_one_generator_pass_and_two_trunk_passes() -> None:
     generated, seen = [], []
     step.generator.module.register_forward_hook(lambda _m, inputs, _o: generated.append(len(inputs[0])))
     step.discriminator.module.stem.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
-    step(make_inputs(step), step=1)
+    take(step, make_inputs(step), 1)
     assert generated == [BATCH] and seen == [2 * BATCH, BATCH]
 
 
@@ -96,7 +101,7 @@ def test_mismatched_logits_are_real_images_under_other_captions() -> None:
     inputs = make_inputs(step)
 
     def loss(changed: StepInputs) -> float:
-        return copy.deepcopy(step)(changed, step=1)["d_adversarial"].item()
+        return take(copy.deepcopy(step), changed, 1)["d_adversarial"].item()
 
     assert loss(inputs._replace(noise=torch.zeros_like(inputs.noise))) == pytest.approx(loss(inputs), rel=1e-6)
     assert loss(inputs._replace(mismatched_sentence=inputs.mismatched_sentence.flip(0))) != loss(inputs)
@@ -110,7 +115,7 @@ def test_equal_captions_are_no_negatives() -> None:
     same[4] = same[1]
     inputs = inputs._replace(text=inputs.text._replace(sentence=same))
     apart = inputs._replace(caption_ids=torch.arange(BATCH))
-    together, told_apart = (copy.deepcopy(step)(i, step=1) for i in (inputs, apart))
+    together, told_apart = (take(copy.deepcopy(step), i, 1) for i in (inputs, apart))
     for name in ("d_sentence", "d_region"):
         assert together[name] < told_apart[name]
 
@@ -123,7 +128,7 @@ def test_images_of_one_class_are_no_negatives() -> None:
     classes = torch.tensor([7, 3, 5, 3, 9, 3])
 
     def matching(changed: StepInputs) -> list[float]:
-        losses = copy.deepcopy(step)(changed, step=1)
+        losses = take(copy.deepcopy(step), changed, 1)
         return [losses[name].item() for name in ("d_sentence", "d_region", "g_sentence", "g_region")]
 
     excluded = matching(plain._replace(class_ids=classes))
@@ -135,16 +140,16 @@ def test_images_of_one_class_are_no_negatives() -> None:
 def test_a_step_is_a_pure_function_of_state_and_inputs() -> None:
     first, second = (make(LossConfig(augment=("translation", "color")), noise="additive") for _ in range(2))
     for number in range(3):
-        first(make_inputs(first, number), number)
+        take(first, make_inputs(first, number), number)
         torch.rand(100)  # the global generator plays no part
-        second(make_inputs(second, number), number)
+        take(second, make_inputs(second, number), number)
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precisions_stay_near_fp32(precision: str) -> None:
     exact, half = make(LossConfig()), make(LossConfig(), precision)
-    ours, theirs = exact(make_inputs(exact), 0), half(make_inputs(half), 0)
+    ours, theirs = take(exact, make_inputs(exact), 0), take(half, make_inputs(half), 0)
     for name, value in ours.items():
         torch.testing.assert_close(theirs[name], value, rtol=0.05, atol=0.05)
 

@@ -52,6 +52,15 @@ def test_the_rule_of_upsampling(dtype: torch.dtype, size: int, expected: str) ->
     assert chosen("upsample_gated_conv2d", x, weight, impl="reference") == "reference"
 
 
+@pytest.mark.parametrize(("keywords", "expected"), [(15, "reference"), (16, "torch")])
+def test_the_rule_of_region_keyword_scores(keywords: int, expected: str) -> None:
+    """From 2^24 multiply-adds of a similarity; on a GPU what was written for one."""
+    v, e = torch.empty(16, 64, 64), torch.empty(16, keywords, 64)
+    assert chosen("region_keyword_scores", v, e) == expected
+    there = dispatch.describe("region_keyword_scores", v, e, shaping=2)._replace(device=torch.device("cuda"))
+    assert dispatch._REGISTRY["region_keyword_scores"].prefer(there) == ("triton", "torch")
+
+
 def test_the_rule_of_the_gate() -> None:
     pre = torch.randn(2, 64, 4, 4)
     assert chosen("gate", pre) == "reference"
@@ -86,14 +95,17 @@ def test_public_names_and_signatures() -> None:
         "gate": "(pre, *, activation='leaky_relu', negative_slope=0.2, impl=None)",
         "region_keyword_scores": "(regions, keywords, keyword_mask=None, *, variant='xmc', gamma_attention=5.0, "
         "gamma_pooling=5.0, impl=None)",
+        "region_keyword_attention": "(regions, keywords, keyword_mask=None, *, variant='xmc', gamma_attention=5.0)",
         "region_keyword_loss": "(regions, keywords, keyword_mask=None, *, variant='xmc', gamma_attention=5.0, "
-        "gamma_pooling=5.0, gamma_matching=50.0, exclude=None, impl=None)",
+        "gamma_pooling=5.0, gamma_matching=50.0, exclude=None, gather=None, impl=None)",
+        "global_match_loss": "(global_features, sentences, *, temperature=0.1, exclude=None, gather=None)",
+        "gather_batch": "(x, group)",
     }
     for name, signature in expected.items():
         found = inspect.signature(getattr(ops, name))
         bare = [p.replace(annotation=inspect.Parameter.empty) for p in found.parameters.values()]
         assert str(inspect.Signature(bare)) == signature
-    assert set(ops.__all__) == {*expected, "global_match_loss", "tuning"}
+    assert set(ops.__all__) == {*expected, "tuning"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastt2i.ops import global_match_loss, region_keyword_loss, region_keyword_scores
+from fastt2i.ops import global_match_loss, region_keyword_attention, region_keyword_loss, region_keyword_scores
 
 
 def attngan_words_loss(
@@ -99,7 +100,8 @@ def assert_same_with_gradients(ours: Tensor, theirs: Tensor, inputs: list[Tensor
 LENGTHS = [5, 1, 3, 4, 2]
 
 
-def test_damsm_is_attngans_words_loss() -> None:
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+def test_damsm_is_attngans_words_loss(impl: str) -> None:
     regions, words = features(5, 6, 5, 7)
     regions.requires_grad_(), words.requires_grad_()
     classes = [0, 1, 0, 2, 1]
@@ -113,17 +115,19 @@ def test_damsm_is_attngans_words_loss() -> None:
         gamma_pooling=5.0,
         gamma_matching=10.0,
         exclude=exclude,
+        impl=impl,
     )
     images = regions.transpose(1, 2).unflatten(2, (2, 3))
     theirs = attngan_words_loss(images, words.transpose(1, 2), LENGTHS, classes, (4.0, 5.0, 10.0))
     assert_same_with_gradients(ours, theirs, [regions, words])
 
 
+@pytest.mark.parametrize("impl", ["reference", "torch"])
 @pytest.mark.parametrize("scale", [1.0, 20.0])
-def test_xmc_is_xmcgans_word_loss(scale: float) -> None:
+def test_xmc_is_xmcgans_word_loss(scale: float, impl: str) -> None:
     regions, words = features(5, 9, 5, 7, scale)
     regions.requires_grad_(), words.requires_grad_()
-    ours = region_keyword_loss(regions, words, mask_of(LENGTHS, 5))
+    ours = region_keyword_loss(regions, words, mask_of(LENGTHS, 5), impl=impl)
     assert_same_with_gradients(ours, xmcgan_word_loss(regions, words, LENGTHS, (5, 5, 50)), [regions, words])
 
 
@@ -148,18 +152,20 @@ def test_hidden_keywords_take_no_part(variant: str) -> None:
     torch.testing.assert_close(region_keyword_scores(regions, poisoned, mask, variant=variant), scores)
 
 
+@pytest.mark.parametrize("impl", ["reference", "torch"])
 @pytest.mark.parametrize("variant", ["xmc", "damsm"])
-def test_a_caption_without_keywords_scores_zero_and_sends_no_gradient(variant: str) -> None:
+def test_a_caption_without_keywords_scores_zero_and_sends_no_gradient(variant: str, impl: str) -> None:
     regions, words = features(3, 4, 2, 5)
+    words[1] = torch.nan
     mask = torch.tensor([[True, True], [False, False], [True, False]])
     regions.requires_grad_(), words.requires_grad_()
-    scores = region_keyword_scores(regions, words, mask, variant=variant)
+    scores = region_keyword_scores(regions, words, mask, variant=variant, impl=impl)
     assert torch.equal(scores[:, 1], torch.zeros(3, dtype=torch.float64))
     to_regions, to_words = torch.autograd.grad(scores[:, 1].sum(), [regions, words], retain_graph=True)
     assert not to_regions.any() and not to_words.any()
     to_regions, to_words = torch.autograd.grad(scores.sum(), [regions, words])
     assert to_regions.isfinite().all() and to_words.isfinite().all() and not to_words[1].any()
-    none = region_keyword_loss(regions, words, torch.zeros_like(mask), variant=variant)
+    none = region_keyword_loss(regions, words, torch.zeros_like(mask), variant=variant, impl=impl)
     assert none.item() == pytest.approx(2 * math.log(3))
 
 
@@ -244,19 +250,20 @@ def test_gradcheck(variant: str) -> None:
 @given(
     sizes=st.tuples(*(st.integers(1, 7) for _ in range(5))),
     variant=st.sampled_from(["xmc", "damsm"]),
+    impl=st.sampled_from(["reference", "torch"]),
     data=st.data(),
 )
-@settings(max_examples=40, deadline=None)
-def test_scores_do_not_depend_on_order(sizes: tuple[int, ...], variant: str, data: st.DataObject) -> None:
+@settings(max_examples=60, deadline=None)
+def test_scores_do_not_depend_on_order(sizes: tuple[int, ...], variant: str, impl: str, data: st.DataObject) -> None:
     """Permuting images, captions, keywords or regions permutes the scores, or leaves them."""
     images, captions, regions, words, dim = sizes
     v, e = features(images, regions, 1, dim)[0], features(captions, 1, words, dim)[1]
     mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=captions * words, max_size=captions * words)))
     mask = mask.reshape(captions, words)
-    scores = region_keyword_scores(v, e, mask, variant=variant)
+    scores = region_keyword_scores(v, e, mask, variant=variant, impl=impl)
     assert scores.shape == (images, captions) and scores.isfinite().all()
     i, j, r, t = (torch.tensor(data.draw(st.permutations(range(n)))) for n in (images, captions, regions, words))
-    shuffled = region_keyword_scores(v[i][:, r], e[j][:, t], mask[j][:, t], variant=variant)
+    shuffled = region_keyword_scores(v[i][:, r], e[j][:, t], mask[j][:, t], variant=variant, impl=impl)
     torch.testing.assert_close(shuffled, scores[i][:, j])
 
 
@@ -268,6 +275,47 @@ def test_compiles_without_a_graph_break(backend: str) -> None:
     torch.testing.assert_close(
         compiled(regions, words, mask, exclude=exclude), region_keyword_loss(regions, words, mask, exclude=exclude)
     )
+
+
+def attngan_attention(regions: Tensor, words: Tensor, gamma1: float) -> Tensor:
+    """AttnGAN's `func_attention` of one image (D, R) and its words (D, L): (L, R)."""
+    per_region = torch.softmax(regions.T @ words, dim=1)
+    return torch.softmax(gamma1 * per_region.T, dim=1)
+
+
+def xmcgan_attention(regions: Tensor, words: Tensor, gamma1: float) -> Tensor:
+    """XMC-GAN's attention of one image (D, R) and its words (D, L): (L, R)."""
+    return torch.softmax(gamma1 * unit(words.T) @ unit(regions.T).T, dim=1)
+
+
+@pytest.mark.parametrize(("variant", "published"), [("damsm", attngan_attention), ("xmc", xmcgan_attention)])
+def test_attention_is_that_of_the_published_losses(variant: str, published: Callable[..., Tensor]) -> None:
+    regions, words = features(5, 6, 5, 7)
+    mask = mask_of([5, 1, 0, 3, 2], 5)
+    words = torch.where(mask[..., None], words, torch.nan)
+    ours = region_keyword_attention(regions, words, mask, variant=variant, gamma_attention=4.0)
+    assert ours.shape == (5, 5, 6) and not ours[~mask].any()
+    for b, length in enumerate([5, 1, 0, 3, 2]):
+        theirs = published(regions[b].T, words[b, :length].T, 4.0)
+        torch.testing.assert_close(ours[b, :length], theirs, rtol=1e-10, atol=0)
+    assert torch.autograd.gradcheck(
+        lambda v, e: region_keyword_attention(v, e, variant=variant), [x.requires_grad_() for x in features(2, 3, 2, 4)]
+    )
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_attention_at_the_edges(variant: str) -> None:
+    regions, words = (x.float() for x in features(3, 4, 2, 5))
+    plain = region_keyword_attention(regions, words, variant=variant)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(region_keyword_attention(regions, words, variant=variant), plain)
+        assert region_keyword_attention(regions.bfloat16(), words, variant=variant).dtype == torch.float32
+    compiled = torch.compile(region_keyword_attention, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(regions, words, variant=variant), plain)
+    assert region_keyword_attention(regions[:0], words[:0], variant=variant).shape == (0, 2, 4)
+    regions[1, 2, 3] = torch.nan
+    attention = region_keyword_attention(regions, words, variant=variant)
+    assert attention[1].isnan().any() and attention[[0, 2]].isfinite().all()
 
 
 V, E = torch.randn(2, 4, 5), torch.randn(2, 3, 5)
@@ -292,6 +340,15 @@ def test_what_does_not_fit_is_one_sentence(arguments: tuple[Tensor, ...], kind: 
 
 
 def test_bad_settings_are_one_sentence() -> None:
+    for arguments, kind, sentence in (
+        ((V, torch.randn(3, 3, 5)), ValueError, "there are 2 images and 3 captions; caption i must be image i's"),
+        ((V, E[..., :4]), ValueError, "the same D"),
+        ((V, E, torch.ones(2, 3)), TypeError, "keyword_mask is torch.float32; it must be bool"),
+    ):
+        with pytest.raises(kind, match=f"region_keyword_attention: .*{sentence}"):
+            region_keyword_attention(*arguments)
+    with pytest.raises(ValueError, match="region_keyword_attention: gamma_attention is 0; it must be more than 0"):
+        region_keyword_attention(V, E, gamma_attention=0)
     with pytest.raises(ValueError, match="variant is 'xm'; it must be one of xmc, damsm"):
         region_keyword_loss(V, E, variant="xm")
     with pytest.raises(ValueError, match="gamma_attention is 0; it must be more than 0"):

@@ -68,6 +68,7 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
         "curves.png",
         "quarantine.jsonl",
         "samples/step-00000006.png",
+        "samples/attention-00000006.png",
         "checkpoints/step-00000004/state.json",
         "checkpoints/step-00000006/state.json",
         "model/generator.safetensors",

@@ -128,7 +128,7 @@ class DaliLoader(Loader):
     def _culprits(self) -> set[int]:
         """The samples of this step that DALI cannot decode."""
         source, size = self._source(self._step), len(self._sampler.positions(self._step))
-        alone = self._build(OneByOne(source, self._step, size), batch_size=1, readers=0)
+        alone = self._build(OneByOne(source, self._step, size), batch_size=1, readers=0, prefetch=1)
         culprits = set()
         for place in range(size):
             sample = Meta(*source.sample(self._step, place)[1].tolist()).sample
@@ -139,7 +139,7 @@ class DaliLoader(Loader):
         return culprits
 
     def _start(self, step: int) -> Any:
-        return self._build(self._source(step), len(self._sampler.positions(step)), self._readers)
+        return self._build(self._source(step), len(self._sampler.positions(step)), self._readers, self.prefetch)
 
     def _source(self, step: int) -> Source:
         return Source(
@@ -151,7 +151,7 @@ class DaliLoader(Loader):
             refused=frozenset(self._refused),
         )
 
-    def _build(self, source: Callable[[SampleInfo], Fed], batch_size: int, readers: int) -> Any:
+    def _build(self, source: Callable[[SampleInfo], Fed], batch_size: int, readers: int, prefetch: int) -> Any:
         # Not by `import`: its types are known to mypy where it is installed, in part and wrongly.
         fn, types = (import_module(f"nvidia.dali.{name}") for name in ("fn", "types"))
         on_gpu = self._device.type == "cuda"
@@ -159,7 +159,7 @@ class DaliLoader(Loader):
             batch_size=batch_size,
             num_threads=self._threads,
             device_id=_number(self._device) if on_gpu else None,
-            prefetch_queue_depth=self.prefetch if batch_size > 1 else 1,
+            prefetch_queue_depth=prefetch,
             py_num_workers=max(readers, 1),
             py_start_method="spawn",  # a fork copies the locks of torch's threads in whatever state they are
         )
@@ -170,7 +170,7 @@ class DaliLoader(Loader):
                 num_outputs=3,
                 batch=False,
                 parallel=readers > 0,
-                prefetch_queue_depth=self.prefetch if readers else None,
+                prefetch_queue_depth=prefetch if readers else None,
                 dtype=[types.UINT8, types.INT32, types.UINT8],
                 ndim=[1, 1, 1],
             )
@@ -199,16 +199,15 @@ class DaliLoader(Loader):
 
 
 def _outputs(pipeline: Any, device: torch.device) -> tuple[Tensor, NDArray[np.int32], list[Report]]:
+    """What comes out of a run, copied: the buffers are DALI's."""
     if device.type == "cuda":
         images, metas, reports = pipeline.run(torch.cuda.current_stream(device))
+        pixels = torch.from_dlpack(images.as_tensor()).clone()
     else:
         images, metas, reports = pipeline.run()
-    # The buffers are DALI's: what is kept is copied.
-    return (
-        torch.from_dlpack(images.as_tensor()).clone(),
-        np.array(metas.as_tensor()),
-        [Report.unpack(np.array(report)) for report in reports],
-    )
+        # Not by torch, whose threads would wait for the cores that DALI's are busy on.
+        pixels = torch.from_numpy(np.array(images.as_tensor()))
+    return pixels, np.array(metas.as_tensor()), [Report.unpack(np.array(report)) for report in reports]
 
 
 def _number(device: torch.device) -> int:

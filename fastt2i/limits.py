@@ -1,0 +1,46 @@
+"""What a device can do at most, measured: bytes copied and multiply-adds done a second."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+#: Rounds that are timed, after as many that are not.
+ROUNDS = 7
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written a second by a copy that no cache can hold."""
+    elements = 2**28 if device.type == "cuda" else 2**25
+    source = torch.ones(elements, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _seconds(lambda: target.copy_(source), device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a product of square matrices, a multiply-add being two."""
+    size = 8192 if device.type == "cuda" else 1536
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * size**3 / _seconds(lambda: torch.mm(a, b, out=out), device)
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    """The median of some rounds."""
+    taken = []
+    for number in range(2 * ROUNDS):
+        _wait(device)
+        began = time.perf_counter()
+        run()
+        _wait(device)
+        if number >= ROUNDS:
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,395 @@
+"""Region-keyword scores in PyTorch, arranged so that the attention of a few images at a time is all there ever is.
+
+Only real keywords are computed: they are packed to the front, captions of equal length side by side, so that a softmax
+over a caption's keywords is one over a dimension. Images come in groups and packed keywords in chunks, as many as fill
+a buffer (`BUFFER`). M counts the keywords of a chunk, G the images of a group, R regions, D features; what belongs to
+them is (M, G, R), because its gradients are then products of two matrices (M, G * R) and (G * R, D).
+
+With s the similarities, a the attention, n = sum_r a s and q = |c|^2 of the context c = sum_r a v_r, a cosine is
+n / (sqrt(q) |e|). With rho = n / q, what it sends back is, times d loss / d n,
+
+    da_r = s_r - rho <c, v_r>        whose mean under a is n - rho q = 0, so that the softmax sends back a da alone
+    dv_r = a_r (e - rho c)           beside what s sends
+
+The squared norm takes a Gram matrix of the regions, q = sum_r a_r (G a)_r and <c, v_r> = (G a)_r, or the contexts
+themselves, whichever is less work. In multiply-adds, in units of M x R x D an image: forward 1 + R/D + R/M or 2,
+backward 3 + 2 R/D + 2 R/M or 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastt2i.ops.reference import COSINE_FLOOR, NORM_FLOOR, accumulating, pool
+
+#: Bytes of one (M, G, R) buffer, of which there are three or four: on a CPU about its second-level cache, on a GPU what
+#: fills it.
+BUFFER = {"cpu": 2**21, "cuda": 64 * 2**20}
+#: The Gram matrix is taken where R/D + R/N, N being all real keywords, is less than this. By the counts above it would
+#: be 1 and 1.5; on 2 CPU cores both took the same time at 1 and, backward, at 1.4.
+GRAM_FORWARD, GRAM_BACKWARD = 1.0, 1.4
+
+
+def region_keyword_scores(
+    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
+) -> Tensor:
+    """Scores (I, J) of regions (I, R, D) and keywords (J, T, D) with mask (J, T); differentiable once."""
+    return region_keyword_blocks(regions, keywords, mask, variant, gamma_attention, gamma_pooling)[0]
+
+
+@torch.library.custom_op("fastt2i::region_keyword_blocks", mutates_args=())
+def region_keyword_blocks(
+    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (I, J), and what the gradient needs: cosines and |c|^2, (I, J, T), zero where no keyword is."""
+    cosine, square = (regions.new_zeros(len(regions), *mask.shape, dtype=_wide(regions)) for _ in range(2))
+    with torch.autocast(regions.device.type, enabled=False):
+        packed = _pack(keywords, mask, variant, gamma_attention)
+        if len(packed.slots):
+            for group in _groups(regions, packed, variant):
+                _score(group, packed, variant, gamma_attention, cosine, square)
+        scores = pool(gamma_pooling * cosine, mask) / (gamma_pooling if variant == "xmc" else 1.0)
+    return scores, cosine, square
+
+
+@torch.library.custom_op("fastt2i::region_keyword_blocks_backward", mutates_args=())
+def region_keyword_blocks_backward(
+    dscores: Tensor,
+    regions: Tensor,
+    keywords: Tensor,
+    mask: Tensor,
+    scores: Tensor,
+    cosine: Tensor,
+    square: Tensor,
+    variant: str,
+    gamma_attention: float,
+    gamma_pooling: float,
+    for_regions: bool,
+    for_keywords: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of regions and keywords; an empty tensor for one that is not wanted."""
+    dregions = regions.new_zeros(regions.shape if for_regions else 0)
+    dkeywords = keywords.new_zeros(keywords.shape if for_keywords else 0)
+    with torch.autocast(regions.device.type, enabled=False):
+        packed = _pack(keywords, mask, variant, gamma_attention)
+        if not len(packed.slots) or not len(regions):
+            return dregions, dkeywords
+        received = _receive(dscores, scores, cosine, square, packed, variant, gamma_pooling)
+        de = torch.zeros_like(packed.features) if for_keywords else None
+        for group in _groups(regions, packed, variant):
+            dv = torch.zeros_like(group.features) if for_regions else None
+            _send_back(group, packed, received, variant, gamma_attention, dv, de)
+            if dv is not None:
+                dregions[group.images] = _unscaled(dv, group.features, group.scale, group.moves).to(regions.dtype)
+        if de is not None:
+            # Similarities were computed with gamma * e; and a keyword's own norm is in its cosine's denominator.
+            unit = packed.features / packed.factor
+            de.addcmul_(unit, (received.radial / packed.norm.square().clamp(min=_tiny(de)))[:, None], value=-1)
+            de = _unscaled(de, unit, packed.scale, packed.moves)
+            dkeywords.flatten(0, 1)[packed.slots] = de.to(keywords.dtype)
+    return dregions, dkeywords
+
+
+@region_keyword_blocks.register_fake
+def _(
+    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    scores = regions.new_empty(len(regions), len(keywords), dtype=_wide(regions))
+    cosine, square = (regions.new_empty(len(regions), *mask.shape, dtype=_wide(regions)) for _ in range(2))
+    return scores, cosine, square
+
+
+@region_keyword_blocks_backward.register_fake
+def _(dscores: Tensor, regions: Tensor, keywords: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *_, for_regions, for_keywords = others
+    return (
+        regions.new_empty(regions.shape if for_regions else 0),
+        keywords.new_empty(keywords.shape if for_keywords else 0),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    regions, keywords, mask, *ctx.settings = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(regions, keywords, mask, *output)
+
+
+def _differentiate(ctx: Any, dscores: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+    for_regions, for_keywords = ctx.needs_input_grad[:2]
+    dregions, dkeywords = region_keyword_blocks_backward(
+        dscores, *ctx.saved_tensors, *ctx.settings, for_regions, for_keywords
+    )
+    return dregions if for_regions else None, dkeywords if for_keywords else None, None, None, None, None
+
+
+def _refuse(ctx: Any, *unused: Any) -> tuple[Tensor | None, ...]:
+    raise RuntimeError(
+        "region_keyword_scores: with impl='torch' it differentiates once; for a second derivative use impl='reference'"
+    )
+
+
+region_keyword_blocks.register_autograd(_differentiate, setup_context=_save)
+region_keyword_blocks_backward.register_autograd(_refuse)
+
+
+class _Packed(NamedTuple):
+    """Real keywords, captions in order of their lengths."""
+
+    slots: Tensor  # (N,) int64: where in (J * T) each came from
+    captions: Tensor  # (N,) int64
+    features: Tensor  # (N, D), times `factor`
+    scale: Tensor  # (N, 1) what normalising multiplied by
+    moves: Tensor  # (N, 1) bool: whether it did divide by the norm, and not by its floor
+    norm: Tensor  # (N,) after normalising
+    factor: float  # gamma_attention for `xmc`, where it can stand before the similarities; else 1
+    lengths: list[int]  # of all captions, ascending
+
+
+class _Group(NamedTuple):
+    """Images whose attention is computed together."""
+
+    images: slice
+    features: Tensor  # (G, R, D)
+    scale: Tensor  # (G, R, 1)
+    moves: Tensor  # (G, R, 1) bool
+
+
+class _Received(NamedTuple):
+    """What arrives at every cosine, (N, I)."""
+
+    dnumerator: Tensor
+    rho: Tensor  # n / q; 0 where the floor stands for the norms
+    mean: Tensor  # of da under the attention: not 0 only where the floor stands for the norms
+    radial: Tensor  # (N,) what log(1 / |e|) gets
+
+
+class _Chunk(NamedTuple):
+    """Packed keywords, and how many captions of which length they are."""
+
+    rows: slice
+    captions: list[tuple[int, int]]
+
+
+def _pack(keywords: Tensor, mask: Tensor, variant: str, gamma: float) -> _Packed:
+    count = mask.shape[1]
+    lengths, order = mask.sum(dim=1).sort(stable=True)
+    slots = (count * order[:, None] + torch.arange(count, device=mask.device))[mask[order]]
+    features, scale, moves = _scaled(accumulating(keywords.flatten(0, 1)[slots]), variant)
+    norm = features.square().sum(dim=1).clamp(min=_tiny(features)).sqrt()
+    factor = gamma if variant == "xmc" else 1.0
+    return _Packed(slots, slots // count, features.mul_(factor), scale, moves, norm, factor, lengths.tolist())
+
+
+def _groups(regions: Tensor, packed: _Packed, variant: str) -> Iterator[_Group]:
+    images, count, features = regions.shape
+    row = _wide(regions).itemsize * count
+    size = max(1, _buffer(regions) // (row * max(count, features, len(packed.slots))))
+    for start in range(0, images, size):
+        chosen = slice(start, min(start + size, images))
+        yield _Group(chosen, *_scaled(accumulating(regions[chosen]).contiguous(), variant))
+
+
+def _chunks(lengths: Iterable[int], most: int) -> Iterator[_Chunk]:
+    """Chunks of at most `most` keywords (one caption at least), whose captions are whole."""
+    captions: list[tuple[int, int]] = []
+    start = rows = 0
+    for length, same in groupby(length for length in lengths if length):
+        left = len(list(same))
+        while left:
+            fitting = (most - rows) // length
+            if not fitting and rows:
+                yield _Chunk(slice(start, start + rows), captions)
+                captions, start, rows = [], start + rows, 0
+                continue
+            taken = min(left, max(1, fitting))
+            captions.append((taken, length))
+            rows, left = rows + taken * length, left - taken
+    yield _Chunk(slice(start, start + rows), captions)
+
+
+def _chunks_for(packed: _Packed, group: _Group) -> list[_Chunk]:
+    """Chunks that fill a buffer with the group's images, each about as long as the others."""
+    row = group.features.itemsize * group.features.shape[0] * group.features.shape[1]
+    keywords, most = len(packed.slots), max(1, _buffer(group.features) // row)
+    return list(_chunks(packed.lengths, -(-keywords // -(-keywords // most))))
+
+
+def _score(group: _Group, packed: _Packed, variant: str, gamma: float, cosine_IJT: Tensor, square_IJT: Tensor) -> None:
+    """Fill in the cosines and squared norms of a group's images."""
+    v_GRD = group.features
+    images, count, features = v_GRD.shape
+    chunks = _chunks_for(packed, group)
+    spaces = _Spaces(v_GRD, max(c.rows.stop - c.rows.start for c in chunks))
+    gram = v_GRD @ v_GRD.mT if _gram_costs(v_GRD, packed) < GRAM_FORWARD else None
+    cosine_MG, square_MG = (v_GRD.new_empty(len(packed.slots), images) for _ in range(2))
+    for chunk in chunks:
+        s, a, other = (spaces.take(n, chunk, count) for n in range(3))
+        _attend(v_GRD, packed, chunk, variant, gamma, s, other, a)
+        c = other if gram is not None else spaces.take(3, chunk, features)
+        _each(a, v_GRD if gram is None else gram, out=c)
+        square = c.mul_(a if gram is not None else c).sum(dim=2)
+        numerator = s.mul_(a).sum(dim=2).div_(packed.factor)
+        norms = square.clamp(min=_tiny(square)).sqrt_().mul_(packed.norm[chunk.rows, None])
+        cosine_MG[chunk.rows] = numerator.div_(norms.clamp_(min=COSINE_FLOOR))
+        square_MG[chunk.rows] = square
+    for values_IJT, values_MG in ((cosine_IJT, cosine_MG), (square_IJT, square_MG)):
+        values_IJT[group.images].flatten(1)[:, packed.slots] = values_MG.T
+
+
+def _receive(
+    dscores: Tensor, scores: Tensor, cosine: Tensor, square: Tensor, packed: _Packed, variant: str, gamma: float
+) -> _Received:
+    divisor = gamma if variant == "xmc" else 1.0
+    cosine, square = (x.flatten(1).T[packed.slots] for x in (cosine, square))
+    share = torch.exp(gamma * cosine - divisor * scores.T[packed.captions])
+    dcosine = dscores.T[packed.captions] * share * (gamma / divisor)
+    square = square.clamp(min=_tiny(square))
+    norms = square.sqrt() * packed.norm[:, None]
+    moves = norms >= COSINE_FLOOR
+    norms = norms.clamp(min=COSINE_FLOOR)
+    dnumerator, numerator = dcosine / norms, cosine * norms
+    return _Received(
+        dnumerator=dnumerator,
+        rho=torch.where(moves, numerator / square, 0.0),
+        mean=torch.where(moves, 0.0, numerator),
+        radial=torch.where(moves, dcosine * cosine, 0.0).sum(dim=1),
+    )
+
+
+def _send_back(
+    group: _Group,
+    packed: _Packed,
+    received: _Received,
+    variant: str,
+    gamma: float,
+    dv: Tensor | None,
+    de: Tensor | None,
+) -> None:
+    """Add a group's gradients to dv (G, R, D), for its normalised regions, and to de (N, D), for all keywords."""
+    v_GRD = group.features
+    images, count, features = v_GRD.shape
+    chunks = _chunks_for(packed, group)
+    spaces = _Spaces(v_GRD, max(c.rows.stop - c.rows.start for c in chunks))
+    gram = dgram = None
+    if _gram_costs(v_GRD, packed) < GRAM_BACKWARD:
+        gram, dgram = v_GRD @ v_GRD.mT, v_GRD.new_zeros(images, count, count)
+    floored = bool(received.mean.any())
+    for chunk in chunks:
+        dnumerator, rho, mean = (x[chunk.rows, group.images, None] for x in received[:3])
+        s, a, turned = (spaces.take(n, chunk, count) for n in range(3))
+        first = spaces.take(3, chunk, count) if variant == "damsm" else turned
+        _attend(v_GRD, packed, chunk, variant, gamma, s, first, a, turned)
+        torch.mul(a, rho * -packed.factor, out=turned)
+        if gram is None:
+            c = spaces.take(4, chunk, features)
+            _each(turned, v_GRD, out=c)
+            s.transpose(0, 1).baddbmm_(c.transpose(0, 1), v_GRD.mT)
+        else:
+            s.transpose(0, 1).baddbmm_(turned.transpose(0, 1), gram)
+        a.mul_(dnumerator)
+        if dgram is not None:
+            dgram.baddbmm_(a.permute(1, 2, 0), turned.transpose(0, 1))
+        elif dv is not None:
+            dv.baddbmm_(a.permute(1, 2, 0), c.transpose(0, 1), alpha=1 / packed.factor)
+        if floored:
+            s.sub_(mean * packed.factor)
+        if variant == "xmc":
+            w = torch.addcmul(a, a, s, out=s)
+        else:
+            w = torch.add(a, _through_first(s.mul_(a), first, chunk), alpha=gamma, out=s)
+        w = w.flatten(1)
+        if dv is not None:
+            dv.flatten(0, 1).addmm_(w.T, packed.features[chunk.rows], alpha=1 / packed.factor)
+        if de is not None:
+            de[chunk.rows].addmm_(w, v_GRD.flatten(0, 1))
+    if dv is not None and dgram is not None:
+        dv.baddbmm_(dgram, v_GRD, alpha=1 / packed.factor)
+
+
+def _attend(
+    v_GRD: Tensor, packed: _Packed, chunk: _Chunk, variant: str, gamma: float, s: Tensor, first: Tensor, a: Tensor,
+    spare: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Fill s with the similarities, times `packed.factor`, and a with the attention; `first`, for `damsm`, with the
+    softmax over keywords, unless there is no spare buffer."""
+    torch.mm(packed.features[chunk.rows], v_GRD.flatten(0, 1).T, out=s.flatten(1))
+    if variant == "xmc":
+        torch.softmax(s, dim=2, out=a)
+        return
+    for ours, theirs in zip(_by_caption(s, chunk), _by_caption(first, chunk), strict=True):
+        torch.softmax(ours, dim=1, out=theirs)
+    torch.softmax(torch.mul(first, gamma, out=first if spare is None else spare), dim=2, out=a)
+
+
+def _through_first(dfirst: Tensor, first: Tensor, chunk: _Chunk) -> Tensor:
+    """What the similarities get from the softmax over keywords that gave `first`, in place."""
+    d = dfirst.mul_(first)
+    for ours, theirs in zip(_by_caption(d, chunk), _by_caption(first, chunk), strict=True):
+        ours.addcmul_(theirs, ours.sum(dim=1, keepdim=True), value=-1)
+    return d
+
+
+def _by_caption(x: Tensor, chunk: _Chunk) -> Iterator[Tensor]:
+    """Views (captions, length, G * R) of x (M, G, R), one for each length."""
+    start = 0
+    for captions, length in chunk.captions:
+        yield x[start : start + captions * length].view(captions, length, -1)
+        start += captions * length
+
+
+def _each(a: Tensor, x: Tensor, out: Tensor) -> None:
+    """out (M, G, .) = a (M, G, .) times x (G, ., .), image by image."""
+    torch.bmm(a.transpose(0, 1), x, out=out.transpose(0, 1))
+
+
+class _Spaces:
+    """Buffers that chunks take turns in."""
+
+    def __init__(self, like: Tensor, most: int) -> None:
+        self._like, self._most = like, most
+        self._flat: dict[int, Tensor] = {}
+
+    def take(self, number: int, chunk: _Chunk, width: int) -> Tensor:
+        """Buffer `number` as (M, G, width)."""
+        rows, images = chunk.rows.stop - chunk.rows.start, len(self._like)
+        if number not in self._flat:
+            self._flat[number] = self._like.new_empty(self._most * images * width)
+        return self._flat[number][: rows * images * width].view(rows, images, width)
+
+
+def _scaled(x: Tensor, variant: str) -> tuple[Tensor, Tensor, Tensor]:
+    """x as the similarities take it, what it was multiplied by, and whether that moves with its norm."""
+    if variant == "damsm":
+        one = x.new_ones(()).expand(*x.shape[:-1], 1)
+        return x.clone(), one, one.new_zeros(()).bool().expand_as(one)
+    square = x.square().sum(dim=-1, keepdim=True)
+    scale = square.clamp(min=NORM_FLOOR).rsqrt()
+    return x * scale, scale, square >= NORM_FLOOR
+
+
+def _unscaled(gradient: Tensor, scaled: Tensor, scale: Tensor, moves: Tensor) -> Tensor:
+    """The gradient of x, given that of what `_scaled` made of it; in place."""
+    along = torch.where(moves, (gradient * scaled).sum(dim=-1, keepdim=True), 0.0)
+    return gradient.addcmul_(scaled, along, value=-1).mul_(scale)
+
+
+def _gram_costs(v_GRD: Tensor, packed: _Packed) -> float:
+    count, features = v_GRD.shape[1:]
+    return count / features + count / len(packed.slots)
+
+
+def _buffer(x: Tensor) -> int:
+    return BUFFER["cuda" if x.device.type == "cuda" else "cpu"]
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _tiny(x: Tensor) -> float:
+    return torch.finfo(x.dtype).tiny

@@ -1,0 +1,120 @@
+"""torch.compile of a step's parts, and the trial that finds out whether it pays."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fastt2i.config import LossConfig
+from fastt2i.engine import compilation
+from fastt2i.engine.compilation import TIMED, WARM_UP, CompileTrial, compile_step
+from fastt2i.engine.step import TrainStep
+from tests.engine.test_step import make, make_inputs, take, weights
+
+
+def traced(step: TrainStep) -> TrainStep:
+    """Traced as for compilation, derivatives too, but run as it is."""
+    return step.with_parts(lambda part: torch.compile(part, fullgraph=True, dynamic=False, backend="aot_eager"))
+
+
+@pytest.mark.parametrize("penalty", ["r1", "ma_gp"])
+@torch._dynamo.config.patch(trace_autograd_ops=True)
+def test_a_step_has_no_graph_break_and_does_the_same(penalty: str) -> None:
+    config = LossConfig(penalty=penalty, penalty_every=2, augment=("translation", "cutout"))
+    plain, compiled = (make(config, noise="conditioning_augmentation") for _ in range(2))
+    compiled = traced(compiled)
+    for number in range(3):
+        inputs = make_inputs(plain, number)
+        torch.testing.assert_close(take(compiled, inputs, number), take(plain, inputs, number), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_compiler_itself(precision: str) -> None:
+    plain, compiled = (make(LossConfig(), precision) for _ in range(2))
+    compiled = compile_step(compiled)
+    bound = 1e-4 if precision == "fp32" else 5e-2
+    for number in range(2):
+        inputs = make_inputs(plain, number)
+        torch.testing.assert_close(take(compiled, inputs, number), take(plain, inputs, number), rtol=bound, atol=bound)
+
+
+def test_a_rehearsal_changes_nothing() -> None:
+    first, second = (make(LossConfig()) for _ in range(2))
+    before = copy.deepcopy(weights(first))
+    first.rehearse(make_inputs(first))
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(first), strict=True))
+    for step in (first, second):
+        take(step, make_inputs(step), 0)
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
+class Trial:
+    """A trial of two ways that take given numbers of seconds a step, by a clock of its own."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, plain: float, compiled: float | Exception, choice: bool | None = None
+    ) -> None:
+        self.now, self.taken, self.said = 0.0, [], []
+        monkeypatch.setattr(compilation.time, "perf_counter", lambda: self.now)
+
+        def compile(inputs: object) -> Callable[..., None]:
+            if isinstance(compiled, Exception):
+                raise compiled
+            return self.way("compiled", compiled)
+
+        self.trial = CompileTrial(
+            self.way("plain", plain),
+            compile,
+            device=torch.device("cpu"),
+            steps=100_000,
+            choice=choice,
+            say=self.said.append,
+        )
+
+    def way(self, name: str, seconds: float) -> Callable[..., None]:
+        def run(inputs: object, with_penalty: bool) -> None:
+            self.taken.append(name)
+            self.now += 50 if with_penalty else seconds
+
+        return run
+
+    def run(self, steps: int) -> list[str]:
+        for step in range(steps):
+            self.trial(None, step % 4 == 0, step)
+        return [f"{name} {len(list(group))}" for name, group in itertools.groupby(self.taken)]
+
+
+#: Steps until as many without a penalty are taken as a way is tried for: a quarter has one.
+TRIED = (WARM_UP + TIMED) * 4 // 3 + 1
+
+
+@pytest.mark.parametrize(("compiled", "choice"), [(0.5, True), (1.5, False)])
+def test_the_faster_way_is_kept(compiled: float, choice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(monkeypatch, 1.0, compiled)
+    tried, after = [f"plain {TRIED}", f"compiled {TRIED}"], 200 - 2 * TRIED
+    assert trial.run(200) == ([tried[0], f"compiled {TRIED + after}"] if choice else [*tried, f"plain {after}"])
+    assert trial.trial.choice is choice
+    assert trial.said == [
+        f"torch.compile is {'on' if choice else 'off'}: {1e3 * compiled:.1f} ms a step, 1000.0 without"
+    ]
+
+
+def test_a_short_run_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(monkeypatch, 0.001, 0.0005)
+    assert trial.run(200) == ["plain 200"] and trial.trial.choice is False and not trial.said
+
+
+def test_a_compiler_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(monkeypatch, 1.0, RuntimeError("no C++ compiler\nand so on"))
+    assert trial.run(200) == ["plain 200"] and trial.trial.choice is False
+    assert trial.said == ["warning: torch.compile is off, for it fails: RuntimeError: no C++ compiler"]
+
+
+@pytest.mark.parametrize(("choice", "way"), [(True, "compiled"), (False, "plain")])
+def test_a_choice_that_is_known_is_not_tried_again(choice: bool, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Trial(monkeypatch, 1.0, 1.0, choice).run(50) == [f"{way} 50"]
