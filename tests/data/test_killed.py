@@ -45,15 +45,18 @@ def kill_at_random_moments(
     start: begins the tool; clear: removes what it left. part: what share of its work the tool has kept. result: what it
     leaves. Returns the shares that were kept when it was killed.
     """
-    before = time.monotonic()
     end(start())
-    whole, took = result(), time.monotonic() - before
+    whole = result()
     moments = random.Random(0)
     parts = []
     for _ in range(KILLS):
         clear()
         process = start()
-        time.sleep(moments.uniform(0.2, 0.9) * took)
+        # By what is done, not by the clock, which other processes on the machine may disturb; and some time after that.
+        share, moment = moments.uniform(-0.1, 0.95), moments.uniform(0, 0.05)
+        while part() < share and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(moment)
         process.kill()
         process.communicate()
         parts.append(part())
