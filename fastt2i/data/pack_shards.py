@@ -95,13 +95,13 @@ class _Shard:
 
     def finish(self) -> Entry:
         self._write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar
-        self.abandon()
+        self.close()
         sync_file(self._temporary)
         self._temporary.rename(self._path)
         sync_file(self._path.parent)
         return Entry(self.name, self.samples, self.bytes, self._digest.hexdigest())
 
-    def abandon(self) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
@@ -160,7 +160,7 @@ def pack_shards(
         finally:
             bar.close()
             if shard:
-                shard.abandon()
+                shard.close()
         refuse_nothing(index, done.problems)
         write_file(folder / NAME, manifest(done.shards, image_size, done.problems))
         (folder / _PROGRESS).unlink(missing_ok=True)
