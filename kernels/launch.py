@@ -9,12 +9,16 @@ from functools import cache
 import torch
 
 
+#: Looked up once: it takes a tenth of a millisecond, and every call of an operator asks.
+INSTALLED = importlib.util.find_spec("triton") is not None
+
+
 def unavailable_reason(device_type: str) -> str | None:
     """Why Triton kernels cannot run on a device of this type; None if they can.
 
     The interpreter (TRITON_INTERPRET=1, for tests) runs them on CPU tensors.
     """
-    if importlib.util.find_spec("triton") is None:
+    if not INSTALLED:
         return "triton is not installed"
     if device_type == "cuda" or interpreting():
         return None

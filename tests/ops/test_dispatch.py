@@ -75,14 +75,14 @@ def test_reasons_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastt2i.kernels import launch
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("fastt2i.kernels.launch.INSTALLED", True)
     assert "CUDA" in (launch.unavailable_reason("cpu") or "")
     assert launch.unavailable_reason("cuda") is None
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert launch.unavailable_reason("cpu") is None
     assert dispatch.implementations(dispatch.example("gate", CPU))["triton"] is None
     assert dispatch.implementations(dispatch.example("gated_conv2d", CPU))["triton"] is None
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("fastt2i.kernels.launch.INSTALLED", False)
     assert launch.unavailable_reason("cuda") == "triton is not installed"
 
 
