@@ -8,7 +8,6 @@ from functools import cache
 
 import torch
 
-
 #: Looked up once: it takes a tenth of a millisecond, and every call of an operator asks.
 INSTALLED = importlib.util.find_spec("triton") is not None
 
