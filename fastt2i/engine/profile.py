@@ -99,6 +99,8 @@ class StepProfile:
 
     def _flops(self, inputs: StepInputs) -> int:
         """Of a step without the gradient penalty, which few steps have: two for every multiply-add."""
+        import fastt2i.ops.flops  # noqa: F401  registers the operators' formulas
+
         with FlopCounterMode(display=False) as counter:
             self._step.rehearse(inputs, penalty=False)
         return counter.get_total_flops()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from fastt2i.kernels.tiles import CONFIGS
 from fastt2i.ops import dispatch, gated_conv2d, upsample_gated_conv2d
@@ -243,3 +244,22 @@ def test_two_runs_have_the_same_bits(device: torch.device) -> None:
             for _ in range(2)
         )
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_operations_are_counted(device: torch.device) -> None:
+    """As many as of the convolution, and four ninths of them where it is of an upsampled image."""
+    import fastt2i.ops.flops  # noqa: F401
+
+    x = draw(2, 3, 8, 8, device=device, dtype=torch.float32).requires_grad_()
+    weight, bias = (t.requires_grad_() for t in parameters(3, (2, 3, 4), device, torch.float32))
+
+    def counts(op: Callable[..., Tensor], impl: str, **options: object) -> tuple[int, int]:
+        with FlopCounterMode(display=False) as forward:
+            y = op(x, weight, bias, impl=impl, **options)
+        with FlopCounterMode(display=False) as backward:
+            y.sum().backward()
+        return forward.get_total_flops(), backward.get_total_flops()
+
+    assert counts(gated_conv2d, "triton", padding=1) == counts(gated_conv2d, "reference", padding=1)
+    ours, reference = (counts(upsample_gated_conv2d, impl)[0] for impl in ("triton", "reference"))
+    assert 9 * ours == 4 * reference > 0
