@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.steps import SeparatePasses, make_inputs, make_step
+from benchmarks.turns import in_turns
 from fastt2i.config import preset
 from fastt2i.engine.compilation import compile_step
 from fastt2i.engine.memory import keep_freed_memory
@@ -95,27 +97,8 @@ def test_step(benchmark: Any, name: str, device: torch.device) -> None:
         config.train = dataclasses.replace(config.train, batch_size=4)
     inputs = make_inputs(config, device)
     ways = {way: WAYS[way].prepare(name, device) for way in WAYS}
-    taken: dict[str, list[float]] = {way: [] for way in ways}
-
-    def round_of_all() -> None:
-        for way, take in ways.items():
-            taken[way].append(seconds_of_steps(take, inputs, config.loss.penalty_every))
-
-    for _ in range(WARM_UP):
-        round_of_all()
-    for times in taken.values():
-        times.clear()
     benchmark.group = f"a training step, {name}, batch {config.train.batch_size}"
-    benchmark.pedantic(round_of_all, rounds=ROUNDS if name == "demo" else 4)
-    first = statistics.median(taken["separate passes, fp32"])
+    candidates = {way: partial(seconds_of_steps, take, inputs, config.loss.penalty_every) for way, take in ways.items()}
+    taken = in_turns(benchmark, candidates, rounds=ROUNDS if name == "demo" else 4, warm_up=WARM_UP)
     for way, times in taken.items():
-        low, median, high = statistics.quantiles(times, n=4)
-        benchmark.extra_info[way] = {
-            "milliseconds": [round(1e3 * t, 2) for t in (low, median, high)],
-            "images_per_second": round(config.train.batch_size / median, 1),
-            "times_the_first": round(first / median, 2),
-        }
-        print(
-            f"\n{way:36} {1e3 * median:8.1f} ms  {config.train.batch_size / median:7.1f} img/s  {first / median:.2f}x",
-            end="",
-        )
+        benchmark.extra_info[way]["images_per_second"] = config.train.batch_size / statistics.median(times)

@@ -29,7 +29,7 @@ def run(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except UserError as error:
-        print(f"fastt2i: error: {error}", file=sys.stderr)
+        print(f"fastt2i: error: {plain(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -39,9 +39,14 @@ def run(main: Callable[[], int | None]) -> int:
         return 141
 
 
+def plain(text: object) -> str:
+    """A text for a terminal: what is not printed, such as the sequences that a file's name may hold, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def plain_warnings() -> None:
     """Show warnings as one line each, as errors are, for the rest of the program."""
-    warnings.showwarning = lambda message, *_: print(f"fastt2i: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"fastt2i: warning: {plain(message)}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

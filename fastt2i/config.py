@@ -58,6 +58,8 @@ class DataConfig(Section):
     heldout: float = 0.05
     """Share of the samples that are never trained on, in a set without a split of its own; scores and sample grids use
     their captions."""
+    leave_out: str = ""
+    """A report of `python -m fastt2i.data verify`: the images that it lists are left out."""
     max_bad_fraction: float = 0.05
     """Stop when more than this fraction of the images cannot be decoded."""
 

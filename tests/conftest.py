@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import struct
 import tarfile
 import zlib
@@ -24,6 +25,12 @@ HELDOUT = (9, 10, 11)
 def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What a person's cache holds decides no test, and no test leaves anything there."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_reach_programs() -> None:
+    """A shell that starts something in the background has it ignore Ctrl-C, and every program that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def shown(number: int, format: str = "JPEG", frame: int = 0) -> bytes:

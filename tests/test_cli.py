@@ -28,6 +28,14 @@ def test_a_users_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[
     assert captured.err == "fastt2i: error: there is no such folder\n" and captured.out == ""
 
 
+def test_what_a_name_holds_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise UserError("a\x1b]0;title\x07b\nc\u202e \udcff é 日")
+
+    assert cli.run(fail) == 2
+    assert capsys.readouterr().err == "fastt2i: error: a\\x1b]0;title\\x07b\\nc\\u202e \\udcff é 日\n"
+
+
 def test_other_ends() -> None:
     assert ends(KeyboardInterrupt()) == 130
     assert cli.run(lambda: None) == 0 and cli.run(lambda: 143) == 143

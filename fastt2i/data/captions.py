@@ -47,7 +47,8 @@ def clean(texts: Iterable[str]) -> Iterator[str]:
     """The texts that are no empty ones, white space collapsed, cut off at 2,000 characters, fit for a tokenizer."""
     for text in texts:
         # Lone surrogates stand for bytes that are not UTF-8, or come from JSON escapes; no tokenizer takes them.
-        text = re.sub("[\ud800-\udfff]", "\ufffd", text[: 2 * MAX_CAPTION]).replace("\0", " ")
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text[: 2 * MAX_CAPTION])
+        text = re.sub("[\0-\x1f\x7f-\x9f]", " ", text)  # a terminal would obey some of these
         text = " ".join(text.split())[:MAX_CAPTION].rstrip()
         if text:
             yield text

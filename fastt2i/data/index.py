@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fastt2i.config import DataFormat
 from fastt2i.errors import UserError
 
+T = TypeVar("T")
 Split = Literal["train", "heldout", "all"]
 
 
@@ -64,6 +65,11 @@ class Index:
     its orientation is applied; it may reach beyond the image."""
     heldout: NDArray[np.bool_] | None = None
     """bool (N,): samples that training never sees, where this is a whole set; None stands for no such samples."""
+    stamp: Callable[[int], str] | None = None
+    """Another text when a sample's image file has changed, by its size, time and place; may raise OSError. None where
+    images never change, because they are drawn."""
+    shards: Sequence[str] = ()
+    """The files that hold many samples each, where there are such."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -87,6 +93,7 @@ class Index:
             classes=None if self.classes is None else self.classes[places],
             crops=None if self.crops is None else self.crops[places],
             heldout=None if self.heldout is None else self.heldout[places],
+            stamp=None if self.stamp is None else _Selected(self.stamp, places),
         )
 
     def side(self, split: Split) -> Index:
@@ -106,14 +113,14 @@ class Index:
 
 
 @dataclass(frozen=True)
-class _Selected:
-    """Reads the samples at some places."""
+class _Selected(Generic[T]):
+    """What `of` says of the samples at some places."""
 
-    read: Callable[[int], bytes]
+    of: Callable[[int], T]
     places: NDArray[np.int64]
 
-    def __call__(self, sample: int) -> bytes:
-        return self.read(int(self.places[sample]))
+    def __call__(self, sample: int) -> T:
+        return self.of(int(self.places[sample]))
 
 
 def open_index(
@@ -124,6 +131,7 @@ def open_index(
     split: Split = "train",
     heldout: float = 0.05,
     text_column: str = "",
+    leave_out: str = "",
 ) -> Index:
     """Find the samples that `path` names.
 
@@ -132,7 +140,8 @@ def open_index(
     name is `./shapes`, or `shapes` with the format `folder`. image_size: pixels, for sets that are drawn. split:
     `heldout` is what training never sees; it may be empty. heldout: its share, 0 to 1, of the samples of a set that has
     no split of its own. text_column: the column or field that holds the captions; empty looks for usual names.
-    Raises UserError where there is nothing to train on.
+    leave_out: a report of `verify`, whose bad images are left out; empty for none.
+    Raises UserError where there is nothing to train on, or the report is none.
     """
     from fastt2i.data.sources.table import SOURCES, Options, choose
 
@@ -141,9 +150,14 @@ def open_index(
     if text_column and not source.has_columns:
         raise UserError(f"{path} is read as `{name}`, where captions are in no column: leave data.text_column empty")
     try:
-        return source.index(path, Options(image_size, heldout, text_column)).side(split)
+        index = source.index(path, Options(image_size, heldout, text_column))
     except UserError as error:
         if format == "auto" and os.path.isdir(path) and not source.detect(path):
             *others, last = (f"`{other}`" for other in SOURCES if other not in ("shapes", name))
             raise UserError(f"{error}; nor is it laid out as {', '.join(others)} or {last}") from error
         raise
+    if leave_out:
+        from fastt2i.data.report import without_bad
+
+        index = without_bad(index, leave_out)
+    return index.side(split)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,17 +51,32 @@ def decode(
     Raises BadImage: empty, another format, damaged or cut short, more than `max_pixels` by its header (which is
     checked before anything is decoded), nothing of it in the crop.
     """
+    with opened(content, max_pixels) as image:
+        pixels, orientation = _to_rgb(image), orientation_of(image)
+        left, top, side = central_square(*pixels.size, crop, orientation)
+        # Not by `resize(box=...)`: that lets pixels from outside the box into its edges.
+        square = _upright(pixels.crop((left, top, left + side, top + side)), orientation)
+        return np.array(square.resize((image_size, image_size), Image.Resampling.BICUBIC))
+
+
+def decode_whole(content: bytes, *, crop: NDArray[np.int64] | None = None) -> Image.Image:
+    """Decode an image as `decode` does, but for the square: RGB, all of it or of `crop`. Raises BadImage."""
+    with opened(content) as image:
+        pixels = _to_rgb(image)
+        box = (0, 0, *image.size) if crop is None else _inside(*image.size, crop)
+        return _upright(pixels.crop(box), orientation_of(image))
+
+
+@contextmanager
+def opened(content: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """The image in a file, of which no more than the header has been read; raises BadImage as `decode` does."""
     if not content:
         raise BadImage("the file is empty")
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(f"absurdly large: {image.width} x {image.height} pixels, more than {max_pixels}")
-            pixels, orientation = _to_rgb(image), orientation_of(image)
-            left, top, side = central_square(*pixels.size, crop, orientation)
-            # Not by `resize(box=...)`: that lets pixels from outside the box into its edges.
-            square = _upright(pixels.crop((left, top, left + side, top + side)), orientation)
-            square = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
+            yield image
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -69,7 +85,6 @@ def decode(
         raise BadImage("not a JPEG, PNG, WebP or BMP image") from error
     except Exception as error:  # a damaged file can make Pillow raise almost anything
         raise BadImage(f"damaged: {str(error) or type(error).__name__}") from error
-    return np.array(square)
 
 
 @dataclass(frozen=True)
@@ -108,16 +123,22 @@ def central_square(width: int, height: int, crop: NDArray[np.int64] | None, orie
     the square is the upright image's upper left one, which may be another one of the stored image.
     Raises BadImage: the crop lies outside.
     """
-    left, top, right, bottom = (0, 0, width, height) if crop is None else crop.tolist()
-    box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    if box[0] >= box[2] or box[1] >= box[3]:
-        raise BadImage(f"its box {left}, {top}, {right}, {bottom} lies outside of its {width} x {height} pixels")
+    box = (0, 0, width, height) if crop is None else _inside(width, height, crop)
     across, down = box[2] - box[0], box[3] - box[1]
     side = min(across, down)
     # Upright, the rest of an odd margin is at the right and at the bottom; where that is left or above, round up.
     x = (across - side + (orientation in (2, 3, 7, 8))) // 2
     y = (down - side + (orientation in (3, 4, 6, 7))) // 2
     return Square(box[0] + x, box[1] + y, side)
+
+
+def _inside(width: int, height: int, crop: NDArray[np.int64]) -> tuple[int, int, int, int]:
+    """What of a crop lies within the image."""
+    left, top, right, bottom = crop.tolist()
+    box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise BadImage(f"its box {left}, {top}, {right}, {bottom} lies outside of its {width} x {height} pixels")
+    return box
 
 
 def orientation_of(image: Image.Image) -> int:

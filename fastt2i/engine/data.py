@@ -49,6 +49,7 @@ class TrainingData:
             split="all",
             heldout=config.data.heldout,
             text_column=config.data.text_column,
+            leave_out=config.data.leave_out,
         )
         self.index, self.heldout = whole.side("train"), whole.side("heldout")
         if not len(self.index):

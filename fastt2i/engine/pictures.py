@@ -88,21 +88,22 @@ def _sheet(cells: Sequence[_Cell], size: int) -> Image.Image:
         # Whole pixels stay visible as such: people look for artefacts in a grid.
         sheet.paste(image.resize((size, size), Image.Resampling.NEAREST), (x, y))
         for n, line in enumerate(lines):
-            draw.text((x, y + size + 2 + n * line_height), line, fill="black", font=_font())
+            draw.text((x, y + size + 2 + n * line_height), line, fill="black", font=font())
     return sheet
 
 
 def _wrap(caption: str, width: int) -> list[str]:
-    per_line = max(1, int(width * len(caption) / max(1.0, _font().getlength(" ".join(caption.split())))))
+    per_line = max(1, int(width * len(caption) / max(1.0, font().getlength(" ".join(caption.split())))))
     return textwrap.wrap(caption, per_line, max_lines=CAPTION_LINES, placeholder=" …")
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont:
+def font(size: int = FONT_SIZE, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans: it comes with Matplotlib and has far more scripts than Pillow's own font."""
     import matplotlib
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), FONT_SIZE)
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
 
 
 def save_curves(records: Sequence[dict[str, float]], path: Path, scored: str = "held-out") -> None:

@@ -206,9 +206,9 @@ def region_keyword_loss(
 def global_match_loss(
     global_features: Tensor,
     sentences: Tensor,
-    *,
     temperature: float = 0.1,
     exclude: Tensor | None = None,
+    *,
     gather: ProcessGroup | None = None,
     even: bool = False,
 ) -> Tensor:

@@ -18,7 +18,8 @@ backward 3 + 2 R/D + 2 R/M or 6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -51,8 +52,9 @@ def region_keyword_blocks(
     with torch.autocast(regions.device.type, enabled=False):
         packed = _pack(keywords, mask, variant, gamma_attention)
         if len(packed.slots):
+            spaces = _Spaces(packed.features)
             for group in _groups(regions, packed, variant):
-                _score(group, packed, variant, gamma_attention, cosine, square)
+                _score(group, packed, spaces, variant, gamma_attention, cosine, square)
         scores = pool(gamma_pooling * cosine, mask) / (gamma_pooling if variant == "xmc" else 1.0)
     return scores, cosine, square
 
@@ -81,9 +83,10 @@ def region_keyword_blocks_backward(
             return dregions, dkeywords
         received = _receive(dscores, scores, cosine, square, packed, variant, gamma_pooling)
         de = torch.zeros_like(packed.features) if for_keywords else None
+        spaces = _Spaces(packed.features)
         for group in _groups(regions, packed, variant):
-            dv = torch.zeros_like(group.features) if for_regions else None
-            _send_back(group, packed, received, variant, gamma_attention, dv, de)
+            dv = spaces.take("dv", group.features.shape).zero_() if for_regions else None
+            _send_back(group, packed, spaces, received, variant, gamma_attention, dv, de)
             if dv is not None:
                 dregions[group.images] = _unscaled(dv, group.features, group.scale, group.moves).to(regions.dtype)
         if de is not None:
@@ -163,8 +166,9 @@ class _Received(NamedTuple):
     """What arrives at every cosine, (N, I)."""
 
     dnumerator: Tensor
-    rho: Tensor  # n / q; 0 where the floor stands for the norms
-    mean: Tensor  # of da under the attention: not 0 only where the floor stands for the norms
+    rho: Tensor  # n / q, times -`factor`; 0 where the floor stands for the norms
+    mean: Tensor  # of da under the attention, times `factor`: not 0 only where the floor stands for the norms
+    floored: bool  # whether it does anywhere
     radial: Tensor  # (N,) what log(1 / |e|) gets
 
 
@@ -212,25 +216,26 @@ def _chunks(lengths: Iterable[int], most: int) -> Iterator[_Chunk]:
     yield _Chunk(slice(start, start + rows), captions)
 
 
-def _chunks_for(packed: _Packed, group: _Group) -> list[_Chunk]:
+def _chunks_for(packed: _Packed, group: _Group) -> Iterator[_Chunk]:
     """Chunks that fill a buffer with the group's images, each about as long as the others."""
     row = group.features.itemsize * group.features.shape[0] * group.features.shape[1]
     keywords, most = len(packed.slots), max(1, _buffer(group.features) // row)
-    return list(_chunks(packed.lengths, -(-keywords // -(-keywords // most))))
+    return _chunks(packed.lengths, -(-keywords // -(-keywords // most)))
 
 
-def _score(group: _Group, packed: _Packed, variant: str, gamma: float, cosine_IJT: Tensor, square_IJT: Tensor) -> None:
+def _score(
+    group: _Group, packed: _Packed, spaces: _Spaces, variant: str, gamma: float, cosine_IJT: Tensor, square_IJT: Tensor
+) -> None:
     """Fill in the cosines and squared norms of a group's images."""
     v_GRD = group.features
     images, count, features = v_GRD.shape
-    chunks = _chunks_for(packed, group)
-    spaces = _Spaces(v_GRD, max(c.rows.stop - c.rows.start for c in chunks))
-    gram = v_GRD @ v_GRD.mT if _gram_costs(v_GRD, packed) < GRAM_FORWARD else None
+    gram = _gram(v_GRD, spaces) if _gram_costs(v_GRD, packed) < GRAM_FORWARD else None
     cosine_MG, square_MG = (v_GRD.new_empty(len(packed.slots), images) for _ in range(2))
-    for chunk in chunks:
-        s, a, other = (spaces.take(n, chunk, count) for n in range(3))
+    for chunk in _chunks_for(packed, group):
+        rows = chunk.rows.stop - chunk.rows.start
+        s, a, other = (spaces.take(name, (rows, images, count)) for name in ("s", "a", "other"))
         _attend(v_GRD, packed, chunk, variant, gamma, s, other, a)
-        c = other if gram is not None else spaces.take(3, chunk, features)
+        c = other if gram is not None else spaces.take("c", (rows, images, features))
         _each(a, v_GRD if gram is None else gram, out=c)
         square = c.mul_(a if gram is not None else c).sum(dim=2)
         numerator = s.mul_(a).sum(dim=2).div_(packed.factor)
@@ -253,10 +258,12 @@ def _receive(
     moves = norms >= COSINE_FLOOR
     norms = norms.clamp(min=COSINE_FLOOR)
     dnumerator, numerator = dcosine / norms, cosine * norms
+    mean = torch.where(moves, 0.0, numerator)
     return _Received(
         dnumerator=dnumerator,
-        rho=torch.where(moves, numerator / square, 0.0),
-        mean=torch.where(moves, 0.0, numerator),
+        rho=torch.where(moves, numerator / square, 0.0).mul_(-packed.factor),
+        mean=mean.mul_(packed.factor),
+        floored=bool(mean.any()),
         radial=torch.where(moves, dcosine * cosine, 0.0).sum(dim=1),
     )
 
@@ -264,6 +271,7 @@ def _receive(
 def _send_back(
     group: _Group,
     packed: _Packed,
+    spaces: _Spaces,
     received: _Received,
     variant: str,
     gamma: float,
@@ -273,20 +281,19 @@ def _send_back(
     """Add a group's gradients to dv (G, R, D), for its normalised regions, and to de (N, D), for all keywords."""
     v_GRD = group.features
     images, count, features = v_GRD.shape
-    chunks = _chunks_for(packed, group)
-    spaces = _Spaces(v_GRD, max(c.rows.stop - c.rows.start for c in chunks))
     gram = dgram = None
     if _gram_costs(v_GRD, packed) < GRAM_BACKWARD:
-        gram, dgram = v_GRD @ v_GRD.mT, v_GRD.new_zeros(images, count, count)
-    floored = bool(received.mean.any())
-    for chunk in chunks:
-        dnumerator, rho, mean = (x[chunk.rows, group.images, None] for x in received[:3])
-        s, a, turned = (spaces.take(n, chunk, count) for n in range(3))
-        first = spaces.take(3, chunk, count) if variant == "damsm" else turned
+        gram, dgram = _gram(v_GRD, spaces), spaces.take("dgram", (images, count, count)).zero_()
+    for chunk in _chunks_for(packed, group):
+        part = chunk.rows, group.images, None
+        dnumerator, rho, mean = received.dnumerator[part], received.rho[part], received.mean[part]
+        rows = chunk.rows.stop - chunk.rows.start
+        s, a, turned = (spaces.take(name, (rows, images, count)) for name in ("s", "a", "turned"))
+        first = spaces.take("first", s.shape) if variant == "damsm" else turned
         _attend(v_GRD, packed, chunk, variant, gamma, s, first, a, turned)
-        torch.mul(a, rho * -packed.factor, out=turned)
+        torch.mul(a, rho, out=turned)
         if gram is None:
-            c = spaces.take(4, chunk, features)
+            c = spaces.take("c", (rows, images, features))
             _each(turned, v_GRD, out=c)
             s.transpose(0, 1).baddbmm_(c.transpose(0, 1), v_GRD.mT)
         else:
@@ -296,8 +303,8 @@ def _send_back(
             dgram.baddbmm_(a.permute(1, 2, 0), turned.transpose(0, 1))
         elif dv is not None:
             dv.baddbmm_(a.permute(1, 2, 0), c.transpose(0, 1), alpha=1 / packed.factor)
-        if floored:
-            s.sub_(mean * packed.factor)
+        if received.floored:
+            s.sub_(mean)
         if variant == "xmc":
             w = torch.addcmul(a, a, s, out=s)
         else:
@@ -348,18 +355,23 @@ def _each(a: Tensor, x: Tensor, out: Tensor) -> None:
 
 
 class _Spaces:
-    """Buffers that chunks take turns in."""
+    """Memory that groups and chunks take turns in: to touch new memory costs more than to compute in it."""
 
-    def __init__(self, like: Tensor, most: int) -> None:
-        self._like, self._most = like, most
-        self._flat: dict[int, Tensor] = {}
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._flat: dict[str, Tensor] = {}
 
-    def take(self, number: int, chunk: _Chunk, width: int) -> Tensor:
-        """Buffer `number` as (M, G, width)."""
-        rows, images = chunk.rows.stop - chunk.rows.start, len(self._like)
-        if number not in self._flat:
-            self._flat[number] = self._like.new_empty(self._most * images * width)
-        return self._flat[number][: rows * images * width].view(rows, images, width)
+    def take(self, name: str, shape: Sequence[int]) -> Tensor:
+        """A tensor of this shape, holding anything; only one of a name is in use at a time."""
+        size = math.prod(shape)
+        if name not in self._flat or len(self._flat[name]) < size:
+            self._flat[name] = self._like.new_empty(size)
+        return self._flat[name][:size].view(shape)
+
+
+def _gram(v_GRD: Tensor, spaces: _Spaces) -> Tensor:
+    images, count, _ = v_GRD.shape
+    return torch.bmm(v_GRD, v_GRD.mT, out=spaces.take("gram", (images, count, count)))
 
 
 def _scaled(x: Tensor, variant: str) -> tuple[Tensor, Tensor, Tensor]:

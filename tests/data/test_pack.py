@@ -29,7 +29,24 @@ def entries(folder: Path) -> list[str]:
 
 def test_the_embedded_set_reads_back(tmp_path: Path) -> None:
     out = tmp_path / "new" / "shapes"
-    assert main(["pack", "--data", "shapes", "--out", str(out), "--image-size", "24", "--split", "heldout"]) == 0
+    assert (
+        main(
+            [
+                "pack",
+                "--to",
+                "folder",
+                "--data",
+                "shapes",
+                "--out",
+                str(out),
+                "--image-size",
+                "24",
+                "--split",
+                "heldout",
+            ]
+        )
+        == 0
+    )
     packed, original = folder_index(out, "all"), shapes_index(24, "heldout")
     assert list(packed) == list(original) and packed.problems == []
     assert all(packed.read(i) == original.read(i) for i in range(128))
@@ -37,7 +54,7 @@ def test_the_embedded_set_reads_back(tmp_path: Path) -> None:
 
 
 def test_limit_and_defaults(tmp_path: Path) -> None:
-    main(["pack", "--out", str(tmp_path / "out"), "--limit", "5"])
+    main(["pack", "--to", "folder", "--out", str(tmp_path / "out"), "--limit", "5"])
     packed, original = folder_index(tmp_path / "out", "all"), shapes_index(32).first(5)
     assert list(packed) == list(original) and packed.read(3) == original.read(3)
 
@@ -47,7 +64,7 @@ def test_a_folder_is_copied_as_it_is(captioned_folder: Callable[..., Path], tmp_
     (folder / "sub").mkdir()
     for name in ("000.png", "000.txt"):
         (folder / name).rename(folder / "sub" / name)
-    main(["pack", "--data", str(folder), "--out", str(tmp_path / "out")])
+    main(["pack", "--to", "folder", "--data", str(folder), "--out", str(tmp_path / "out")])
     packed, original = folder_index(tmp_path / "out", "all"), folder_index(folder, "all")
     assert list(packed) == list(original)
     assert [packed.read(i) for i in range(5)] == [original.read(i) for i in range(5)]
@@ -63,7 +80,7 @@ def test_a_folder_is_resized_and_what_is_broken_left_out(
     (folder / "000.png").unlink()
     (folder / "000.jpg").write_bytes(picture(0, (30, 20), "JPEG"))
     (folder / "alone.png").write_bytes(picture(9))
-    main(["pack", "--data", str(folder), "--out", str(tmp_path / "out"), "--image-size", "8"])
+    main(["pack", "--to", "folder", "--data", str(folder), "--out", str(tmp_path / "out"), "--image-size", "8"])
     packed = folder_index(tmp_path / "out", "all")
     assert list(packed.keys) == ["000.jpg.png", "002.png", "003.png"]
     for sample, name in enumerate(("000.jpg", "002.png", "003.png")):
@@ -76,14 +93,14 @@ def test_a_folder_is_resized_and_what_is_broken_left_out(
 def test_an_existing_folder_is_refused_unless_empty(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    main(["pack", "--out", str(out), "--limit", "2"])
+    main(["pack", "--to", "folder", "--out", str(out), "--limit", "2"])
     before = entries(out)
     with pytest.raises(UserError, match="out exists and is not an empty folder"):
-        main(["pack", "--out", str(out), "--limit", "3"])
+        main(["pack", "--to", "folder", "--out", str(out), "--limit", "3"])
     assert entries(out) == before
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file exists and is not an empty folder"):
-        main(["pack", "--out", str(tmp_path / "file"), "--limit", "3"])
+        main(["pack", "--to", "folder", "--out", str(tmp_path / "file"), "--limit", "3"])
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
@@ -109,7 +126,7 @@ def test_nothing_is_left_of_a_pack_that_fails(
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write .*: Not a directory"):
-        main(["pack", "--out", str(tmp_path / "file" / "out"), "--limit", "1"])
+        main(["pack", "--to", "folder", "--out", str(tmp_path / "file" / "out"), "--limit", "1"])
 
 
 def test_boxes_are_cut_and_never_lost(tmp_path: Path, picture: Callable[..., bytes]) -> None:
@@ -147,7 +164,7 @@ def test_names_cannot_leave_the_folder(tmp_path: Path, picture: Callable[..., by
 def test_no_readable_image(captioned_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = captioned_folder(3, bad=(0, 1, 2))
     with pytest.raises(UserError, match="none of the 3 images of .* can be read; the first is 000.png: damaged"):
-        main(["pack", "--data", str(folder), "--out", str(tmp_path / "out"), "--image-size", "8"])
+        main(["pack", "--to", "folder", "--data", str(folder), "--out", str(tmp_path / "out"), "--image-size", "8"])
     assert not (tmp_path / "out").exists()
 
 
@@ -156,7 +173,7 @@ def test_no_readable_image(captioned_folder: Callable[..., Path], tmp_path: Path
 )
 def test_bad_arguments_are_refused(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["pack", "--out", str(tmp_path / "out"), *arguments])
+        main(["pack", "--to", "folder", "--out", str(tmp_path / "out"), *arguments])
     assert caught.value.code == 2 and arguments[0] in capsys.readouterr().err
 
 

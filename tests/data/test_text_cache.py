@@ -183,13 +183,16 @@ class Slow(here.FakeEncoder):
     def __call__(self, captions):
         time.sleep(float(sys.argv[3]))
         return super().__call__(captions)
-TextCache.open(Slow(), here.CAPTIONS, Path(sys.argv[2]), progress=False)
+encoder = Slow()
+TextCache.open(encoder, here.CAPTIONS, Path(sys.argv[2]), progress=False)
+print(encoder.calls)
 """
 
 
 def build(directory: Path, seconds: float) -> subprocess.Popen[bytes]:
     root = Path(__file__).parents[2]
-    return subprocess.Popen([sys.executable, "-c", BUILD, __file__, str(directory), str(seconds)], cwd=root)
+    command = [sys.executable, "-c", BUILD, __file__, str(directory), str(seconds)]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE)
 
 
 def kill_build(directory: Path, seconds: float, rows: int) -> None:
@@ -199,7 +202,7 @@ def kill_build(directory: Path, seconds: float, rows: int) -> None:
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
@@ -220,8 +223,27 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
     assert encoder.calls == 2 and files(directory) == files(tmp_path / "whole")
 
 
-def test_two_builders_at_once_both_end_well(tmp_path: Path) -> None:
+def test_of_several_processes_one_builds_and_the_others_wait(tmp_path: Path) -> None:
     TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
-    both = [build(tmp_path / "both", 0.3) for _ in range(2)]
-    assert [p.wait() for p in both] == [0, 0]
-    assert files(tmp_path / "both") == files(tmp_path / "whole")
+    ranks = [build(tmp_path / "shared", 0.3) for _ in range(3)]
+    calls = [int(rank.communicate()[0]) for rank in ranks]
+    assert sorted(calls) == [0, 0, 3] and [rank.returncode for rank in ranks] == [0, 0, 0]
+    assert files(tmp_path / "shared") == files(tmp_path / "whole")
+
+
+def test_half_precision_on_disk_and_mapped_not_read(tmp_path: Path) -> None:
+    cache = TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    kinds = {path.stem: np.load(path).dtype for path in folder.iterdir()}
+    assert kinds == {"sentence": np.float16, "keywords": np.float16, "mask": np.bool_}
+    mapped = Path("/proc/self/maps").read_text()
+    assert all(str(folder / f"{name}.npy") in mapped for name in kinds)
+    assert cache.rows(torch.arange(2)).keywords.dtype == torch.float32
+
+
+def test_a_bar_shows_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        TextCache.open(Interrupted(1), CAPTIONS, tmp_path)
+    assert "text features" in capsys.readouterr().err
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path)
+    assert "1300/1300" in capsys.readouterr().err

@@ -26,12 +26,13 @@ MODEL = ModelConfig(
 CPU = torch.device("cpu")
 
 
-def make(loss: LossConfig, precision: str = "fp32", **model: object) -> TrainStep:
+def make(loss: LossConfig, precision: str = "fp32", device: torch.device = CPU, **model: object) -> TrainStep:
     config = dataclasses.replace(MODEL, **model)
     torch.manual_seed(1)
-    arithmetic = Precision(precision, CPU)
-    generator = make_player("generator", Generator(config, SENTENCE), OptimConfig(), arithmetic)
-    discriminator = make_player("discriminator", Discriminator(config, SENTENCE, SENTENCE), OptimConfig(), arithmetic)
+    arithmetic = Precision(precision, device)
+    networks = Generator(config, SENTENCE).to(device), Discriminator(config, SENTENCE, SENTENCE).to(device)
+    generator = make_player("generator", networks[0], OptimConfig(), arithmetic)
+    discriminator = make_player("discriminator", networks[1], OptimConfig(), arithmetic)
     return TrainStep(loss, generator, discriminator, Ema(generator.module, 0.9), arithmetic)
 
 

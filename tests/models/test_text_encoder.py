@@ -233,6 +233,15 @@ def test_the_digest_changes_with_the_weights(model: Path, tmp_path: Path) -> Non
     assert TextEncoder(str(model)).digest == TextEncoder(str(same)).digest != TextEncoder(str(other)).digest
 
 
+def test_the_digest_changes_with_the_tokenizer_and_not_with_notes(model: Path, tmp_path: Path) -> None:
+    notes, other = bert(tmp_path / "notes"), bert(tmp_path / "other")
+    (notes / "README.md").write_text("a model")
+    tokenizer = other / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"lowercase": true', '"lowercase": false'))
+    digests = [TextEncoder(str(directory)).digest for directory in (model, notes, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_weights_of_half_precision_are_computed_with_in_float32(tmp_path: Path) -> None:
     from transformers import AutoModel
 

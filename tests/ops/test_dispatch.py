@@ -97,9 +97,9 @@ def test_public_names_and_signatures() -> None:
         "gamma_pooling=5.0, impl=None)",
         "region_keyword_attention": "(regions, keywords, keyword_mask=None, *, variant='xmc', gamma_attention=5.0)",
         "region_keyword_loss": "(regions, keywords, keyword_mask=None, *, variant='xmc', gamma_attention=5.0, "
-        "gamma_pooling=5.0, gamma_matching=50.0, exclude=None, gather=None, impl=None)",
-        "global_match_loss": "(global_features, sentences, *, temperature=0.1, exclude=None, gather=None)",
-        "gather_batch": "(x, group)",
+        "gamma_pooling=5.0, gamma_matching=50.0, exclude=None, gather=None, even=False, impl=None)",
+        "global_match_loss": "(global_features, sentences, temperature=0.1, exclude=None, *, gather=None, even=False)",
+        "gather_batch": "(x, group, *, even=False)",
     }
     for name, signature in expected.items():
         found = inspect.signature(getattr(ops, name))

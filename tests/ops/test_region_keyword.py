@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,6 +142,49 @@ def test_global_loss_is_both_papers_sentence_loss() -> None:
     )
     ours = global_match_loss(images, texts, temperature=1 / 10)
     assert_same_with_gradients(ours, attngan_sent_loss(images, texts, 10.0), [images, texts])
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the document's code defines, run from its first block to its last, as one process of a group of one."""
+    text = (Path(__file__).parents[2] / "docs/region-keyword.md").read_text()
+    names: dict[str, Any] = {}
+    store = tmp_path_factory.mktemp("group") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    try:
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(block, names)
+    finally:
+        dist.destroy_process_group()
+    return names
+
+
+def test_the_documents_code_trains(document: dict[str, Any]) -> None:
+    assert document["scores"].shape == (32, 32) and document["loss"].isfinite()
+    assert document["regions"].grad.any() and document["keywords"].grad.any()
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 0, 2, 1], [0, 1, 2, 3, 4], None])
+def test_the_recipe_for_attngan(document: dict[str, Any], classes: list[int] | None) -> None:
+    regions, words = features(5, 6, 5, 7)
+    images, words = (
+        regions.transpose(1, 2).unflatten(2, (2, 3)).requires_grad_(),
+        words.transpose(1, 2).requires_grad_(),
+    )
+    ids = None if classes is None else torch.tensor(classes)
+    ours = document["words_loss"](images, words, torch.tensor(LENGTHS), ids)
+    theirs = attngan_words_loss(images, words, LENGTHS, classes or list(range(5)), (4.0, 5.0, 10.0))
+    assert_same_with_gradients(ours, theirs, [images, words])
+    codes, sentences = (x[:, 0].clone().requires_grad_() for x in features(5, 1, 1, 9))
+    if classes is None:
+        ours = document["sent_loss"](codes, sentences, None)
+        assert_same_with_gradients(ours, attngan_sent_loss(codes, sentences, 10.0), [codes, sentences])
+
+
+def test_the_recipe_for_xmcgan(document: dict[str, Any]) -> None:
+    regions, words = (x.requires_grad_() for x in features(5, 9, 5, 7))
+    ours = document["word_loss"](regions, words, torch.tensor(LENGTHS))
+    assert_same_with_gradients(ours, xmcgan_word_loss(regions, words, LENGTHS, (5, 5, 50)), [regions, words])
 
 
 @pytest.mark.parametrize("variant", ["xmc", "damsm"])

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from fastt2i import evaluate, train
+from fastt2i.data.__main__ import main as data
+from fastt2i.data.loaders.loader import Batch
+from fastt2i.data.loaders.memory import MemoryLoader
+from fastt2i.engine.data import TrainingData
 from fastt2i.errors import UserError
 
 
@@ -24,6 +28,62 @@ def test_a_sample_of_each_layout_trains(
     assert (out / "quarantine.jsonl").read_text() == ""
     assert evaluate.main(["--model", str(out), "--data", path]) == 0
     assert "undecodable_images   0" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_resumed_run_sees_the_same_images_and_captions(
+    tiny: list[str], layout: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By content: the number that each image of a step shows is the one that its caption says."""
+    seen: dict[str, list[list[tuple[int, str]]]] = {}
+    for name, parts in {"whole": [20], "resumed": [10, 20]}.items():
+        seen[name] = []
+        with monkeypatch.context() as patched:
+            note_batches(patched, seen[name])
+            for steps in parts:
+                arguments = ["--data", layout[1], "--train.steps", str(steps), "--checkpoint.every", "10"]
+                out = ["--out", str(tmp_path / name), *(["--resume"] if steps > parts[0] else [])]
+                assert train.main([*tiny, *arguments, "--log.samples-every", "20", *out]) == 0
+    assert len(seen["whole"]) == 20 and seen["resumed"] == seen["whole"]
+    orders = [number for step in seen["whole"] for number, _ in step]
+    assert sorted(set(orders)) == list(range(9)) and orders[:9] != orders[9:18]
+    for step in seen["whole"]:
+        for number, caption in step:
+            assert number_said(caption) == number
+    ours, theirs = (tmp_path / name / "model" / "generator.safetensors" for name in seen)
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def note_batches(patched: pytest.MonkeyPatch, steps: list[list[tuple[int, str]]]) -> None:
+    """Add what each step is given: numbers that images show, with the captions beside them."""
+    captions: list[str] = []
+    prepare, following = TrainingData.__init__, MemoryLoader.__next__
+
+    def prepared(self: TrainingData, *arguments: object) -> None:
+        prepare(self, *arguments)  # type: ignore[arg-type]
+        captions[:] = self.captions.captions
+
+    def noted(self: MemoryLoader) -> Batch:
+        batch = following(self)
+        shown = (round(float(image.float().median()) / 20) for image in batch.images)
+        steps.append([(number, captions[int(place)]) for number, place in zip(shown, batch.caption_ids, strict=True)])
+        return batch
+
+    patched.setattr(TrainingData, "__init__", prepared)
+    patched.setattr(MemoryLoader, "__next__", noted)
+
+
+def number_said(caption: str) -> int:
+    digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return int("".join(str(digits.index(word)) for word in caption.split() if word in digits))
+
+
+def test_packed_shards_train(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards, report = str(tmp_path / "shards"), str(tmp_path / "report.jsonl")
+    assert data(["pack", "--out", shards, "--limit", "40", "--shard-samples", "16", "--image-size", "32"]) == 0
+    assert data(["verify", "--data", shards, "--out", report, "--workers", "0"]) == 0
+    assert train.main([*tiny, "--data", shards, "--train.steps", "4", "--out", str(tmp_path / "run")]) == 0
+    assert f"data: {shards}: " in capsys.readouterr().out
 
 
 def test_another_column_and_format(tiny: list[str], tmp_path: Path) -> None:

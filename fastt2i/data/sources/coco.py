@@ -19,7 +19,17 @@ import numpy as np
 
 from fastt2i.data.captions import clean, parse_json
 from fastt2i.data.index import Index, Split
-from fastt2i.data.sources.files import FileReader, Files, first_folder, is_image, leaves, open_folder, printable, walk
+from fastt2i.data.sources.files import (
+    FileReader,
+    Files,
+    first_folder,
+    is_image,
+    leaves,
+    open_folder,
+    printable,
+    read_file,
+    walk,
+)
 from fastt2i.data.split import heldout_by_share
 from fastt2i.errors import UserError
 
@@ -62,11 +72,13 @@ def coco_index(path: str | Path, split: Split = "train", heldout: float = 0.05) 
         raise UserError(f"there is no image with a caption to train on in {path}{first}; the layout `coco` is {LAYOUT}")
     keys = [printable(name) for name in names]
     official = np.array([sides[name] for name in names])
+    reader = FileReader.of(root, names)
     return Index(
         name=str(path),
         keys=keys,
         captions=[tuple(captions[name]) for name in names],
-        read=FileReader.of(root, names),
+        read=reader,
+        stamp=reader.stamp,
         problems=files.problems,
         heldout=official if official.any() else heldout_by_share(keys, heldout),
     ).side(split)
@@ -132,7 +144,7 @@ def _tables(files: Files, where: str) -> Mapping[str, list[Any]]:
     if where not in files.names:
         raise UserError(f"{source} is not a regular file of this folder")
     try:
-        content = parse_json(source.read_bytes())
+        content = parse_json(read_file(source))
     except OSError as error:
         raise UserError(f"{source} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from fastt2i.errors import UserError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MAX_IMAGE_FILE = 2**28  # bytes
+MAX_TABLE_FILE = 2**31  # bytes of metadata, or of COCO's captions: millions of lines
 
 
 @dataclass
@@ -35,8 +38,7 @@ class Files:
     def read(self, name: str, limit: int | None = None) -> bytes:
         """The content of a file, or of its beginning; empty and a problem where it cannot be read."""
         try:
-            with open(self.root / name, "rb") as file:
-                return file.read(limit)
+            return read_file(self.root / name, limit)
         except OSError as error:
             self.report(name, f"cannot be read: {error.strerror}")
             return b""
@@ -47,7 +49,7 @@ class Files:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads image files by number."""
+    """Reads image files by number, and says when they have changed."""
 
     root: str
     images: tuple[str, ...]
@@ -58,11 +60,39 @@ class FileReader:
         return cls(str(root.absolute()), tuple(images))
 
     def __call__(self, sample: int) -> bytes:
-        with open(os.path.join(self.root, self.images[sample]), "rb") as file:
-            content = file.read(MAX_IMAGE_FILE + 1)
+        content = read_file(self._path(sample), MAX_IMAGE_FILE + 1)
         if len(content) > MAX_IMAGE_FILE:
             raise OSError(f"the file is larger than {MAX_IMAGE_FILE >> 20} MiB")
         return content
+
+    def stamp(self, sample: int) -> str:
+        return file_stamp(self._path(sample))
+
+    def _path(self, sample: int) -> str:
+        return os.path.join(self.root, self.images[sample])
+
+
+def read_file(path: str | Path, limit: int | None = None) -> bytes:
+    """The content of a file, or of its beginning. Raises OSError, also for a whole file of more than 2 GiB."""
+    with open(path, "rb", opener=_open_at_once) as file:
+        if limit is None and os.fstat(file.fileno()).st_size > MAX_TABLE_FILE:
+            raise OSError(errno.EFBIG, f"it is larger than {MAX_TABLE_FILE >> 30} GiB")
+        return file.read(limit)
+
+
+def file_stamp(path: str | int) -> str:
+    """Size and time of change of a file, given by its path or open descriptor. Raises OSError."""
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file without waiting, as a pipe would that has taken its place since it was found."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor
 
 
 def open_folder(path: str | Path) -> Path:
@@ -129,8 +159,10 @@ def leaves(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name that can be printed and written as UTF-8, also where the file's own is not."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name that can be written as UTF-8, also where the file's own is not; another one for every file."""
+    # A byte that is not UTF-8 becomes `\udcff`: backslashes before such, and before that very text, are doubled.
+    told = re.sub("(\\\\+)(?=udc|[\ud800-\udfff])", r"\1\1", name)
+    return told.encode("utf-8", "backslashreplace").decode()
 
 
 def listed(names: Iterable[str]) -> str:

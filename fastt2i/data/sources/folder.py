@@ -80,11 +80,13 @@ def folder_index(path: str | Path, split: Split = "train", heldout: float = 0.05
         raise UserError(_nothing_usable(path, len(images), files.problems))
     keys = [printable(image) for image in usable]
     by_word = heldout_by_word(image.split("/")[0] if "/" in image else "" for image in usable)
+    reader = FileReader.of(root, usable)
     return Index(
         name=str(path),
         keys=keys,
         captions=[tuple(captions[image]) for image in usable],
-        read=FileReader.of(root, usable),
+        read=reader,
+        stamp=reader.stamp,
         problems=files.problems,
         heldout=heldout_by_share(keys, heldout) if by_word is None else by_word,
     ).side(split)

@@ -114,11 +114,13 @@ def paired_index(
     heldout = np.array([lists.heldout[name] for name in names]) if lists.heldout else heldout_by_share(keys, share)
     if heldout.all():
         raise UserError(f"every image in {files.root} is in the test list; there is nothing to train on")
+    reader = FileReader.of(files.root, [images[name] for name in names])
     return Index(
         name=str(files.root),
         keys=keys,
         captions=[captions[name] for name in names],
-        read=FileReader.of(files.root, [images[name] for name in names]),
+        read=reader,
+        stamp=reader.stamp,
         problems=files.problems,
         classes=_classes(names, lists.classes, class_folders),
         crops=_crops(names, boxes) if boxes else None,

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fastt2i.data.captions import clean, field_captions, text_columns
 from fastt2i.data.index import Index, Problem, Split
-from fastt2i.data.sources.files import MAX_IMAGE_FILE, listed
+from fastt2i.data.sources.files import MAX_IMAGE_FILE, file_stamp, listed
 from fastt2i.data.sources.shards import find_shards, names_shards
 from fastt2i.data.split import heldout_by_share, heldout_by_word, split_word
 from fastt2i.errors import UserError
@@ -34,6 +34,8 @@ LAYOUT = "*.parquet with a column of images and one of captions"
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 _EXTENSIONS = (".parquet",)
 _LARGE_GROUP = 2**24  # bytes
+MAX_GROUP = 2**31  # bytes of a column of a row group
+_BATCH = 8  # rows unpacked at a time
 _CACHED_BYTES = 2**28  # of row groups that stay in memory, in each process
 
 
@@ -51,14 +53,17 @@ def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text
     shards = find_shards(path, _EXTENSIONS)
     problems = shards.problems
     sizes: list[int] = []
+    stamps: list[str] = []
     keys, captions, words, rows, columns = [], [], [], [], []
     for number, (file, name) in enumerate(zip(shards.paths, shards.names, strict=True)):
         try:
-            table = _open(file)
+            stamp, table = file_stamp(file), _open(file)
         except OSError as error:
             problems.append(Problem(name, f"not a parquet file that can be read: {error}"))
             columns.append("")
+            stamps.append("")
             continue
+        stamps.append(stamp)
         columns.append(_image_column(table.schema_arrow, file))
         sizes += (table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups))
         text = _text_column(table.schema_arrow, file, text_column)
@@ -72,11 +77,14 @@ def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text
         raise UserError(f"there is no image with a caption in {path}{first}; wanted is {LAYOUT}")
     _warn_of_large_groups(path, sizes)
     by_word = heldout_by_word(words)
+    reader = _RowReader(tuple(shards.paths), tuple(stamps), tuple(columns), np.array(rows, dtype=np.int64))
     return Index(
         name=path,
         keys=keys,
         captions=captions,
-        read=_RowReader(tuple(shards.paths), tuple(columns), np.array(rows, dtype=np.int64)),
+        read=reader,
+        stamp=reader.stamp,
+        shards=shards.paths,
         problems=problems,
         heldout=heldout_by_share(keys, heldout) if by_word is None else by_word,
     ).side(split)
@@ -101,7 +109,7 @@ def _captions(
     row = 0
     for group in range(table.num_row_groups):
         try:
-            values = table.read_row_group(group, columns=[column], use_threads=False)[column].to_pylist()
+            values = [value for batch in _batches(table, group, column) for value in batch.to_pylist()]
         except (OSError, ValueError) as error:
             problems.append(Problem(name, f"the captions of row group {group} cannot be read: {_line(error)}"))
             row += table.metadata.row_group(group).num_rows
@@ -137,7 +145,7 @@ def _open(file: str) -> Any:
     except ImportError as error:
         raise UserError("reading parquet takes pyarrow: install it with pip install 'fastt2i[parquet]'") from error
     try:
-        return parquet.ParquetFile(file, memory_map=True)
+        return parquet.ParquetFile(file)  # not mapped: a file that shrinks meanwhile would end the process
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
         raise OSError(_line(error)) from error
 
@@ -164,6 +172,8 @@ class _RowReader:
     """Reads the image of a row."""
 
     paths: tuple[str, ...]
+    stamps: tuple[str, ...]
+    """Of the files when their rows were counted."""
     columns: tuple[str, ...]
     """The column of the images in each file."""
     rows: NDArray[np.int64]
@@ -171,12 +181,16 @@ class _RowReader:
 
     def __call__(self, sample: int) -> bytes:
         file, group, place = self.rows[sample].tolist()
-        content = _row_groups.get(self.paths[file], self.columns[file], group)[place].as_py()
+        content = _row_groups.get(self.paths[file], self.stamps[file], self.columns[file], group)[place].as_py()
         if not content:
             raise OSError("the row has no bytes of an image")
         if len(content) > MAX_IMAGE_FILE:
             raise OSError(f"the image is larger than {MAX_IMAGE_FILE >> 20} MiB")
         return bytes(content)
+
+    def stamp(self, sample: int) -> str:
+        file, group, place = self.rows[sample].tolist()
+        return f"{file_stamp(self.paths[file])} {group} {place}"
 
 
 class _RowGroups:
@@ -186,10 +200,12 @@ class _RowGroups:
         self._lock = threading.Lock()
         self._read: OrderedDict[tuple[str, int], Any] = OrderedDict()
 
-    def get(self, path: str, column: str, group: int) -> Any:
+    def get(self, path: str, stamp: str, column: str, group: int) -> Any:
         """The images of a row group, an arrow array. Raises OSError."""
         with self._lock:
             if (path, group) not in self._read:
+                if file_stamp(path) != stamp:
+                    raise OSError("the file has changed since its rows were counted")
                 self._read[path, group] = _read_group(path, column, group)
                 while len(self._read) > 1 and sum(array.nbytes for array in self._read.values()) > _CACHED_BYTES:
                     self._read.popitem(last=False)
@@ -201,13 +217,32 @@ _row_groups = _RowGroups()
 
 
 def _read_group(path: str, column: str, group: int) -> Any:
+    import pyarrow
     from pyarrow import compute, types
 
     try:
-        array = _open(path).read_row_group(group, columns=[column], use_threads=False).column(0)
+        array = pyarrow.concat_arrays(_batches(_open(path), group, column))
         return compute.struct_field(array, "bytes") if types.is_struct(array.type) else array
     except ValueError as error:
         raise OSError(_line(error)) from error
+
+
+def _batches(table: Any, group: int, column: str) -> Iterator[Any]:
+    """A column of a row group, piece by piece: some kilobytes of a file can say the same image a million times.
+
+    Raises OSError: it is more than 2 GiB; ValueError: it is damaged.
+    """
+    size, metadata = 0, table.metadata.row_group(group)
+    parts = (metadata.column(place) for place in range(metadata.num_columns))
+    told = sum(part.total_uncompressed_size for part in parts if f"{part.path_in_schema}.".startswith(f"{column}."))
+    if told <= MAX_GROUP:
+        for batch in table.iter_batches(_BATCH, row_groups=[group], columns=[column], use_threads=False):
+            size += batch.nbytes
+            if size > MAX_GROUP:
+                break
+            yield batch.column(0)
+    if max(size, told) > MAX_GROUP:
+        raise OSError(f"the row group unpacks to more than {MAX_GROUP >> 30} GiB")
 
 
 def _line(error: Exception) -> str:

@@ -15,17 +15,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from fastt2i.data.captions import MAX_CAPTION_FILE, clean, field_captions, file_captions, parse_json
 from fastt2i.data.index import Problem
-from fastt2i.data.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_FILE, leaves, printable
+from fastt2i.data.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_FILE, file_stamp, leaves, printable
 from fastt2i.durable import replace_file
 from fastt2i.errors import UserError
 from fastt2i.user_cache import user_cache
 
-FORMAT = 1
+FORMAT = 2
 MAX_JSON = 2**24  # bytes
+MAX_HEADER = 2**20  # bytes of a member's name and what else is said of it
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -36,6 +37,8 @@ class TarSample(NamedTuple):
     offset: int
     size: int
     captions: tuple[str, ...]
+    kind: int | None
+    """The number in `class` of its .json."""
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Shard:
 
     samples: list[TarSample] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    stamp: str = ""
+    """Size and time of change of the tar before it was read."""
 
     def report(self, where: str, what: str) -> None:
         self.problems.append(Problem(printable(where), what))
@@ -56,8 +61,14 @@ def load_shard(path: str, columns: Sequence[str]) -> Shard | None:
         try:
             content = json.loads(place.read_bytes())
             if content["header"] == expected:
-                samples = [TarSample(str(n), int(o), int(s), tuple(map(str, c))) for n, o, s, c in content["samples"]]
-                return Shard(samples, [Problem(str(where), str(what)) for where, what in content["problems"]])
+                samples = [
+                    TarSample(
+                        str(name), int(offset), int(size), tuple(map(str, own)), None if kind is None else int(kind)
+                    )
+                    for name, offset, size, own, kind in content["samples"]
+                ]
+                problems = [Problem(str(where), str(what)) for where, what in content["problems"]]
+                return Shard(samples, problems, str(expected["stamp"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # there is none, or something else has that name
     return None
@@ -67,6 +78,7 @@ def make_shard(path: str, columns: Sequence[str]) -> Shard:
     """Read a shard and keep its index. Raises OSError: it cannot be read. UserError: it is compressed."""
     header = _header(path, columns)  # before the tar is read: if it changes meanwhile, the index does not count
     shard = read_shard(path, columns)
+    shard.stamp = str(header["stamp"])
     problems = [(problem.where, problem.what) for problem in shard.problems]
     content = json.dumps({"header": header, "samples": shard.samples, "problems": problems}).encode()
     failures = []
@@ -87,13 +99,14 @@ def read_shard(path: str, columns: Sequence[str]) -> Shard:
     """Find the samples of a tar: the members of one key, which is the name up to the first dot of its last part.
 
     A sample has an image and captions: the lines of its `.txt`, and what its `.json` has in the first of the fields
-    that are named (`txt` among them stands for the `.txt`). Of several members of one name the first counts, and of
-    several images of one key too. Hidden members and those of other kinds are passed over. Nothing is written to disk,
-    and no link is followed.
+    that are named (`txt` among them stands for the `.txt`); a whole number in the field `class` is its class. Of
+    several members of one name the first counts, and of several images of one key too. Hidden members and those of
+    other kinds are passed over. Nothing is written to disk, and no link is followed.
     """
     shard = Shard()
     images: dict[str, TarSample] = {}
     captions: dict[str, dict[str, None]] = {}
+    kinds: dict[str, int] = {}
     seen: set[str] = set()
     with open(path, "rb") as file:
         _refuse_compressed(file, path)
@@ -111,17 +124,24 @@ def read_shard(path: str, columns: Sequence[str]) -> Shard:
                 continue
             elif name in seen:
                 shard.report(name, "there is a member of this name before it, which is taken")
-            elif extension in ("txt", "json"):
+            elif extension == "txt":
                 file.seek(member.offset_data)
-                captions.setdefault(key, {}).update(dict.fromkeys(_texts(file, member, extension, columns, shard)))
+                content = file.read(min(member.size, MAX_CAPTION_FILE)) if "txt" in columns else b""
+                captions.setdefault(key, {}).update(dict.fromkeys(file_captions(content)))
+            elif extension == "json":
+                file.seek(member.offset_data)
+                row = _row(file, member, shard)
+                captions.setdefault(key, {}).update(dict.fromkeys(clean(field_captions(row, columns) or ())))
+                if type(row.get("class")) is int and abs(row["class"]) < 2**63:
+                    kinds[key] = row["class"]
             elif key in images:
                 shard.report(name, f"its sample has the image {printable(images[key].name)} already, which is taken")
             else:
-                images[key] = TarSample(name, member.offset_data, member.size, ())
+                images[key] = TarSample(name, member.offset_data, member.size, (), None)
             seen.add(name)
     for key, image in images.items():
         if own := tuple(captions.get(key, ())):
-            shard.samples.append(image._replace(name=printable(image.name), captions=own))
+            shard.samples.append(image._replace(name=printable(image.name), captions=own, kind=kinds.get(key)))
         else:
             shard.report(image.name, "an image without a caption")
     for key in captions:
@@ -132,8 +152,7 @@ def read_shard(path: str, columns: Sequence[str]) -> Shard:
 
 def _header(path: str, columns: Sequence[str]) -> dict[str, object]:
     """What an index has to be made with to count."""
-    status = os.stat(path)
-    return {"format": FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "columns": list(columns)}
+    return {"format": FORMAT, "stamp": file_stamp(path), "columns": list(columns)}
 
 
 def _places(path: str) -> list[Path]:
@@ -157,7 +176,8 @@ def _members(file: BinaryIO, shard: Shard) -> Iterator[tarfile.TarInfo]:
     """The members that are wholly there; a problem where the tar ends before its mark of the end."""
     size, end, count = os.fstat(file.fileno()).st_size, -1, 0
     try:
-        tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        headers = cast("BinaryIO", _Headers(file))
+        tar = tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
     except Exception as error:  # a damaged header can make tarfile raise almost anything
         shard.report("", f"not a tar: {_line(error)}")
         return
@@ -182,6 +202,24 @@ def _members(file: BinaryIO, shard: Shard) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
+@dataclass(frozen=True)
+class _Headers:
+    """A tar as tarfile reads it, which trusts what a header says of its own length: some may fill the memory."""
+
+    file: BinaryIO
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_HEADER:
+            raise ValueError(f"a header of {size} bytes")
+        return self.file.read(size)
+
+    def seek(self, place: int) -> int:
+        return self.file.seek(place)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
 def _unusable(member: tarfile.TarInfo, wanted: bool) -> str | None:
     """Why a member may not be read; None where it may."""
     if member.issym() or member.islnk():
@@ -197,26 +235,20 @@ def _unusable(member: tarfile.TarInfo, wanted: bool) -> str | None:
     return None
 
 
-def _texts(
-    file: BinaryIO, member: tarfile.TarInfo, extension: str, columns: Sequence[str], shard: Shard
-) -> Iterator[str]:
-    """The captions in a .txt or .json that starts where the file stands."""
-    if extension == "txt":
-        if "txt" in columns:
-            yield from file_captions(file.read(min(member.size, MAX_CAPTION_FILE)))
-        return
+def _row(file: BinaryIO, member: tarfile.TarInfo, shard: Shard) -> dict[str, Any]:
+    """The object in a .json that starts where the file stands; empty and a problem where it is none."""
     if member.size > MAX_JSON:
         shard.report(member.name, f"larger than {MAX_JSON >> 20} MiB")
-        return
+        return {}
     try:
         row = parse_json(file.read(member.size))
     except ValueError as error:
         shard.report(member.name, str(error))
-        return
-    if isinstance(row, dict):
-        yield from clean(field_captions(row, columns) or ())
-    else:
+        return {}
+    if not isinstance(row, dict):
         shard.report(member.name, f"not a JSON object but {type(row).__name__}")
+        return {}
+    return row
 
 
 def _line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 - `000012.jpg` has the captions of `000012.txt`, one a line, and of `000012.json`, in `text`, `caption`, `captions` or
   `prompt`, or the field that the setting names; then the `.txt` does not count, unless it is named: `txt`.
+- `class` in the .json, a whole number, is the image's class, if every image has one.
 - The key is the name up to the first dot of its last part, and means nothing; `tar_index.read_shard` has the details.
 - Shards are named as `fastt2i.data.sources.shards` says. `train` and `test` or `val` in their names are the split.
 - Two shards may use the same keys for different images. An image that agrees with one of an earlier shard in name, size
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from fastt2i.data.captions import text_columns
 from fastt2i.data.index import Index, Problem, Split
+from fastt2i.data.sources.files import file_stamp
 from fastt2i.data.sources.shards import Shards, find_shards, names_shards
 from fastt2i.data.sources.tar_index import Shard, load_shard, make_shard
 from fastt2i.data.split import heldout_by_share, heldout_by_word, split_word
@@ -49,9 +51,10 @@ def webdataset_index(path: str, split: Split = "train", heldout: float = 0.05, t
     shards = find_shards(path, (".tar", *_COMPRESSED))
     columns = (text_column,) if text_column else ("txt", *text_columns(""))
     problems = shards.problems
-    keys, captions, words, ranges = [], [], [], []
+    keys, captions, words, ranges, kinds, stamps = [], [], [], [], [], []
     first: dict[tuple[str, int, tuple[str, ...]], str] = {}
     for number, (name, shard) in enumerate(_open_all(shards, columns)):
+        stamps.append(shard.stamp)
         problems += (Problem(f"{name}/{p.where}" if p.where else name, p.what) for p in shard.problems)
         for sample in shard.samples:
             before = first.setdefault((sample.name, sample.size, sample.captions), name)
@@ -63,16 +66,21 @@ def webdataset_index(path: str, split: Split = "train", heldout: float = 0.05, t
             captions.append(sample.captions)
             words.append(split_word(name))
             ranges.append((number, sample.offset, sample.size))
+            kinds.append(sample.kind)
     if not keys:
         told = f" ({problems[0].where}: {problems[0].what})" if problems else ""
         raise UserError(f"there is no image with a caption in {path}{told}; wanted is {LAYOUT}")
     by_word = heldout_by_word(words)
+    reader = _RangeReader(tuple(shards.paths), tuple(stamps), np.array(ranges, dtype=np.int64))
     return Index(
         name=path,
         keys=keys,
         captions=captions,
-        read=_RangeReader(tuple(shards.paths), np.array(ranges, dtype=np.int64)),
+        read=reader,
+        stamp=reader.stamp,
+        shards=shards.paths,
         problems=problems,
+        classes=None if None in kinds else np.array(kinds, dtype=np.int64),
         heldout=heldout_by_share(keys, heldout) if by_word is None else by_word,
     ).side(split)
 
@@ -82,17 +90,22 @@ class _RangeReader:
     """Reads ranges of files."""
 
     paths: tuple[str, ...]
+    stamps: tuple[str, ...]
+    """Of the files when their indices were made."""
     ranges: NDArray[np.int64]
     """int64 (N, 3): file, offset and size of each sample."""
 
     def __call__(self, sample: int) -> bytes:
         path, offset, size = self.ranges[sample].tolist()
         with open(self.paths[path], "rb") as file:
+            if file_stamp(file.fileno()) != self.stamps[path]:
+                raise OSError("the shard has changed since its index was made")
             file.seek(offset)
-            content = file.read(size)
-        if len(content) != size:
-            raise OSError("the shard is shorter than it was when its index was made")
-        return content
+            return file.read(size)
+
+    def stamp(self, sample: int) -> str:
+        path, offset, size = self.ranges[sample].tolist()
+        return f"{file_stamp(self.paths[path])} {offset} {size}"
 
 
 def _open_all(shards: Shards, columns: tuple[str, ...]) -> Iterator[tuple[str, Shard]]:

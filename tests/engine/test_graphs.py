@@ -1,0 +1,105 @@
+"""Captured steps train as those that run as they are: rates, averages, losses and shapes included."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from fastt2i.config import EngineConfig, LossConfig, OptimConfig
+from fastt2i.engine import graphs
+from fastt2i.engine.clock import Clock
+from fastt2i.engine.graphs import WARM_UP
+from fastt2i.engine.run_step import StepRunner
+from fastt2i.engine.step import StepInputs, TrainStep
+from tests.engine.test_step import make, make_inputs, weights
+
+GPU = torch.device("cuda")
+OPTIM = OptimConfig(warmup=5, schedule="cosine")
+LOSS = LossConfig(penalty_every=4, augment=("translation",))
+
+
+def runner(step: TrainStep, device: torch.device, graphed: str, said: list[str]) -> StepRunner:
+    return StepRunner(
+        step,
+        Clock(OPTIM, 60, (step.generator, step.discriminator), step.ema),
+        EngineConfig(graphs=graphed, compile="off"),
+        device=device,
+        steps=60,
+        compiled_before=None,
+        say=said.append,
+    )
+
+
+def on(device: torch.device, inputs: StepInputs) -> StepInputs:
+    def move(part: object) -> object:
+        if isinstance(part, tuple):
+            return type(part)(*map(move, part))
+        return part.to(device) if isinstance(part, torch.Tensor) else part
+
+    return StepInputs(*map(move, inputs))
+
+
+def test_graphs_that_cannot_be_are_said_once() -> None:
+    said: list[str] = []
+    run, inputs = runner(make(LOSS), torch.device("cpu"), "on", said), make_inputs(make(LOSS))
+    for number in range(3):
+        run(inputs, number)
+    assert said == ["engine.graphs is on, but only steps on a GPU can be captured, and this is the cpu"]
+    assert set(run.losses.read()) >= {"d_adversarial", "g_adversarial", "d_penalty"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_captured_steps_train_as_others_do(precision: str) -> None:
+    said: list[str] = []
+    steps = [make(LOSS, precision, device=GPU) for _ in range(2)]
+    runs = [runner(step, GPU, graphed, said) for step, graphed in zip(steps, ("on", "off"), strict=True)]
+    for number in range(50):
+        inputs = on(GPU, make_inputs(steps[0], number))
+        for run in runs:
+            run(inputs, number)
+    assert not said
+    assert len(runs[0]._trial._plain._captured) == 2  # with and without the penalty
+    captured, plain = (run.losses.read() for run in runs)
+    assert captured == pytest.approx(plain, rel=1e-3 if precision == "fp32" else 5e-2)
+    for ours, theirs in zip(weights(steps[0]), weights(steps[1]), strict=True):
+        assert (ours - theirs).norm() <= (1e-3 if precision == "fp32" else 5e-2) * theirs.norm().clamp(min=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_other_shapes_are_captured_anew_and_nothing_waits() -> None:
+    step, said = make(LOSS, device=GPU), []
+    run = runner(step, GPU, "on", said)
+    wide = on(GPU, make_inputs(step))
+    narrow = wide._replace(text=wide.text._replace(keywords=wide.text.keywords[:, :2], mask=wide.text.mask[:, :2]))
+    for number in range(6 * (WARM_UP + 1)):
+        run(narrow if number % 2 else wide, number)
+    assert len(run._trial._plain._captured) >= 3 and not said
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for number in range(40, 48):
+            run(wide, number)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_that_cannot_be_captured_runs_as_it_is() -> None:
+    said: list[str] = []
+    taken: list[bool] = []
+
+    def waits(inputs: StepInputs, with_penalty: bool) -> None:
+        taken.append(with_penalty)
+        inputs.noise.sum().item()
+
+    run = graphs.GraphedStep(waits, GPU, said.append)
+    inputs = on(GPU, make_inputs(make(LOSS)))
+    for _ in range(WARM_UP + 3):
+        run(copy.copy(inputs), False)
+    assert len(said) == 1 and said[0].startswith("warning: a step cannot be captured in a CUDA graph")
