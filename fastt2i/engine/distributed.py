@@ -29,6 +29,8 @@ MEETING = timedelta(minutes=5)
 #: How long an operation may take. The first rank evaluates and saves while the others wait, and a language model may
 #: run for hours on one node; who has died is found out by `Watch`, and not by this.
 PATIENCE = timedelta(hours=24)
+#: Seconds at the end in which this thread leaves the interpreter to others.
+LETTING_GO = 0.2
 
 
 class _Agreed(Exception):
@@ -72,8 +74,7 @@ class Ranks(World):
             self._finish_vote()
             self.gather(None)  # the first rank may still be saving
             self._watch.close()
-            self.gather(None)  # no rank is gone while another one looks
-            dist.destroy_process_group()
+            self._part()  # no rank is gone while another one looks
             signal.signal(signal.SIGTERM, self._previous)
             if isinstance(error, _Agreed):
                 raise error.cause if self.is_first else SystemExit(STATUS)
@@ -149,6 +150,17 @@ class Ranks(World):
         assert work is not None
         self._vote = vote, work
         return agreed
+
+    def _part(self) -> None:
+        """The last operation of all.
+
+        Gloo's threads let go of an operation's tensors some time after it has returned, and take the interpreter's lock
+        for those that nobody else holds. A thread that waits for it when the interpreter ends aborts the process.
+        """
+        self._last = torch.zeros(1)
+        dist.all_reduce(self._last)
+        time.sleep(LETTING_GO)
+        dist.destroy_process_group()
 
     def _finish_vote(self) -> int:
         if self._vote is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -132,6 +133,7 @@ def main(rank: int, folder: Path) -> None:
     found["mistakes"] = mistakes(world)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
+    os._exit(0)  # a thread of Gloo that still lets go of a tensor while the interpreter ends would abort it
 
 
 if __name__ == "__main__":
