@@ -93,8 +93,14 @@ def _sheet(cells: Sequence[_Cell], size: int) -> Image.Image:
 
 
 def _wrap(caption: str, width: int) -> list[str]:
-    per_line = max(1, int(width * len(caption) / max(1.0, font().getlength(" ".join(caption.split())))))
-    return textwrap.wrap(caption, per_line, max_lines=CAPTION_LINES, placeholder=" …")
+    words = " ".join(caption.split())
+    per_line = max(1, int(width * len(words) / max(1.0, font().getlength(words))))
+    while True:
+        lines = textwrap.wrap(words, per_line, max_lines=CAPTION_LINES, placeholder=" …")
+        # Letters differ in width, so the first guess may be too wide; the sign of omission needs some room itself.
+        if per_line <= 8 or all(font().getlength(line) <= width for line in lines):
+            return lines
+        per_line -= 1
 
 
 @cache
