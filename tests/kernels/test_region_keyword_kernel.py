@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastt2i.kernels import region_keyword as kernels
 from fastt2i.ops import region_keyword_scores
+from tests.ops.test_region_keyword_torch import peak
 
 #: Rounding of inputs is not the kernel's: they are drawn in the dtype. Attention, its gradient and contexts are rounded
 #: once each before a product, with independent errors, and gradients once more: a few half units in the last place,
@@ -215,3 +216,36 @@ def test_what_it_cannot_do_is_said_in_one_sentence(device: torch.device) -> None
         region_keyword_scores(x.double(), x.double(), impl="triton")
     with pytest.raises(ValueError, match="keywords has 129 for every caption; .* must have at most 128"):
         region_keyword_scores(x, x.expand(1, 129, 8), variant="damsm", impl="triton")
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_memory_holds_a_bounded_part_of_the_attention(
+    variant: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside inputs, statistics and gradients, the workspace and no more: the attention of all pairs never is there."""
+    images, captions, regions, count, features = shape = (12, 12, 64, 8, 32)
+    v, e = draw(shape, torch.float32, device, variant)
+    mask = mask_of("all", captions, count, device)
+    rows = captions * count
+    monkeypatch.setattr(kernels, "WORKSPACE", 2 * rows * (2 * regions + features) * 4)  # two images at once
+    taken = {}
+    for impl in ("triton", "reference"):
+        upstream = upstream_of(v, e)
+
+        def run(impl: str = impl, upstream: Tensor = upstream) -> None:
+            all_of(v, e, mask, upstream, impl=impl, variant=variant)
+
+        run()  # kernels are compiled now
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            run()
+            taken[impl] = torch.cuda.max_memory_allocated() - before
+        else:
+            taken[impl] = peak(run)
+    statistics = 4 * images * rows * 4  # cosines, log-sum-exps, squared norms, and their coefficients' share
+    inputs = 4 * (v.nbytes + e.nbytes)  # packed, their gradients, and those in float32 on the way
+    parts = 2 * rows * features * 4
+    assert taken["triton"] <= kernels.WORKSPACE + statistics + inputs + parts
+    assert taken["triton"] < kernels.WORKSPACE * images / 2  # what all images at once would take
+    assert taken["triton"] < taken["reference"] / 2
