@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.turns import in_turns
 from fastt2i.ops import gate, gated_conv2d, upsample_gated_conv2d
-from fastt2i.ops.times import BOUNDS
+from fastt2i.ops.agreement import BOUNDS, relative_error
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 #: Batch, channels in and out, height and width of the input.
@@ -32,10 +32,6 @@ def both_ways(run: Run, inputs: list[Tensor]) -> list[Tensor]:
     y = run(*inputs)
     weights = torch.linspace(-1, 1, y.numel(), device=y.device).to(y.dtype).view(y.shape)
     return [y, *torch.autograd.grad(y, inputs, weights)]
-
-
-def relative_error(found: Tensor, exact: Tensor) -> float:
-    return ((found.double() - exact).norm() / exact.norm()).item()
 
 
 def compare(benchmark: Any, op: Run, inputs: list[Tensor]) -> None:

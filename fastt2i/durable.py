@@ -15,19 +15,24 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
+def write_file(path: Path, content: bytes, *, new: bool = False) -> None:
+    """Write a file and wait until the disk has it. Raises FileExistsError: it is to be new, and is there."""
+    with path.open("xb" if new else "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new one, never a part."""
+    """Write a file so that readers see the old content or the new one, never a part.
+
+    What has the temporary name already is removed and never written through: in a folder that came from elsewhere it
+    may be a link to any file.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        write_file(temporary, content)
+        temporary.unlink(missing_ok=True)
+        write_file(temporary, content, new=True)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -33,8 +33,6 @@ from torch import Tensor
 WORKSPACE = 128 * 2**20
 #: Multiprocessors to keep busy while dE is added up; a constant, so that the order of addition is the same everywhere.
 PROGRAMS = 264
-#: The most keywords of a caption in `damsm`, whose softmax over keywords needs a caption in one tile.
-MOST_KEYWORDS = 128
 #: XMC-GAN's floor of a norm, and AttnGAN's of the product of two norms.
 NORM_FLOOR = 1e-6
 COSINE_FLOOR: tl.constexpr = tl.constexpr(1e-8)

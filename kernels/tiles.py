@@ -1,4 +1,4 @@
-"""Tiles that the one-kernel convolution can run with. Needs no Triton, so that the choices can be listed without it."""
+"""Tiles that kernels can run with. Needs no Triton, so that the choices can be listed without it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ class Config:
         return self.num_stages * self.depth * (self.positions + 2 * self.channels) * element_size
 
 
+#: The most keywords of a caption in `damsm`, whose softmax over keywords needs a caption in one tile.
+MOST_KEYWORDS = 128
+
+#: Of the one-kernel convolution.
 CONFIGS = (
     Config(128, 64, 64, num_warps=8, num_stages=3),
     Config(128, 64, 32, num_warps=8, num_stages=4),

@@ -46,3 +46,12 @@ def test_a_replaced_file_is_the_old_one_until_it_is_the_new_one(
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
     replace_file(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_a_link_that_has_the_temporary_name_is_not_written_through(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "file"
+    victim.write_bytes(b"precious")
+    (tmp_path / ".file.tmp").symlink_to(victim)
+    replace_file(path, b"new")
+    assert victim.read_bytes() == b"precious"
+    assert path.read_bytes() == b"new" and not path.is_symlink()

@@ -32,11 +32,16 @@ class Player(Generic[M]):
 
     def minimise(self, loss: Tensor) -> None:
         """One step of the optimizer down the gradient of `loss`, of its mean over all ranks."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget_gradients()
         with self.mean or nullcontext():
             self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def forget_gradients(self) -> None:
+        """Drop the gradients. Not by `zero_grad(set_to_none=True)`: Apex's takes no argument."""
+        for parameter in self.module.parameters():
+            parameter.grad = None
 
     def set_learning_rate(self, rate: float) -> None:
         """The rate of the steps to come, without waiting for the device."""

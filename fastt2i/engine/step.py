@@ -6,7 +6,8 @@ All that is random comes in with the inputs, and nothing here waits for the devi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -90,6 +91,15 @@ class TrainStep:
         self.world = world or World()
         self._group = self.world.group if config.gather else None
 
+    @contextmanager
+    def _scoring(self) -> Iterator[None]:
+        """The discriminator scores, and gets no gradient; afterwards it does again, whatever happens."""
+        self.discriminator.module.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.discriminator.module.requires_grad_(True)
+
     def has_penalty(self, step: int) -> bool:
         """Whether step number `step`, counted from 0, takes the gradient penalty."""
         return self.config.penalty != "none" and step % self.config.penalty_every == 0
@@ -111,9 +121,8 @@ class TrainStep:
         with span("discriminator update"):
             self.discriminator.minimise(total)
         with span("generator"):
-            self.discriminator.module.requires_grad_(False)
-            total, generator_losses = self._generator_losses(inputs, fake, kl)
-            self.discriminator.module.requires_grad_(True)
+            with self._scoring():
+                total, generator_losses = self._generator_losses(inputs, fake, kl)
         with span("generator update"):
             self.generator.minimise(total)
             self.ema.update(ema_weight)
@@ -127,12 +136,11 @@ class TrainStep:
         total.backward()
         if penalty and self.config.penalty != "none":
             self._penalty(inputs, *_differentiable(inputs)).backward()
-        self.discriminator.module.requires_grad_(False)
-        total, _ = self._generator_losses(inputs, fake, kl)
-        self.discriminator.module.requires_grad_(True)
+        with self._scoring():
+            total, _ = self._generator_losses(inputs, fake, kl)
         total.backward()
         for player in (self.generator, self.discriminator):
-            player.optimizer.zero_grad(set_to_none=True)
+            player.forget_gradients()
 
     def with_parts(self, change: Callable[[Callable[..., Any]], Callable[..., Any]], penalty: bool = True) -> TrainStep:
         """The same step, on the same players, with what it computes between their updates changed, as by a compiler."""

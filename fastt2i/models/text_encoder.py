@@ -33,6 +33,7 @@ LONGEST = 512
 #: What decides the features: weights, tokenizer, configuration and pooling, and no other file that a folder may have.
 DECISIVE_FILES = (
     "*.safetensors",
+    "*.bin",
     "*.model",
     "config.json",
     "tokenizer.json",

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from fastt2i.kernels.launch import unavailable_reason
+from fastt2i.kernels.tiles import MOST_KEYWORDS
 from fastt2i.ops import reference, region_keyword_torch
 from fastt2i.ops.autocast import promote_for_autocast
 from fastt2i.ops.checks import check_as_many, check_exclude, check_floating, check_positive, check_region_keyword
@@ -29,6 +30,9 @@ def _triton_scores(
 def _no_triton_scores(call: Call) -> str | None:
     if call.dtype == torch.float64:
         return "the kernels compute in float32, so float64 goes through torch or the reference"
+    variant, keywords = call.settings[0], call.shapes[-1][1]
+    if variant == "damsm" and keywords > MOST_KEYWORDS:
+        return f"keywords has {keywords} for every caption; with variant='damsm' it takes at most {MOST_KEYWORDS}"
     return unavailable_reason(call.device.type)
 
 

@@ -13,16 +13,7 @@ from fastt2i.kernels import region_keyword as kernels
 def region_keyword_scores(
     regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
 ) -> Tensor:
-    """Scores (I, J) in float32 of regions (I, R, D) and keywords (J, T, D) with mask (J, T); differentiable once.
-
-    Raises:
-        ValueError: `damsm` with more keywords a caption than its kernels take.
-    """
-    if variant == "damsm" and mask.shape[1] > kernels.MOST_KEYWORDS:
-        raise ValueError(
-            f"region_keyword_scores: keywords has {mask.shape[1]} for every caption; with variant='damsm' and "
-            f"impl='triton' it must have at most {kernels.MOST_KEYWORDS}"
-        )
+    """Scores (I, J) in float32 of regions (I, R, D) and keywords (J, T, D) with mask (J, T); differentiable once."""
     return region_keyword(regions, keywords, mask, variant, gamma_attention, gamma_pooling)[0]
 
 

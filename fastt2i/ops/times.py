@@ -28,17 +28,14 @@ from torch import Tensor
 from fastt2i import __version__
 from fastt2i.durable import replace_file
 from fastt2i.machine import processor
+from fastt2i.ops.agreement import disagreement, expected, results
 from fastt2i.user_cache import user_cache
 
 #: Milliseconds of each implementation by name; None where it was dropped.
 Times = dict[str, float | None]
 
-#: Largest relative error against float64; an operator whose definition errs more in a dtype may err twice as much.
-BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float64: 1e-12}
 #: A candidate is run this often before it is timed, and in this many rounds that go through all candidates.
 WARM_UP, ROUNDS = 2, 9
-#: Samples that the definition takes at once in float64, which needs twice to four times the memory.
-CHUNK = 4
 
 _on = False
 _tables: dict[str, dict[str, Times]] = {}
@@ -123,110 +120,29 @@ def measure(
             "run it once inside fastt2i.ops.tuning() before"
         )
     with torch.autocast(device.type, enabled=False), torch.set_grad_enabled(training):
-        expected = _expected(truth, arguments, training)
-        right = {n: run for n, run in candidates.items() if _is_right(key, n, run, expected, arguments, training)}
-        milliseconds = _time(right, arguments, training, device)
+        right = expected(truth, arguments, training)
+        good = {n: run for n, run in candidates.items() if _is_right(key, n, run, right, arguments, training)}
+        milliseconds = _time(good, arguments, training, device)
     times: Times = {name: milliseconds.get(name) for name in candidates}
     _keep(device, key, times)
     return times
-
-
-def _expected(truth: Callable[..., Tensor], arguments: tuple[Any, ...], training: bool) -> list[tuple[Tensor, float]]:
-    """The result and the gradients in float64, each with how far off a candidate may be.
-
-    That is as far as the dtype's bound, twice as far as the definition is in that dtype, or twice as far as float64 is
-    for arguments that are rounded once more: folded weights are, and at a kink of the activation that may choose its
-    side.
-    """
-    exact = _exact(truth, arguments, training)
-    rounded = _exact(truth, tuple(_rounded_once_more(a) for a in arguments), training)
-    usual = _results(truth, arguments, training)
-    bound = BOUNDS[usual[0].dtype]
-    return [
-        (right, max(bound, 2 * _error(its, right), 2 * _error(near, right)))
-        for right, near, its in zip(exact, rounded, usual, strict=True)
-    ]
 
 
 def _is_right(
     key: str,
     name: str,
     run: Callable[..., Tensor],
-    expected: list[tuple[Tensor, float]],
+    right: list[tuple[Tensor, float]],
     arguments: tuple[Any, ...],
     training: bool,
 ) -> bool:
     try:
-        found = _results(run, arguments, training)
+        wrong = disagreement(results(run, arguments, training), right)
     except Exception as error:  # whatever it is, it must not end a run that can go on without this candidate
-        warnings.warn(f"{key}: {name} is left out, for it fails: {error}", stacklevel=2)
-        return False
-    for place, (mine, (right, allowed)) in enumerate(zip(found, expected, strict=True)):
-        off = _error(mine, right)
-        if not off <= allowed:
-            what = "its result" if place == 0 else f"its gradient {place}"
-            warnings.warn(
-                f"{key}: {name} is left out, for {what} is wrong by {off:.1e}, more than {allowed:.1e}", stacklevel=2
-            )
-            return False
-    return True
-
-
-def _results(run: Callable[..., Tensor], arguments: tuple[Any, ...], training: bool) -> list[Tensor]:
-    """The result of a call, and the gradients of its arguments for a fixed upstream gradient."""
-    own = _fresh(arguments, training)
-    y = run(*own)
-    if not training:
-        return [y]
-    wanted = [a for a in own if isinstance(a, Tensor) and a.requires_grad]
-    return [y.detach(), *torch.autograd.grad(y, wanted, _upstream(y))]
-
-
-def _exact(truth: Callable[..., Tensor], arguments: tuple[Any, ...], training: bool) -> list[Tensor]:
-    """The same in float64, a few samples at a time: the first argument holds the samples, gradients of others add."""
-    first, *others = (_widened(a) if isinstance(a, Tensor) else a for a in arguments)
-    pieces = [
-        _results(truth, (_like(arguments[0], piece), *map(_like, arguments[1:], others)), training)
-        for piece in first.split(CHUNK)
-    ]
-    rows, gradients = 1 + (training and arguments[0].requires_grad), []
-    for place, parts in enumerate(zip(*pieces, strict=True)):
-        gradients.append(torch.cat(parts) if place < rows else torch.stack(parts).sum(dim=0))
-    return gradients
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.detach().double() if x.is_floating_point() else x
-
-
-def _rounded_once_more(argument: Any) -> Any:
-    """In float64, off by as much as rounding to its dtype may be."""
-    if not isinstance(argument, Tensor) or not argument.is_floating_point():
-        return argument
-    wide = argument.detach().double()
-    random = torch.Generator(argument.device).manual_seed(0)
-    noise = torch.rand(wide.shape, generator=random, device=wide.device, dtype=wide.dtype)
-    off = torch.finfo(argument.dtype).eps / 2 * (2 * noise - 1)
-    return (wide * (1 + off)).requires_grad_(argument.requires_grad)
-
-
-def _like(original: Any, wide: Any) -> Any:
-    return wide.requires_grad_(original.requires_grad) if isinstance(original, Tensor) else wide
-
-
-def _fresh(arguments: tuple[Any, ...], training: bool) -> list[Any]:
-    return [a.detach().requires_grad_(training and a.requires_grad) if isinstance(a, Tensor) else a for a in arguments]
-
-
-def _upstream(y: Tensor) -> Tensor:
-    """Some gradient that is not the same everywhere, and the same for a sample wherever it stands in a batch."""
-    wave = torch.linspace(-1.0, 1.0, max(1, y[:1].numel()), device=y.device, dtype=torch.float64)
-    return torch.empty_like(y).copy_(wave.view(y[:1].shape))
-
-
-def _error(found: Tensor, exact: Tensor) -> float:
-    scale = exact.norm().clamp(min=torch.finfo(exact.dtype).tiny)
-    return ((found.double() - exact).norm() / scale).item()
+        wrong = f"it fails: {error}"
+    if wrong is not None:
+        warnings.warn(f"{key}: {name} is left out, for {wrong}", stacklevel=2)
+    return wrong is None
 
 
 def _time(
@@ -236,7 +152,7 @@ def _time(
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(WARM_UP + ROUNDS):
         for name, run in candidates.items():
-            elapsed = _elapsed(partial(_results, run, arguments, training), device)
+            elapsed = _elapsed(partial(results, run, arguments, training), device)
             if number >= WARM_UP:
                 taken[name].append(elapsed)
     return {name: statistics.median(milliseconds) for name, milliseconds in taken.items()}

@@ -384,3 +384,32 @@ def test_images_beside_a_tar_are_told_apart_by_the_user(
     make_tar(tmp_path / "backup.tar", members_of(1))
     with pytest.raises(UserError, match="looks like several layouts"):
         choose(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        ["a.jpg", 0, 10**15, ["a caption"], None],
+        ["a.jpg", 2**70, 1, ["a caption"], None],
+        ["a.jpg", -512, 100, ["a caption"], None],
+        ["a.jpg", 0, 100, [], None],
+        ["a.jpg", 0, 100, ["\x1b[2Jobeyed by a terminal"], None],
+        ["a.jpg", float("inf"), 100, ["a caption"], None],
+    ],
+)
+def test_an_index_that_no_reading_of_the_tar_makes_does_not_count(shards: Path, sample: list[object]) -> None:
+    webdataset_index(str(shards), "all")
+    path = shards / ".test-00000.tar.index.json"
+    good = path.read_text()
+    content = json.loads(good)
+    content["samples"][0] = sample
+    path.write_text(json.dumps(content))
+    assert tar_index.load_shard(str(shards / "test-00000.tar"), content["header"]["columns"]) is None
+    path.write_text(good)
+    assert tar_index.load_shard(str(shards / "test-00000.tar"), content["header"]["columns"]) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_place_of_an_index_is_not_waited_for(shards: Path) -> None:
+    os.mkfifo(shards / ".test-00000.tar.index.json")
+    assert len(webdataset_index(str(shards), "all").keys) == 12

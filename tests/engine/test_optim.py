@@ -25,6 +25,9 @@ class FusedAdam(torch.optim.Adam):
         assert not adam_w_mode and capturable
         super().__init__(params, **options)
 
+    def zero_grad(self) -> None:  # type: ignore[override]
+        super().zero_grad()
+
     def step(self, closure: Any = None) -> None:
         group = self.param_groups[0]
         group["step"] = group.get("step", torch.zeros(1, dtype=torch.int32)) + 1

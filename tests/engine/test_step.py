@@ -158,3 +158,19 @@ def test_half_precisions_stay_near_fp32(precision: str) -> None:
 def test_tf32_needs_a_gpu() -> None:
     with pytest.raises(UserError, match="tf32, which only a GPU has"):
         Precision("tf32", CPU)
+
+
+def test_a_step_that_fails_leaves_the_players_trainable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a step cannot be captured in a CUDA graph, and is taken as it is then."""
+    step = make(LossConfig())
+    inputs = make_inputs(step)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("not this time")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step, "_generator_losses", fail)
+        with pytest.raises(RuntimeError, match="not this time"):
+            step(inputs, torch.tensor(0.1), with_penalty=False)
+    assert all(parameter.requires_grad for parameter in step.discriminator.module.parameters())
+    step(inputs, torch.tensor(0.1), with_penalty=True)

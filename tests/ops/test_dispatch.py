@@ -130,3 +130,12 @@ def test_the_package_has_a_version_and_no_other_names() -> None:
     assert fastt2i.__version__ == "0.1.0"
     with pytest.raises(AttributeError, match="no_such_name"):
         fastt2i.no_such_name  # noqa: B018
+
+
+def test_captions_longer_than_the_kernels_take_go_through_torch_on_a_gpu() -> None:
+    v, e = torch.zeros(1, 4, 8), torch.zeros(1, 129, 8)
+    for variant, refused in (("damsm", True), ("xmc", False)):
+        call = dispatch.describe("region_keyword_scores", v, e, settings=(variant,), shaping=2)
+        reason = dispatch.implementations(call._replace(device=torch.device("cuda")))["triton"]
+        assert (reason is not None) == refused
+        assert not refused or "129 for every caption" in str(reason)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.memory import peak
 from fastt2i.ops import reference, region_keyword_loss, region_keyword_scores, region_keyword_torch, times, tuning
 from fastt2i.ops.region_keyword_torch import region_keyword_blocks, region_keyword_blocks_backward
 
@@ -276,22 +276,6 @@ def test_it_is_timed_and_checked_like_every_operator(variant: str, cache: object
         t for call, t in times.table_of(v.device).items() if f"5x4x16 fp32 contiguous training {variant}" in call
     )
     assert set(taken) == {"reference", "torch"} and None not in taken.values()
-
-
-def peak(run: Callable[[], object]) -> int:
-    """Bytes that torch's allocator has handed out at most, over what it had when `run` began."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
-        run()
-    events = sorted(
-        (event.start_ns(), event.nbytes())
-        for event in found.profiler.kineto_results.events()
-        if event.name() == "[memory]"
-    )
-    most = now = 0
-    for _, change in events:
-        now += change
-        most = max(most, now)
-    return most
 
 
 def train(impl: str, batch: int, regions: int, count: int, features: int) -> Callable[[], None]:

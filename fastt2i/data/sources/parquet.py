@@ -198,19 +198,20 @@ class _RowGroups:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: OrderedDict[tuple[str, int], Any] = OrderedDict()
+        self._read: OrderedDict[tuple[str, str, str, int], Any] = OrderedDict()
 
     def get(self, path: str, stamp: str, column: str, group: int) -> Any:
         """The images of a row group, an arrow array. Raises OSError."""
+        key = path, stamp, column, group
         with self._lock:
-            if (path, group) not in self._read:
+            if key not in self._read:
                 if file_stamp(path) != stamp:
                     raise OSError("the file has changed since its rows were counted")
-                self._read[path, group] = _read_group(path, column, group)
+                self._read[key] = _read_group(path, column, group)
                 while len(self._read) > 1 and sum(array.nbytes for array in self._read.values()) > _CACHED_BYTES:
                     self._read.popitem(last=False)
-            self._read.move_to_end((path, group))
-            return self._read[path, group]
+            self._read.move_to_end(key)
+            return self._read[key]
 
 
 _row_groups = _RowGroups()

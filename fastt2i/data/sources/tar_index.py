@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from fastt2i.data.captions import MAX_CAPTION_FILE, clean, field_captions, file_captions, parse_json
 from fastt2i.data.index import Problem
-from fastt2i.data.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_FILE, file_stamp, leaves, printable
+from fastt2i.data.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_FILE, file_stamp, leaves, printable, read_file
 from fastt2i.durable import replace_file
 from fastt2i.errors import UserError
 from fastt2i.user_cache import user_cache
@@ -59,19 +59,25 @@ def load_shard(path: str, columns: Sequence[str]) -> Shard | None:
     expected = _header(path, columns)
     for place in _places(path):
         try:
-            content = json.loads(place.read_bytes())
+            content = json.loads(read_file(place))
             if content["header"] == expected:
-                samples = [
-                    TarSample(
-                        str(name), int(offset), int(size), tuple(map(str, own)), None if kind is None else int(kind)
-                    )
-                    for name, offset, size, own, kind in content["samples"]
-                ]
+                samples = [_sample(row, os.path.getsize(path)) for row in content["samples"]]
                 problems = [Problem(str(where), str(what)) for where, what in content["problems"]]
                 return Shard(samples, problems, str(expected["stamp"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError):
             continue  # there is none, or something else has that name
     return None
+
+
+def _sample(row: Sequence[Any], tar_size: int) -> TarSample:
+    """A line of an index, which may have come with the shard. Raises ValueError: reading the tar cannot have made it."""
+    name, offset, size, captions, kind = row
+    sample = TarSample(str(name), int(offset), int(size), tuple(captions), None if kind is None else int(kind))
+    if not (0 <= sample.offset <= sample.offset + sample.size <= tar_size and sample.size <= MAX_IMAGE_FILE):
+        raise ValueError(f"{sample.name} lies outside the shard")
+    if not captions or tuple(clean(captions)) != sample.captions:
+        raise ValueError(f"the captions of {sample.name} are not as captions are read")
+    return sample
 
 
 def make_shard(path: str, columns: Sequence[str]) -> Shard:
