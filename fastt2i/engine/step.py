@@ -120,9 +120,8 @@ class TrainStep:
                 total = total + self.config.penalty_weight * self.config.penalty_every * losses["d_penalty"]
         with span("discriminator update"):
             self.discriminator.minimise(total)
-        with span("generator"):
-            with self._scoring():
-                total, generator_losses = self._generator_losses(inputs, fake, kl)
+        with span("generator"), self._scoring():
+            total, generator_losses = self._generator_losses(inputs, fake, kl)
         with span("generator update"):
             self.generator.minimise(total)
             self.ema.update(ema_weight)

@@ -70,7 +70,7 @@ def load_shard(path: str, columns: Sequence[str]) -> Shard | None:
 
 
 def _sample(row: Sequence[Any], tar_size: int) -> TarSample:
-    """A line of an index, which may have come with the shard. Raises ValueError: reading the tar cannot have made it."""
+    """A line of an index, which may have come with the shard. Raises ValueError: no reading of the tar makes it."""
     name, offset, size, captions, kind = row
     sample = TarSample(str(name), int(offset), int(size), tuple(captions), None if kind is None else int(kind))
     if not (0 <= sample.offset <= sample.offset + sample.size <= tar_size and sample.size <= MAX_IMAGE_FILE):
