@@ -14,7 +14,7 @@ from benchmarks.wording import milliseconds, significant, times
 def comparison(a: Result, b: Result) -> Iterator[Block]:
     """What became of A's cases in B: times, and ratios against each alternative."""
     yield Heading("What a change did", 1)
-    yield Bullets([f"A: {facts(a)}", f"B: {facts(b)}"])
+    yield Bullets([f"{name}: {run.device.name} · {facts(run)}" for name, run in (("A", a), ("B", b))])
     yield from _differences(a, b)
     before = {case.key: case for case in a.cases}
     pairs = [(before[case.key], case) for case in b.cases if case.key in before]

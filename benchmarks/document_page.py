@@ -66,7 +66,7 @@ def _row(head: Sequence[str], rows: Sequence[Row], place: int, words: Collection
     cells = []
     for column, name in enumerate(head):
         if rows[place][column] != SAME:
-            below = takewhile(SAME.__eq__, (row[column] for row in rows[place + 1 :]))
+            below = takewhile(lambda cell: cell == SAME, (row[column] for row in rows[place + 1 :]))
             cells.append(_cell(rows[place][column], "td", name in words, 1 + len(list(below)), first=column == 0))
     return "".join(cells)
 
@@ -76,7 +76,8 @@ def _cell(cell: str | Cell, tag: str, is_word: bool, rows: int = 1, first: bool 
     classes = " ".join(filter(None, ["first" if first else "", "" if is_word else "figure", kind]))
     attributes = (' scope="col"' if tag == "th" else "") + (f' class="{classes}"' if classes else "")
     attributes += f' rowspan="{rows}"' if rows > 1 else ""
-    return f"<{tag}{attributes}>{escape(text)}</{tag}>"
+    # Long names of operators may break behind an underscore.
+    return f"<{tag}{attributes}>{escape(text).replace('_', '_<wbr>')}</{tag}>"
 
 
 def _figure(picture: Picture) -> str:

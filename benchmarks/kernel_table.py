@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,9 +106,11 @@ def _version(text: str) -> list[int]:
     return [int(part) for part in text.split("+")[0].split(".") if part.isdigit()]
 
 
-def by_kernel(rows: Iterable[KernelRow]) -> Mapping[tuple[str, str], list[KernelRow]]:
-    """Rows of each kernel and architecture."""
+def by_kernel(rows: Iterable[KernelRow]) -> dict[tuple[str, str], list[KernelRow]]:
+    """Rows of each kernel and architecture, kernels in the order of the table and older architectures first."""
     found: dict[tuple[str, str], list[KernelRow]] = {}
     for row in rows:
         found.setdefault((row.kernel, row.architecture), []).append(row)
-    return found
+    kernels = list(dict.fromkeys(kernel for kernel, _ in found))
+    order = sorted(found, key=lambda place: (kernels.index(place[0]), len(place[1]), place[1]))
+    return {place: found[place] for place in order}

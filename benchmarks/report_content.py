@@ -40,18 +40,19 @@ def _operator(operator: str, cases: Sequence[Case]) -> Iterator[Block]:
 
 def _against_alternatives(cases: Sequence[Case]) -> Table:
     """A row for each alternative of each case, the part that counts."""
-    head = ["case", "form", "alternative", "ratio", "its, ms", "its memory", "ours, ms", "our memory"]
+    head = ["case", "alternative", "ratio", "its, ms", "its memory", "ours, ms", "our memory", "form"]
     works = ["ours does"] * any(case.work for case in cases)
     rows: list[Row] = []
     for case in cases:
-        of_case: Row = [case.key.within_operator, case.ours.form]
-        ours: Row = [milliseconds(case.time()), bytes_of(case.ours.peak_bytes), *[_work(case)] * len(works)]
+        label: str | Cell = case.key.within_operator
+        ours: Row = [milliseconds(case.time()), bytes_of(case.ours.peak_bytes), case.ours.form]
+        ours = [*ours, *[_work(case)] * len(works)]
         for name in case.alternatives:
             its = [milliseconds(case.time(name)), bytes_of(case.candidates[name].peak_bytes)]
-            rows.append([*of_case, name, ratio_cell(case.ratio(name)), *its, *ours])
-            of_case, ours = [SAME, SAME], [SAME] * len(ours)
+            rows.append([label, name, ratio_cell(case.ratio(name)), *its, *ours])
+            label, ours = SAME, [SAME] * len(ours)
         if not case.alternatives:
-            rows.append([*of_case, "none", "", "", "", *ours])
+            rows.append([label, "none", "", "", "", *ours])
     return Table([*head, *works], rows, words={"case", "form", "alternative"})
 
 
@@ -113,7 +114,18 @@ def _growth(found: Sequence[Curve]) -> Iterator[Block]:
     for place, curve in enumerate(found, 1):
         yield Beside(report_pictures.growth(place, curve))
         rows += _growth_rows(curve)
-    head = ["series", "axis", "candidate", "from", "to", "time grows as", "ms, first", "ms, last", "memory grows as"]
+    head = [
+        "series",
+        "axis",
+        "candidate",
+        "points",
+        "from",
+        "to",
+        "time grows as",
+        "ms, first",
+        "ms, last",
+        "memory grows as",
+    ]
     yield Table(head, rows, words={"series", "axis", "candidate"})
 
 
@@ -124,7 +136,7 @@ def _growth_rows(curve: Curve) -> Iterator[Row]:
         ends = [f"{case.series.value:g}" for case in (cases[0], cases[-1]) if case.series]
         took = [milliseconds(case.time(name)) for case in (cases[0], cases[-1])]
         powers = [_power(curve.axis, exponent(points)) for points in (curve.times(name), curve.memory(name))]
-        yield [*first, name, *ends, powers[0], *took, powers[1]]
+        yield [*first, name, str(len(cases)), *ends, powers[0], *took, powers[1]]
         first = [SAME, SAME]
 
 

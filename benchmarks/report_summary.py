@@ -63,11 +63,11 @@ def summary(result: Result) -> Iterator[Block]:
 
 
 def facts(result: Result) -> str:
-    """Device, commit, date and versions in a line."""
+    """Commit, date and versions in a line."""
     versions = ", ".join(f"{name} {version}" for name, version in result.device.versions.items())
     changed = " with uncommitted changes" if result.dirty else ""
     measured = result.measured[:16].replace("T", " ") or "unknown date"
-    return f"{result.device.name} · commit {result.commit[:12]}{changed} · {measured} · {versions}"
+    return f"commit {result.commit[:12]}{changed} · {measured} · {versions}"
 
 
 def measured_limits(result: Result) -> str:
