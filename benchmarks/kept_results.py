@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.document import Heading, Paragraph, Table, markdown
 from benchmarks.kernel_table import RESULTS
-from benchmarks.results_file import Case, Result, read_result
-from benchmarks.wording import bytes_of, milliseconds, times
+from benchmarks.results_file import OURS, Case, Result, read_result
+from benchmarks.wording import bytes_of, milliseconds, significant, times
 from fastt2i.durable import replace_file
 from fastt2i.errors import UserError
 
@@ -105,47 +105,38 @@ def rewrite_readme(readme: Path, results: Path = RESULTS) -> None:
 
 def marked(tables: str) -> str:
     """The README's part with its marks."""
-    return f"{BEGIN}\n{tables}{END}"
+    return f"{BEGIN}\n\n{tables}\n{END}" if tables else f"{BEGIN}\n{END}"
 
 
 def _device(result: Result) -> Iterator[Heading | Paragraph | Table]:
     versions = result.device.versions
-    told = ", ".join(f"{name} {versions[name]}" for name in ("torch", "triton") if name in versions)
+    told = [f"{name} {versions[name]}" for name in ("torch", "triton") if name in versions]
+    changed = " with uncommitted changes" if result.dirty else ""
     yield Heading(f"Measured on {result.device.name}", 3)
     yield Paragraph(
-        f"{told}, commit {result.commit[:7]}, {result.measured[:10]}. Medians, quartiles in brackets; "
-        "a ratio is the time of the other over the time of ours."
+        f"{', '.join(told)}, commit {result.commit[:7]}{changed}, {result.measured[:10]}. Medians, with quartiles in "
+        "brackets; a ratio is the time of the other over the time of ours. Memory is the peak of ours, and of eager "
+        "PyTorch."
     )
     cases = [case for case in result.cases if case.headline]
-    peers = any(_peers(case) for case in cases)
-    head = [
-        "operator",
-        "case",
-        "dtype",
-        "ours, ms",
-        "eager PyTorch",
-        COMPILED,
-        *["peers' form"] * peers,
-        "memory, ours and eager",
-    ]
-    yield Table(head, [_row(case, peers) for case in cases], words={"operator", "case", "dtype"})
+    peers = ["peers' form"] * any(_peers(case) for case in cases)
+    head = ["operator", "case", "dtype", "ours, ms", "eager PyTorch", COMPILED, *peers, "memory"]
+    yield Table(head, [_row(case, bool(peers)) for case in cases], words={"operator", "case", "dtype"})
 
 
 def _row(case: Case, with_peers: bool) -> list[str]:
-    eager = next((name for name in EAGER if name in case.alternatives), None)
+    eager = next((name for name in EAGER if name in case.alternatives), "")
     row = [case.key.operator, f"{case.key.case}, {case.key.direction}", case.key.dtype, milliseconds(case.time())]
-    row += [times(case.ratio(name)) if name in case.alternatives else "" for name in (eager, COMPILED)]
+    row += [_against(case, name) if name in case.alternatives else "" for name in (eager, COMPILED)]
     if with_peers:
-        row.append("; ".join(f"{name} {times(case.ratio(name))}" for name in _peers(case)))
-    return [*row, _memory(case, eager)]
+        row.append("; ".join(f"{name}: {_against(case, name)}" for name in _peers(case)))
+    peaks = [case.candidates[name].peak_bytes for name in (OURS, eager) if name]
+    return [*row, ", ".join(bytes_of(peak) for peak in peaks) if len(peaks) == 2 and None not in peaks else ""]
+
+
+def _against(case: Case, name: str) -> str:
+    return f"{significant(case.time(name).median)} ms, {times(case.ratio(name))}"
 
 
 def _peers(case: Case) -> list[str]:
     return [name for name in case.alternatives if name not in (*EAGER, COMPILED)]
-
-
-def _memory(case: Case, eager: str | None) -> str:
-    theirs = case.candidates[eager].peak_bytes if eager else None
-    if case.ours.peak_bytes is None or theirs is None:
-        return ""
-    return f"{bytes_of(case.ours.peak_bytes)}, {bytes_of(theirs)}"

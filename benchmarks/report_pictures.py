@@ -31,8 +31,9 @@ STYLE = {
     **{"font.size": 8, "axes.grid": True, "grid.color": INK, "grid.alpha": 0.15, "grid.linewidth": 0.6},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False},
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names may hold any sign
 }
-NICE = [m * 10.0**p for p in range(-4, 7) for m in (1, 1.2, 1.5, 2, 3, 5, 7, 8, 9)]
+NICE = [m * 10.0**p for p in range(-6, 17) for m in (1, 1.2, 1.5, 2, 3, 5, 7, 8, 9)]
 
 
 def speed_up(operator: str, cases: Sequence[Case]) -> Picture:
@@ -94,7 +95,7 @@ def roofline(result: Result) -> Picture | None:
     )
 
     def draw(axes: Axes) -> None:
-        axes.set(xscale="log", yscale="log", xlim=span, xlabel="FLOP a byte of the fewest bytes", ylabel="FLOP/s")
+        axes.set(xscale="log", yscale="log", xlim=span, xlabel="FLOP a byte of the fewest bytes")
         for dtype, peak in device.flops_per_second.items():
             edge = peak / bandwidth
             line = [(span[0], span[0] * bandwidth), (edge, peak), (max(span[1], edge), peak)]
@@ -102,6 +103,9 @@ def roofline(result: Result) -> Picture | None:
         for case in cases:
             marker = MARKERS[operators.index(case.key.operator) % len(MARKERS)]
             axes.plot(*points[case.key], marker, color=colours[case.key.dtype], markersize=5, alpha=0.85)
+        low, high = axes.get_ylim()
+        _ticks(axes.xaxis, _nice(span[0], span[1], 7))
+        _ticks(axes.yaxis, _nice(low, high, 6), lambda flops: rate(flops, "FLOP"))
         for place, operator in enumerate(operators):
             axes.plot([], [], MARKERS[place % len(MARKERS)], color=INK, markersize=5, label=operator)
 
@@ -174,9 +178,9 @@ def _growth(name: str, curve: Curve, what: str, unit: str, lines: Mapping[str, S
         for candidate, points in lines.items():
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", color=colours[candidate], ms=4, label=labels[candidate])
-        _ticks(axes.xaxis, places, "{:g}")
+        _ticks(axes.xaxis, places)
         values = [point.y for points in lines.values() for point in points]
-        _ticks(axes.yaxis, _nice(min(values), max(values), 6), None)
+        _ticks(axes.yaxis, _nice(min(values), max(values), 6))
 
     return _picture(name, alt, f"{curve.name}: {what}", 3.2, draw, columns=1)
 
@@ -252,7 +256,7 @@ def _ratio_axis(axes: Axes, values: Sequence[float], room: float = 0.16) -> None
     span = max(high / low, 1.5)
     axes.set_xscale("log")
     axes.set_xlim(low / span**0.05, low * span ** (1 + room))
-    _ticks(axes.xaxis, _nice(low, low * span, 7), "{:g}×")
+    _ticks(axes.xaxis, _nice(low, low * span, 7), lambda ratio: f"{ratio:g}×")
 
 
 def _nice(low: float, high: float, number: int) -> list[float]:
@@ -270,12 +274,12 @@ def _roundness(value: float) -> int:
     return (1, 2, 5, 3, 1.5, 7, 8, 1.2, 9).index(round(digit, 1))
 
 
-def _ticks(axis: Any, places: Sequence[float], form: str | None) -> None:
+def _ticks(axis: Any, places: Sequence[float], write: Callable[[float], str] = "{:g}".format) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axis.set_major_locator(FixedLocator(places))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(lambda value, _: form.format(value) if form else f"{value:g}")
+    axis.set_major_formatter(lambda value, _: write(value))
 
 
 def _picture(

@@ -81,7 +81,7 @@ def measured_limits(result: Result) -> str:
 def _headline(result: Result) -> Iterator[Block]:
     found = matches(result.cases)
     if not found:
-        yield Paragraph(f"{len(result.cases)} cases, none with an alternative that runs here.", "lead")
+        yield Paragraph(f"{counted(len(result.cases), 'case')}, none with an alternative that runs here.", "lead")
         return
     worst, best = found[0], found[-1]
     yield Paragraph(

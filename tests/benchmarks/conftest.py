@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -119,10 +120,16 @@ def suite() -> Json:
     }
 
 
-@pytest.fixture
-def content() -> Json:
-    """To be changed by a test."""
+@pytest.fixture(scope="session")
+def original() -> Json:
+    """Not to be changed."""
     return suite()
+
+
+@pytest.fixture
+def content(original: Json) -> Json:
+    """To be changed by a test."""
+    return copy.deepcopy(original)
 
 
 @pytest.fixture
