@@ -40,9 +40,9 @@ def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     assert source_digest(tmp_path) == digests[0]
     (tmp_path / "tiles.py").write_text("24")
     digests.append(source_digest(tmp_path))
-    (tmp_path / "tiles.py").rename(tmp_path / "blocks.py")
+    (tmp_path / "tiles.py").rename(tmp_path / "units.py")
     digests.append(source_digest(tmp_path))
-    (tmp_path / "blocks.py").unlink()
+    (tmp_path / "units.py").unlink()
     digests.append(source_digest(tmp_path))
     assert len(set(digests)) == 4
 
