@@ -40,20 +40,21 @@ def _operator(operator: str, cases: Sequence[Case]) -> Iterator[Block]:
 
 def _against_alternatives(cases: Sequence[Case]) -> Table:
     """A row for each alternative of each case, the part that counts."""
-    head = ["case", "alternative", "ratio", "its, ms", "its memory", "ours, ms", "our memory", "form"]
-    works = ["ours does"] * any(case.work for case in cases)
+    head = ["case", "alternative", "ratio", "its, ms", "its memory", "ours, ms", "our memory"]
+    forms, works = any(case.ours.form for case in cases), any(case.work for case in cases)
+    head += ["form"] * forms + ["ours does"] * works
     rows: list[Row] = []
     for case in cases:
         label: str | Cell = case.key.within_operator
-        ours: Row = [milliseconds(case.time()), bytes_of(case.ours.peak_bytes), case.ours.form]
-        ours = [*ours, *[_work(case)] * len(works)]
+        ours: Row = [milliseconds(case.time()), bytes_of(case.ours.peak_bytes)]
+        ours = [*ours, *[case.ours.form] * forms, *[_work(case)] * works]
         for name in case.alternatives:
             its = [milliseconds(case.time(name)), bytes_of(case.candidates[name].peak_bytes)]
             rows.append([label, name, ratio_cell(case.ratio(name)), *its, *ours])
             label, ours = SAME, [SAME] * len(ours)
         if not case.alternatives:
             rows.append([label, "none", "", "", "", *ours])
-    return Table([*head, *works], rows, words={"case", "form", "alternative"})
+    return Table(head, rows, words={"case", "form", "alternative"})
 
 
 def _work(case: Case) -> str:
