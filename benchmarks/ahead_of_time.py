@@ -8,13 +8,12 @@ Triton compiles for a target that is not there; `cuobjdump`, which comes with it
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from benchmarks.kernel_table import KernelRow, KernelTable, source_digest
 from fastt2i.kernels import gate, gated_conv, region_keyword
 from fastt2i.kernels.tiles import CONFIGS, Config
 from fastt2i.ops.reference import ACTIVATIONS
@@ -238,14 +238,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the table to this file too")
     arguments = parser.parse_args()
     print(f"Triton {triton.__version__}\n{'registers':>9} {'stack':>6} {'shared':>7}  tensor cores  case")
-    rows = []
+    sources, rows = source_digest(), []  # before compilation: nothing that changes meanwhile goes unnoticed
     for case in cases():
         found = compile_case(case)
         print(f"{found.registers:9} {found.stack:6} {found.shared:7}  {found.tensor_cores:12}  {case}", flush=True)
-        row = asdict(found) | {"case": str(case), "tensor_cores": found.tensor_cores}
-        rows.append({name: value for name, value in row.items() if name != "ptx"})
+        rows.append(KernelRow(str(case), found.registers, found.stack, found.shared, found.tensor_cores))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"triton": triton.__version__, "kernels": rows}, indent=1))
+        KernelTable(triton.__version__, sources, tuple(rows)).write(arguments.json)
     return 0
 
 

@@ -1,0 +1,116 @@
+"""The committed tables of `python -m benchmarks.ahead_of_time --json`: what each compiled kernel takes.
+
+A table carries a digest of the kernels' sources, so that whoever reads it can tell whether it is still theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.json_entry import Entry, read_json
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+KIND = "a table of compiled kernels"
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One compiled kernel.
+
+    Attributes:
+        case: kernel, configuration, dtype and architecture.
+        registers: of a thread.
+        stack: bytes of a thread in local memory; more than 0 is a spill.
+        shared: bytes of a program.
+        tensor_cores: the PTX instructions that multiply matrices, `wgmma`, `mma` or `tcgen05`; empty where none does.
+    """
+
+    case: str
+    registers: int
+    stack: int
+    shared: int
+    tensor_cores: str
+
+    @property
+    def kernel(self) -> str:
+        """Without the configuration: `gated_conv 3x3`, `region_keyword forward`."""
+        return " ".join(self.case.split(",")[0].split()[:2])
+
+    @property
+    def architecture(self) -> str:
+        """`sm_80`, `sm_90` ..."""
+        return next((word for word in self.case.split(", ") if word.startswith("sm_")), "")
+
+
+@dataclass(frozen=True)
+class KernelTable:
+    """What one version of Triton made of the kernels.
+
+    Attributes:
+        triton: the version.
+        sources: digest of the kernels' sources.
+    """
+
+    triton: str
+    sources: str
+    rows: tuple[KernelRow, ...]
+
+    @property
+    def is_of_these_kernels(self) -> bool:
+        """Whether the kernels beside this file are those that were compiled."""
+        return self.sources == source_digest()
+
+    def write(self, path: Path) -> None:
+        """As JSON, a row on each line."""
+        rows = ",\n".join(json.dumps(vars(row), separators=(",", ":")) for row in self.rows)
+        head = f'"triton":{json.dumps(self.triton)},\n"sources":{json.dumps(self.sources)}'
+        path.write_text(f'{{{head},\n"kernels":[\n{rows}\n]}}\n')
+
+
+def source_digest(folder: Path = ROOT / "kernels") -> str:
+    """SHA-256 of the names and contents of the Python files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(f"{path.name}\n{path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def read_table(path: Path) -> KernelTable:
+    """Read a table.
+
+    Raises:
+        UserError: it is none.
+    """
+    entry = read_json(path, KIND)
+    rows = tuple(_row(row) for row in entry.entries("kernels"))
+    return KernelTable(entry.text("triton"), entry.text("sources", ""), rows)
+
+
+def _row(entry: Entry) -> KernelRow:
+    registers, stack, shared = (entry.whole(name) for name in ("registers", "stack", "shared"))
+    return KernelRow(entry.text("case"), registers, stack, shared, entry.text("tensor_cores"))
+
+
+def committed_tables(results: Path = RESULTS) -> list[KernelTable]:
+    """The newest Triton's first."""
+    tables = [read_table(path) for path in (results / "ahead-of-time").glob("triton-*.json")]
+    return sorted(tables, key=lambda table: _version(table.triton), reverse=True)
+
+
+def _version(text: str) -> list[int]:
+    return [int(part) for part in text.split("+")[0].split(".") if part.isdigit()]
+
+
+def by_kernel(rows: Iterable[KernelRow]) -> dict[tuple[str, str], list[KernelRow]]:
+    """Rows of each kernel and architecture, kernels in the order of the table and older architectures first."""
+    found: dict[tuple[str, str], list[KernelRow]] = {}
+    for row in rows:
+        found.setdefault((row.kernel, row.architecture), []).append(row)
+    kernels = list(dict.fromkeys(kernel for kernel, _ in found))
+    order = sorted(found, key=lambda place: (kernels.index(place[0]), len(place[1]), place[1]))
+    return {place: found[place] for place in order}

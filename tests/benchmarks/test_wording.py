@@ -1,0 +1,47 @@
+"""Figures keep three digits that count, and are what they were."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.results_file import Quartiles
+from benchmarks.wording import bytes_of, milliseconds, rate, significant, times
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.012345, "0.0123"),
+        (0.99996, "1.00"),
+        (1.2345, "1.23"),
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (1512.4, "1512"),
+    ],
+)
+def test_three_digits(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
+@given(st.floats(1e-6, 1e9))
+def test_what_is_written_is_the_value(value: float) -> None:
+    assert float(significant(value)) == pytest.approx(value, rel=5.1e-3)
+    assert "e" not in significant(value)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(None, ""), (0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (43_200_000, "43.2 MB"), (5e15, "5000 TB")],
+)
+def test_bytes(number: float | None, text: str) -> None:
+    assert bytes_of(number) == text
+
+
+def test_quartiles_stand_beside_the_median() -> None:
+    measured = Quartiles(0.951, 0.9697, 1.0)
+    assert milliseconds(measured) == "0.970 (0.951–1.00)"
+    assert times(measured) == "0.970× (0.951–1.00)"
+    assert rate(1.1e11, "FLOP") == "110 GFLOP/s"
