@@ -47,9 +47,8 @@ class SeparatePasses(TrainStep):
         self.discriminator.minimise(total)
         if not self.draws_once:
             fake, kl = self._generate(inputs)
-        self.discriminator.module.requires_grad_(False)
-        total, generator_losses = self._generator_losses(inputs, fake, kl)
-        self.discriminator.module.requires_grad_(True)
+        with self._scoring():
+            total, generator_losses = self._generator_losses(inputs, fake, kl)
         self.generator.minimise(total)
         self.ema.update(ema_weight)
         return {name: loss.detach() for name, loss in (losses | generator_losses).items()}

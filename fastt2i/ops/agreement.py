@@ -52,7 +52,7 @@ def expected(
     exact = _exact(truth, arguments, training, chunk)
     rounded = _exact(truth, tuple(_rounded_once_more(a) for a in arguments), training, chunk)
     usual = results(truth, arguments, training)
-    bound = BOUNDS[arguments[0].dtype]
+    bound = BOUNDS[usual[0].dtype]
     return [
         (right, max(bound, 2 * relative_error(its, right), 2 * relative_error(near, right)))
         for right, near, its in zip(exact, rounded, usual, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,3 +162,15 @@ def test_without_pyarrow(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="reading parquet takes pyarrow: install it with pip install"):
         parquet_index(str(table))
+
+
+def test_a_file_that_is_written_anew_gives_its_new_images(image_of: ImageOf, tmp_path: Path) -> None:
+    """In one process, which has read the old ones and keeps them."""
+    path = tmp_path / "train.parquet"
+    for number in (1, 2):
+        image = image_of(number)
+        index = parquet_index(write(path, image=[{"bytes": image, "path": "a"}], text=[f"number {number}"]), "all")
+        assert index.read(0) == image
+        os.utime(path, ns=(number, number))  # clocks of file systems are coarse
+        index = parquet_index(str(path), "all")
+        assert index.read(0) == image

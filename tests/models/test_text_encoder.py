@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fastt2i.errors import UserError
 from fastt2i.models.text_encoder import POOLING_FLAGS, TextEncoder, find_language_model
@@ -240,6 +241,17 @@ def test_the_digest_changes_with_the_tokenizer_and_not_with_notes(model: Path, t
     tokenizer.write_text(tokenizer.read_text().replace('"lowercase": true', '"lowercase": false'))
     digests = [TextEncoder(str(directory)).digest for directory in (model, notes, other)]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_digest_changes_with_weights_in_the_older_format(tmp_path: Path) -> None:
+    digests = []
+    for number in range(2):
+        model = bert(tmp_path / str(number))
+        weights = load_file(model / "model.safetensors")
+        (model / "model.safetensors").unlink()
+        torch.save({name: tensor + number for name, tensor in weights.items()}, model / "pytorch_model.bin")
+        digests.append(TextEncoder(str(model)).digest)
+    assert digests[0] != digests[1]
 
 
 def test_weights_of_half_precision_are_computed_with_in_float32(tmp_path: Path) -> None:

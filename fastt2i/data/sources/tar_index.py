@@ -61,7 +61,8 @@ def load_shard(path: str, columns: Sequence[str]) -> Shard | None:
         try:
             content = json.loads(read_file(place))
             if content["header"] == expected:
-                samples = [_sample(row, os.path.getsize(path)) for row in content["samples"]]
+                tar_size = os.path.getsize(path)
+                samples = [_sample(row, tar_size) for row in content["samples"]]
                 problems = [Problem(str(where), str(what)) for where, what in content["problems"]]
                 return Shard(samples, problems, str(expected["stamp"]))
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError):
