@@ -74,6 +74,7 @@ class Operator:
 
 _REGISTRY: dict[str, Operator] = {}
 _forced: str | None = None
+_choices: list[str] | None = None
 
 
 def register(
@@ -130,6 +131,17 @@ def forced(impl: str) -> Iterator[None]:
         _forced = before
 
 
+@contextmanager
+def recorded() -> Iterator[list[str]]:
+    """The names of the implementations that calls inside this block run, in their order."""
+    global _choices
+    before, _choices = _choices, []
+    try:
+        yield _choices
+    finally:
+        _choices = before
+
+
 def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable[..., Tensor]:
     """The implementation to run for a call: the fastest that was timed, else the one of the rule of thumb.
 
@@ -141,11 +153,12 @@ def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable
     if impl is not None and impl not in IMPLEMENTATIONS:
         raise ValueError(f"{call.op}: impl is {impl!r}; it must be None or one of {', '.join(IMPLEMENTATIONS)}")
     operator = _REGISTRY[call.op]
-    if impl is None and len(operator.implementations) == 1:
-        return operator.implementations["reference"].run
     if impl is None and _forced is not None and implementations(call)[_forced] is None:
         impl = _forced
-    name = _choose(call, impl, operator, arguments)
+    only = impl is None and len(operator.implementations) == 1
+    name = "reference" if only else _choose(call, impl, operator, arguments)
+    if _choices is not None:
+        _choices.append(name)
     return operator.implementations[name].run
 
 
