@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,12 +39,14 @@ class Suite:
 
     Attributes:
         seconds: that its rounds take, about.
+        traces: where traces go, if anywhere.
     """
 
     benchmark: Any
     device: torch.device
     limits: Limits
     seconds: float
+    traces: Path | None = None
 
     @property
     def on_cuda(self) -> bool:
@@ -117,7 +120,7 @@ def limits(device: torch.device, pytestconfig: pytest.Config) -> Limits:
 def suite(benchmark: Any, device: torch.device, limits: Limits, pytestconfig: pytest.Config) -> Iterator[Suite]:
     """What a case is run with."""
     seconds = SECONDS[device.type] / (2 if pytestconfig.getoption("quick") else 1)
-    yield Suite(benchmark, device, limits, seconds)
+    yield Suite(benchmark, device, limits, seconds, pytestconfig.getoption("traces"))
     if "candidates" in benchmark.extra_info:
         told = line(benchmark.extra_info)
         pytestconfig.stash[_LINES].append(told)
