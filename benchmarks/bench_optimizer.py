@@ -74,11 +74,12 @@ def test_adam_and_average(suite: Suite) -> None:
         OURS: ours,
         "reference": _peers(loop, config, foreach=False, **capturable),
         "foreach": _peers(foreach, config, foreach=True, **capturable),
-        "torch.compile": torch.compile(_peers(compiled, config, foreach=True, **capturable)),
     }
+    if not suite.quick:
+        updates["torch.compile"] = torch.compile(_peers(compiled, config, foreach=True, **capturable))
     for update in updates.values():
         update()
-    for other in networks[1:]:
+    for other in networks[1 : len(updates)]:
         for found, expected in zip(mine.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(found, expected)
     watch, numbers = Stopwatch(suite.device), sum(p.numel() for p in mine.parameters())

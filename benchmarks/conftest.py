@@ -39,6 +39,7 @@ class Suite:
 
     Attributes:
         seconds: that its rounds take, about.
+        quick: without torch.compile.
         traces: where traces go, if anywhere.
     """
 
@@ -46,6 +47,7 @@ class Suite:
     device: torch.device
     limits: Limits
     seconds: float
+    quick: bool = False
     traces: Path | None = None
 
     @property
@@ -54,7 +56,7 @@ class Suite:
 
     def compete(self, case: OperatorCase) -> None:
         """Check and time an operator."""
-        compete(self.benchmark, case, self.device, self.limits, self.seconds)
+        compete(self.benchmark, case, self.device, self.limits, self.seconds, compiled=not self.quick)
 
     def hold(self, contest: Contest, contenders: Mapping[str, Contender]) -> None:
         """Time what is no operator."""
@@ -64,7 +66,7 @@ class Suite:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("perf suite")
     group.addoption("--device", choices=("cpu", "cuda"), help="what is measured; the GPU where there is one")
-    group.addoption("--quick", action="store_true", help="only some cases, and fewer rounds of each")
+    group.addoption("--quick", action="store_true", help="only some cases, fewer rounds, no torch.compile")
     group.addoption(
         "--minutes", type=float, metavar="N", help="begin no case after N minutes; the most important first"
     )
@@ -119,8 +121,9 @@ def limits(device: torch.device, pytestconfig: pytest.Config) -> Limits:
 @pytest.fixture
 def suite(benchmark: Any, device: torch.device, limits: Limits, pytestconfig: pytest.Config) -> Iterator[Suite]:
     """What a case is run with."""
-    seconds = SECONDS[device.type] / (2 if pytestconfig.getoption("quick") else 1)
-    yield Suite(benchmark, device, limits, seconds, pytestconfig.getoption("traces"))
+    quick = pytestconfig.getoption("quick")
+    seconds = SECONDS[device.type] / (2 if quick else 1)
+    yield Suite(benchmark, device, limits, seconds, quick, pytestconfig.getoption("traces"))
     if "candidates" in benchmark.extra_info:
         told = line(benchmark.extra_info)
         pytestconfig.stash[_LINES].append(told)
