@@ -66,6 +66,7 @@ class Suite:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("perf suite")
     group.addoption("--device", choices=("cpu", "cuda"), help="what is measured; the GPU where there is one")
+    group.addoption("--traces", type=Path, metavar="DIR", help="write traces of training steps there")
     group.addoption("--quick", action="store_true", help="only some cases, fewer rounds, no torch.compile")
     group.addoption(
         "--minutes", type=float, metavar="N", help="begin no case after N minutes; the most important first"
