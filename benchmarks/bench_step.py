@@ -121,10 +121,10 @@ def timed(take: Callable[[StepInputs, bool], None], inputs: StepInputs, every: i
     return sample
 
 
-def launches(take: Callable[[StepInputs, bool], None], inputs: StepInputs, trace: Path | None) -> dict[str, float]:
+def launches(take: Callable[[StepInputs, bool], None], inputs: StepInputs, trace: Path | None) -> str:
     """What a step asks of a GPU: launches by the host, kernels, and the share of the step that the GPU is busy."""
     if not inputs.images.is_cuda:
-        return {}
+        return ""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as found:
         torch.cuda.synchronize()
         for _ in range(3):
@@ -140,7 +140,8 @@ def launches(take: Callable[[StepInputs, bool], None], inputs: StepInputs, trace
     for start, stop in spans:
         busy += max(0, stop - max(start, end))
         end = max(end, stop)
-    return {"launches": len(asked) / 3, "kernels": len(on_gpu) / 3, "busy": busy / (end - spans[0][0])}
+    share = busy / (end - spans[0][0])
+    return f", {len(asked) // 3} launches, {len(on_gpu) // 3} kernels, busy {share:.1%}"
 
 
 def work_of(step: TrainStep, inputs: StepInputs, weight: Tensor) -> Work:
@@ -207,9 +208,9 @@ def compete(
         contenders[name_of_way] = Contender(
             timed(take, inputs, every, watch),
             role,
-            Precision(way.precision, suite.device).name,
+            Precision(way.precision, suite.device).name
+            + launches(take, inputs, _trace(suite, f"{name} {batch} {name_of_way}")),
             peak(partial(take, inputs, True), suite.device),
-            launches(take, inputs, _trace(suite, f"{name} {batch} {name_of_way}")),
         )
     plain = make_step(config, suite.device)
     work = work_of(plain, inputs, torch.tensor(0.01, device=suite.device))
