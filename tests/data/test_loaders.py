@@ -117,14 +117,14 @@ def test_resuming_is_starting_at_a_step(captioned_folder: Callable[..., Path], k
     assert_same(take(start(index, kind, start_step=5), 3), take(start(index, kind), 8)[5:])
 
 
-@pytest.mark.parametrize("bad", [(), (0, 3)])
-def test_ranks_share_the_batches(captioned_folder: Callable[..., Path], bad: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("bad", [(), (0, 3, 4, 8)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_share_the_batches(captioned_folder: Callable[..., Path], kind: str, bad: tuple[int, ...]) -> None:
     index = folder_index(captioned_folder(11, bad), "all")
-    whole = take(start(index, "memory"), 4)
-    ranks = [take(start(index, "memory", rank=rank, world_size=2), 4) for rank in range(2)]
-    for step, batch in enumerate(whole):
-        assert torch.equal(torch.cat([rank[step].images for rank in ranks]), batch.images)
-        assert torch.equal(torch.cat([rank[step].caption_ids for rank in ranks]), batch.caption_ids)
+    whole = take(start(index, kind), 8)
+    ranks = [take(start(index, kind, rank=rank, world_size=2), 8) for rank in range(2)]
+    together = [Batch(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*ranks, strict=True)]
+    assert_same(together, whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)

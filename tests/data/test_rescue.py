@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fastt2i.data.index import CaptionTable, Index, Problem
 from fastt2i.data.loaders.rescue import Quarantine, rescue
-from fastt2i.data.sampler import Sampler
+from fastt2i.data.sampler import Plan, Sampler
 from fastt2i.errors import UserError
 
 
@@ -37,10 +37,35 @@ def test_captions_stay_with_their_images(count: int, batch_size: int, bad: set[i
     good = ~np.isin(plan.samples, list(bad))
     for before, after in zip(plan, rescued, strict=True):
         np.testing.assert_array_equal(before[good], after[good])
-    if len(set(rescued.samples.tolist())) > 1:
-        assert not (rescued.mismatched_ids // 2 == rescued.samples)[~good].any()
+    assert not (rescued.mismatched_ids // 2 == rescued.samples)[~good].any()
     again = rescue(plan, sampler.positions(step), sampler, count, lambda sample: sample not in bad)
     np.testing.assert_array_equal(again.samples, rescued.samples)
+
+
+@given(
+    count=st.integers(2, 40),
+    share=st.integers(1, 20),
+    ranks=st.sampled_from([2, 3, 4]),
+    kinds=st.integers(1, 6),
+    bad=st.sets(st.integers(0, 39), min_size=1, max_size=39),
+    step=st.integers(0, 50),
+)
+@settings(max_examples=200, deadline=None)
+def test_ranks_together_are_one_process(
+    count: int, share: int, ranks: int, kinds: int, bad: set[int], step: int
+) -> None:
+    """Also where samples share captions, and a replacement's own is the one that it should be told from."""
+    bad = {sample for sample in bad if sample < count - 1}
+    table = CaptionTable([str(kind) for kind in range(kinds)], np.arange(count + 1), np.arange(count) % kinds)
+
+    def rescued(rank: int, world_size: int) -> Plan:
+        settings = {"batch_size": share * ranks, "seed": 1, "flip": True}
+        sampler = Sampler(table, rank=rank, world_size=world_size, **settings)
+        return rescue(sampler.plan(step), sampler.positions(step), sampler, count, lambda sample: sample not in bad)
+
+    whole, parts = rescued(0, 1), [rescued(rank, ranks) for rank in range(ranks)]
+    for part, expected in zip(zip(*parts, strict=True), whole, strict=True):
+        np.testing.assert_array_equal(np.concatenate(part), expected)
 
 
 def test_replacements_are_spread_over_the_set() -> None:

@@ -46,18 +46,17 @@ def replacement(position: int, count: int, usable: Callable[[int], bool]) -> int
 
 
 def with_samples(plan: Plan, samples: NDArray[np.int64], positions: NDArray[np.int64], sampler: Sampler) -> Plan:
-    """The plan with these samples (B,), and with captions of theirs where they are other ones."""
+    """The plan with these samples (B,), and with captions for them where they are other ones.
+
+    What changes is a function of the position and its sample: it is the same however many ranks share the step.
+    """
     replaced = samples != plan.samples
     if not replaced.any():
         return plan
-    captions = plan.caption_ids.copy()
+    captions, mismatched = plan.caption_ids.copy(), plan.mismatched_ids.copy()
     captions[replaced] = sampler.captions(positions[replaced], samples[replaced])
-    mismatched = plan.mismatched_ids.copy()
-    for distance in range(1, len(samples)):  # a replacement may bring along the very caption that should not fit it
-        fits = sampler.belongs(mismatched, samples) & replaced
-        if not fits.any():
-            break
-        mismatched = np.where(fits, np.roll(captions, -distance), mismatched)
+    # A replacement may bring along the very caption that should not fit it.
+    mismatched[replaced] = sampler.mismatched(positions[replaced], samples[replaced])
     return Plan(samples, captions, mismatched, plan.flips)
 
 
