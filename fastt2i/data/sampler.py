@@ -51,6 +51,7 @@ class Sampler:
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}; it must be at least 0 and less than {world_size}")
+        self.world_size = world_size
         self._offsets, self._ids = table.offsets, table.ids  # the captions themselves need not go to worker processes
         self._count = len(table)
         self._batch_size = batch_size

@@ -147,7 +147,7 @@ def test_pixels_are_pillows_but_for_rounding(format: str, device: str) -> None:
     (expected,) = take(start(index, "pillow", **kinds), 1)
     dali = start(index, "dali", device=device, **kinds)
     (batch,) = take(dali, 1)
-    assert batch.images.device.type == device and batch.images.is_contiguous() and not dali.quarantined
+    assert batch.images.device.type == device and batch.images.is_contiguous() and not dali.quarantine.problems
     assert_same_samples([batch], [expected])
     off = difference(batch, expected)
     most, mean = (4, 0.5) if device == "cpu" else (32, 2)
@@ -187,10 +187,10 @@ def test_broken_files_are_replaced_as_pillows_loader_does(
     expected, batches = take(pillow, 12), take(dali, 12)
     assert_same_samples(batches, expected)
     assert max(difference(*pair).max() for pair in zip(batches, expected, strict=True)) <= 16
-    found = {problem.where: problem.what for problem in (*index.problems, *dali.quarantined)}
+    found = {problem.where: problem.what for problem in (*index.problems, *dali.quarantine.problems)}
     assert found.keys() == reasons.keys()
     assert all(re.search(reasons[name], found[name]) for name in reasons)
-    assert sorted(dali.quarantined, key=str) == sorted(pillow.quarantined, key=str)
+    assert sorted(dali.quarantine.problems, key=str) == sorted(pillow.quarantine.problems, key=str)
     assert multiprocessing.active_children() == []
 
 
@@ -226,8 +226,8 @@ def test_a_batch_that_dali_cannot_decode_is_rescued(
     expected, batches = take(pillow, 9), take(dali, 9)
     assert_same_samples(batches, expected)
     assert max(difference(*pair).max() for pair in zip(batches, expected, strict=True)) <= 16
-    assert {problem.where for problem in dali.quarantined} == {str(number) for number in lost}
-    assert sorted(dali.quarantined, key=str) == sorted(pillow.quarantined, key=str)
+    assert {problem.where for problem in dali.quarantine.problems} == {str(number) for number in lost}
+    assert sorted(dali.quarantine.problems, key=str) == sorted(pillow.quarantine.problems, key=str)
     for batch, other in zip(take(start(index, "dali", device=device, first=5), 4), batches[5:], strict=True):
         assert torch.equal(batch.images, other.images)  # what was known before does not show
 

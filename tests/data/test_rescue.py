@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastt2i.data.index import CaptionTable, Index, Problem
-from fastt2i.data.loaders.rescue import Quarantine, rescue
+from fastt2i.data.loaders.rescue import Quarantine, Tally, TooManyBad, rescue
 from fastt2i.data.sampler import Plan, Sampler
 from fastt2i.errors import UserError
 
@@ -87,10 +87,12 @@ def test_a_search_ends() -> None:
         rescue(sampler.plan(0), sampler.positions(0), sampler, 5000, lambda sample: False)
 
 
-def quarantine_of(count: int, max_bad_fraction: float, known: tuple[Problem, ...] = ()) -> Quarantine:
+def quarantine_of(
+    count: int, max_bad_fraction: float, known: tuple[Problem, ...] = (), *, shared: bool = False
+) -> Quarantine:
     keys = [f"{i}.png" for i in range(count)]
     index = Index(name="folder", keys=keys, captions=[("x",)] * count, read=lambda i: b"")
-    return Quarantine(index, max_bad_fraction, known)
+    return Quarantine(index, max_bad_fraction, known, shared=shared)
 
 
 def fail(*samples: int) -> list[tuple[int, str]]:
@@ -150,3 +152,29 @@ def test_no_bad_image_may_be_allowed_and_all_but_one_too() -> None:
     quarantine_of(30, 1).note(np.arange(30), fail(*range(29)))
     with pytest.raises(UserError, match="none of the 30 images of folder can be decoded; the first is 0.png: damaged"):
         quarantine_of(30, 1).note(np.arange(30), fail(*range(30)))
+
+
+def test_ranks_are_judged_together() -> None:
+    """Each alone has no more bad images than are allowed; both together have."""
+    ranks = [quarantine_of(40, 0.05, shared=True) for _ in range(2)]
+    ranks[0].note(np.arange(20), fail(3, 4))
+    ranks[1].note(np.arange(20, 40), fail(30))
+    assert [rank.tally for rank in ranks] == [Tally(20, 2), Tally(20, 1)]
+    for rank in ranks:
+        rank.judge(rank.problems, [rank.tally])
+        with pytest.raises(TooManyBad, match="3 of 40 images of folder") as caught:
+            rank.judge([*ranks[0].problems, *ranks[1].problems], [rank.tally for rank in ranks])
+        assert [problem.where for problem in caught.value.problems] == ["3.png", "4.png", "30.png"]
+
+
+def test_ranks_that_have_tried_the_same_images_do_not_count_them_twice() -> None:
+    quarantine = quarantine_of(1000, 0.05)
+    problems = [Problem(f"{number}.png", "damaged") for number in range(50)]
+    quarantine.judge(problems, [Tally(1000, 50)] * 4)
+    quarantine.judge(problems[:2], [Tally(40, 2)] * 8)
+
+
+def test_a_quarantine_that_is_shared_leaves_it_to_others_to_judge() -> None:
+    quarantine = quarantine_of(100, 0, shared=True)
+    quarantine.note(np.arange(100), fail(*range(99)))
+    assert len(quarantine.problems) == 99
