@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastt2i.data.faults import MachineFault
 from fastt2i.data.index import Index, Problem
 from fastt2i.data.integrity import Decoder
 from fastt2i.data.loaders.dali_source import Fed, Meta, OneByOne, Report, SampleInfo, Source
@@ -78,8 +79,10 @@ class DaliLoader(Loader):
         failures = [failure for report in reports for failure in report.failures]
         self._bad.update(sample for sample, _ in failures)
         self.quarantine.note(samples[samples >= 0], failures)
-        if error := next((report.error for report in reports if report.error), None):
-            raise TooManyBad(error, self.quarantine.problems)
+        for report in reports:
+            if report.error:
+                fault = report.of_the_machine
+                raise MachineFault(report.error) if fault else TooManyBad(report.error, self.quarantine.problems)
         plan = with_samples(self._sampler.plan(self._step), samples, self._sampler.positions(self._step), self._sampler)
         transposed = metas[:, Meta._fields.index("transpose")].nonzero()[0]
         if len(transposed):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
 
+from fastt2i.data.faults import MachineFault
 from fastt2i.data.index import Index, Problem
 from fastt2i.data.integrity import BadImage, Decoder
 from fastt2i.data.loaders.loader import Batch, Loader, to_batch
@@ -58,6 +59,8 @@ class PillowLoader(Loader):
             raise StopIteration
         decoded = next(self._steps)
         self.quarantine.note(decoded.tried, decoded.failures)
+        if isinstance(decoded.batch, MachineFault):
+            raise decoded.batch
         if isinstance(decoded.batch, UserError):
             raise TooManyBad(str(decoded.batch), self.quarantine.problems)
         return decoded.batch

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastt2i.data.captions import clean, field_captions, text_columns
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Index, Problem, Split
 from fastt2i.data.sources.files import MAX_IMAGE_FILE, file_stamp, listed
 from fastt2i.data.sources.parquet_footers import footer_damages
@@ -62,7 +63,8 @@ def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text
         try:
             if damage:
                 raise OSError(damage)
-            stamp, table = file_stamp(file), _open(file)
+            with told_apart(file):
+                stamp, table = file_stamp(file), _open(file)
         except OSError as error:
             problems.append(Problem(name, f"not a parquet file that can be read: {error}"))
             columns.append("")
@@ -114,7 +116,8 @@ def _captions(
     row = 0
     for group in range(table.num_row_groups):
         try:
-            values = [value for batch in _batches(table, group, column) for value in batch.to_pylist()]
+            with told_apart(name):
+                values = [value for batch in _batches(table, group, column) for value in batch.to_pylist()]
         except (OSError, ValueError) as error:
             problems.append(Problem(name, f"the captions of row group {group} cannot be read: {_line(error)}"))
             row += table.metadata.row_group(group).num_rows
@@ -150,7 +153,8 @@ def _open(file: str) -> Any:
     try:
         return parquet.ParquetFile(file)  # not mapped: a file that shrinks meanwhile would end the process
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
-        raise OSError(_line(error)) from error
+        number = getattr(error, "errno", None)
+        raise (OSError(_line(error)) if number is None else OSError(number, _line(error))) from error
 
 
 def _image_column(schema: Any, file: str) -> str:

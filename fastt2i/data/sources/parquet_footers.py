@@ -52,7 +52,8 @@ def _damage(file: str) -> str | None:
         for _ in _parts(file):
             pass
     except (OSError, ValueError, IndexError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        if getattr(error, "errno", None) is None:  # else the system's, of which the caller will hear
+            return " ".join(str(error).split()) or type(error).__name__
     return None
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fastt2i.data.captions import text_columns
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Index, Problem, Split
 from fastt2i.data.sources.files import file_stamp
 from fastt2i.data.sources.shards import Shards, find_shards, names_shards
@@ -122,7 +123,8 @@ def _open_all(shards: Shards, columns: tuple[str, ...]) -> Iterator[tuple[str, S
 
 def _try(how: Callable[[str, tuple[str, ...]], Shard | None], path: str, columns: tuple[str, ...]) -> Shard | None:
     try:
-        return how(path, columns)
+        with told_apart(path):
+            return how(path, columns)
     except OSError as error:
         return Shard(problems=[Problem("", f"cannot be read: {error.strerror or error}")])
 
