@@ -8,7 +8,8 @@ import pickle
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from fastt2i.data.pack import pack
 from fastt2i.data.pack_shards import pack_shards
 from fastt2i.data.sampler import Sampler
 from fastt2i.data.sources.folder import folder_index
+from fastt2i.data.sources.parquet import _row_groups as row_groups
 from fastt2i.data.statistics import look_at
 from fastt2i.data.verify import verify
 from fastt2i.errors import UserError
@@ -156,24 +158,53 @@ def test_where_memory_really_ends(tmp_path: Path) -> None:
     assert said.strip().endswith("there is not enough memory for image 0; nothing is wrong with that file itself")
 
 
+@pytest.fixture
+def no_file_left() -> Callable[[], AbstractContextManager[None]]:
+    """A block in which this process can open no file."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.open(os.devnull, os.O_RDONLY)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            os.close(free)
+
+    return block
+
+
 @pytest.mark.parametrize("format", ["folder", "webdataset", "parquet"])
 def test_a_set_is_not_opened_in_part(
     format: str,
     tmp_path: Path,
     captioned_folder: Callable[..., Path],
     make_layout: Callable[[str, Path], str],
+    no_file_left: Callable[[], AbstractContextManager[None]],
 ) -> None:
     """Where the system has no file left to open, nothing of a set is left out for that."""
     path = str(captioned_folder(3)) if format == "folder" else make_layout(format, tmp_path / "set")
     open_index(path, image_size=16)  # loads all modules that it takes
     for index in Path(path).rglob(".*.index.json"):
         index.unlink()
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.open(os.devnull, os.O_RDONLY)]
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0], limits[1]))
-        with pytest.raises(UserError, match="Too many open files"):
-            open_index(path, format, image_size=16)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        os.close(taken[0])
+    with no_file_left(), pytest.raises(UserError, match="Too many open files"):
+        open_index(path, format, image_size=16)
+
+
+@pytest.mark.parametrize("format", ["folder", "webdataset", "parquet"])
+def test_a_file_that_cannot_be_read_now_is_named(
+    format: str,
+    tmp_path: Path,
+    captioned_folder: Callable[..., Path],
+    make_layout: Callable[[str, Path], str],
+    no_file_left: Callable[[], AbstractContextManager[None]],
+) -> None:
+    path = str(captioned_folder(3)) if format == "folder" else make_layout(format, tmp_path / "set")
+    index = open_index(path, format, image_size=16, split="all")
+    Decoder.of(index, 16)(1)  # loads all modules that it takes
+    row_groups._read.clear()
+    with no_file_left(), pytest.raises(MachineFault, match=rf"^{path}/\S+ cannot be read now: .*Too many open files"):
+        Decoder.of(index, 16)(1)
+    Decoder.of(index, 16)(1)

@@ -65,7 +65,9 @@ class FileReader:
         return cls(str(root.absolute()), tuple(images))
 
     def __call__(self, sample: int) -> bytes:
-        content = read_file(self._path(sample), MAX_IMAGE_FILE + 1)
+        path = self._path(sample)
+        with told_apart(path):
+            content = read_file(path, MAX_IMAGE_FILE + 1)
         if len(content) > MAX_IMAGE_FILE:
             raise OSError(f"the file is larger than {MAX_IMAGE_FILE >> 20} MiB")
         return content

@@ -195,7 +195,9 @@ class _RowReader:
 
     def __call__(self, sample: int) -> bytes:
         file, group, place = self.rows[sample].tolist()
-        images = _row_groups.get(self.paths[file], self.stamps[file], self.columns[file], group)
+        path = self.paths[file]
+        with told_apart(path):
+            images = _row_groups.get(path, self.stamps[file], self.columns[file], group)
         content = images[place].as_py() if place < len(images) else None  # the columns of a damaged file may differ
         if not content:
             raise OSError("the row has no bytes of an image")

@@ -97,9 +97,10 @@ class _RangeReader:
     """int64 (N, 3): file, offset and size of each sample."""
 
     def __call__(self, sample: int) -> bytes:
-        path, offset, size = self.ranges[sample].tolist()
-        with open(self.paths[path], "rb") as file:
-            if file_stamp(file.fileno()) != self.stamps[path]:
+        number, offset, size = self.ranges[sample].tolist()
+        path = self.paths[number]
+        with told_apart(path), open(path, "rb") as file:
+            if file_stamp(file.fileno()) != self.stamps[number]:
                 raise OSError("the shard has changed since its index was made")
             file.seek(offset)
             return file.read(size)
