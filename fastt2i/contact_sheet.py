@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from fastt2i.engine.pictures import font
 
@@ -37,23 +37,30 @@ class _Piece(NamedTuple):
 
 
 def contact_sheet(title: str, subtitle: str, cards: Sequence[Card], columns: int = 6) -> Image.Image:
-    """All cards in rows under a title; a row is as high as its longest captions, up to seven lines."""
+    """All cards in rows under a title; a row is as high as its longest captions, up to seven lines.
+
+    The sheet is as wide as its columns, of which there is room for two at least; of a title, and of what is under it,
+    as much of the end is shown as fits.
+    """
     columns = max(1, min(columns, len(cards)))
     texts = [_layout(card) for card in cards]
     rows = [range(start, min(start + columns, len(cards))) for start in range(0, len(cards), columns)]
     heights = [_CELL + _SMALL + 12 + max(len(texts[place]) for place in row) * _LINE for row in rows]
     head = _GAP + _TITLE + _TEXT + 24
-    width = max(columns * (_CELL + _GAP) + _GAP, int(font(_TITLE, bold=True).getlength(title)) + 2 * _GAP)
+    width = max(columns, 2) * (_CELL + _GAP) + _GAP
     sheet = Image.new("RGB", (width, head + sum(heights) + _GAP * len(rows)), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, _GAP), title, fill=_INK, font=font(_TITLE, bold=True))
-    draw.text((_GAP, _GAP + _TITLE + 8), subtitle, fill=_FAINT, font=font(_TEXT))
+    for text, top, color, letters in (
+        (title, _GAP, _INK, font(_TITLE, bold=True)),
+        (subtitle, _GAP + _TITLE + 8, _FAINT, font(_TEXT)),
+    ):
+        draw.text((_GAP, top), _shortened(text, letters, width - 2 * _GAP), fill=color, font=letters)
     top = head
     for row, height in zip(rows, heights, strict=True):
         for place in row:
             left = _GAP + (place - row.start) * (_CELL + _GAP)
             _draw_image(sheet, draw, cards[place], left, top)
-            name = _shortened(cards[place].name)
+            name = _shortened(cards[place].name, font(_SMALL), _CELL)
             draw.text((left, top + _CELL + 5), name, fill=_FAINT, font=font(_SMALL))
             for number, line in enumerate(texts[place]):
                 _draw_line(draw, line, left, top + _CELL + _SMALL + 12 + number * _LINE)
@@ -153,8 +160,11 @@ def _joined(line: Sequence[_Piece]) -> list[_Piece]:
     return joined
 
 
-def _shortened(name: str) -> str:
-    """The end of a name, as far as there is room."""
-    name = " ".join(name.split())
-    fits = next((start for start in range(len(name)) if font(_SMALL).getlength("…" + name[start:]) <= _CELL), 0)
-    return name if font(_SMALL).getlength(name) <= _CELL else "…" + name[fits:]
+def _shortened(text: str, letters: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The end of a text, as far as there is room."""
+    text = " ".join(text.split())
+    end = text[-width:]  # a letter takes a pixel at least
+    if end == text and letters.getlength(text) <= width:
+        return text
+    fits = (start for start in range(len(end)) if letters.getlength("…" + end[start:]) <= width)
+    return "…" + end[next(fits, len(end)) :]

@@ -166,7 +166,7 @@ def _loaders() -> dict[str, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     index = photographs_index(32, 500, 375)
     sampler = Sampler(index.caption_table(), batch_size=16, seed=0, flip=False)
-    found = rates(index, sampler, image_size=256, workers=config.workers, device=device)
+    found = rates(index, sampler, config, image_size=256, device=device)
     fastest = max(found, key=lambda name: found[name])
     return {
         "auto": f"{small}; else the faster one on the run's own images: {fastest} on those below",

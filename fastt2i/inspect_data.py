@@ -11,6 +11,7 @@ import numpy as np
 
 from fastt2i.cli import plain
 from fastt2i.contact_sheet import Card, contact_sheet
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Index
 from fastt2i.data.integrity import BadImage, decode_whole
 from fastt2i.data.statistics import Line, caption_lines, image_lines, look_at, spread
@@ -31,7 +32,7 @@ def inspect(
     """Describe a whole set, and draw `images` samples of it, evenly spread, on a contact sheet.
 
     text_model, max_keywords: as for training; without the model there is no word of keywords. workers: processes.
-    Raises UserError: the sheet cannot be written.
+    Raises UserError: the sheet cannot be written, or the machine fails to read a file.
     """
     captions = index.side("train").caption_table().captions or index.caption_table().captions
     encoder: TextEncoder | None
@@ -96,7 +97,8 @@ def _card(index: Index, sample: int, encoder: TextEncoder | None) -> Card:
     captions = index.captions[sample]
     keywords = [encoder.keywords(caption) for caption in captions] if encoder else []
     try:
-        image = decode_whole(index.read(sample), crop=None if index.crops is None else index.crops[sample])
+        with told_apart(index.keys[sample]):
+            image = decode_whole(index.read(sample), crop=None if index.crops is None else index.crops[sample])
     except (BadImage, OSError) as error:
         return Card(index.keys[sample], f"cannot be decoded: {error}", captions, keywords)
     return Card(index.keys[sample], image, captions, keywords)

@@ -192,12 +192,59 @@ def make_webdataset(folder: Path) -> str:
     return str(folder)
 
 
-LAYOUTS: dict[str, Callable[[Path], str]] = {
+def put_images(folder: Path) -> dict[str, dict[str, int]]:
+    """The images of a folder, in `train` and `test`; returns the number of each by its file's name there."""
+    sides = {"train": range(9), "test": HELDOUT}
+    for side, numbers in sides.items():
+        put(folder / side, {f"bird-{n}.jpg": shown(n) for n in numbers})
+    return {side: {f"bird-{n}.jpg": n for n in numbers} for side, numbers in sides.items()}
+
+
+def make_texts(folder: Path) -> str:
+    """A .txt beside each image."""
+    for side, images in put_images(folder).items():
+        put(folder / side, {name.replace(".jpg", ".txt"): "\n".join(said(n)) for name, n in images.items()})
+    return str(folder)
+
+
+def make_imagefolder(folder: Path) -> str:
+    """As `datasets` has it: in the folder of each side a metadata.jsonl, whose names are relative to it."""
+    for side, images in put_images(folder).items():
+        rows = [json.dumps({"file_name": name, "text": said(n)}) for name, n in reversed(images.items())]
+        put(folder / side, {"metadata.jsonl": "\n".join(rows)})
+    return str(folder)
+
+
+def make_jsonl(folder: Path) -> str:
+    """One metadata.jsonl for all, a line for each caption."""
+    named = [(f"{side}/{name}", n) for side, images in put_images(folder).items() for name, n in images.items()]
+    rows = [{"caption": said(n)[k], "file_name": name} for k in range(2) for name, n in named]
+    put(folder, {"metadata.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
+    return str(folder)
+
+
+def make_csv(folder: Path) -> str:
+    """One metadata.csv for all, with a column that is not needed, and commas in captions."""
+    named = [(f"{side}/{name}", n) for side, images in put_images(folder).items() for name, n in images.items()]
+    rows = [f'{n},"look, {said(n)[k]}",{name}' for k in range(2) for name, n in named]
+    put(folder, {"metadata.csv": "\r\n".join(["label,text,file_name", *rows])})
+    return str(folder)
+
+
+FORMATS: dict[str, Callable[[Path], str]] = {
     "cub": make_cub,
     "coco": make_coco,
     "flowers": make_flowers,
     "parquet": make_parquet,
     "webdataset": make_webdataset,
+}
+#: By name: the format, and what makes a sample of it.
+LAYOUTS: dict[str, tuple[str, Callable[[Path], str]]] = {
+    **{format: (format, make) for format, make in FORMATS.items()},
+    "texts": ("folder", make_texts),
+    "imagefolder": ("folder", make_imagefolder),
+    "jsonl": ("folder", make_jsonl),
+    "csv": ("folder", make_csv),
 }
 
 
@@ -210,14 +257,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=LAYOUTS)
 def layout(request: pytest.FixtureRequest, tmp_path: Path, cache: Path) -> tuple[str, str]:
-    """Each format in turn, and a path to a sample of it."""
-    return request.param, LAYOUTS[request.param](tmp_path / request.param)
+    """The format of each layout in turn, and a path to a sample of it."""
+    format, make = LAYOUTS[request.param]
+    return format, make(tmp_path / request.param)
 
 
 @pytest.fixture
 def make_layout(cache: Path) -> Callable[[str, Path], str]:
     """make_layout(format, folder): writes a sample of twelve images and gives the path to name."""
-    return lambda format, folder: LAYOUTS[format](folder)
+    return lambda format, folder: FORMATS[format](folder)
 
 
 @pytest.fixture
@@ -245,6 +293,12 @@ def image_of() -> Callable[..., bytes]:
 @pytest.fixture
 def captions_of() -> Callable[[int], tuple[str, str]]:
     return said
+
+
+@pytest.fixture
+def number_in() -> Callable[[NDArray[np.uint8] | str], int]:
+    """number_in(pixels or caption): the number that it shows or says."""
+    return lambda content: number_said(content) if isinstance(content, str) else number_shown(content)
 
 
 @pytest.fixture

@@ -62,3 +62,21 @@ def test_captions_of_any_number_length_and_script() -> None:
 def test_an_image_that_cannot_be_decoded_says_why() -> None:
     sheet = contact_sheet("set", "", [Card("a.png", "cannot be decoded: damaged: " + "x" * 500, ["one"], [])])
     assert share(sheet, (180, 35, 24)) > 100
+
+
+@pytest.mark.parametrize("title", ["/data/" + "a-folder/" * 200 + "set", "x" * 50_000, "a\nb " * 100, "日本" * 300])
+@pytest.mark.parametrize("count", [1, 2, 6, 9])
+def test_a_long_title_makes_no_wide_sheet(title: str, count: int) -> None:
+    cards = [card("#ffffff", (8, 8), ["x"])] * count
+    short, long = contact_sheet("set", "what it is", cards), contact_sheet(title, title, cards)
+    assert short.size == long.size and long.width <= 6 * (232 + 20) + 20
+    head = np.asarray(long)[:70]
+    assert (head != 255).any() and (head[:, -20:] == 255).all(), "it ends before the margin"
+
+
+def test_of_a_long_title_the_end_is_shown() -> None:
+    def head(title: str) -> bytes:
+        return np.asarray(contact_sheet(title, "", [card("#ffffff", (8, 8), ["x"])]))[:45].tobytes()
+
+    assert head("/one/" + "folder/" * 100 + "birds") == head("/two/" + "folder/" * 100 + "birds")
+    assert head("/one/" + "folder/" * 100 + "birds") != head("/one/" + "folder/" * 100 + "fishes")

@@ -55,7 +55,8 @@ class Index:
     """Unique names of the samples, e.g. the path relative to the folder."""
     captions: Sequence[tuple[str, ...]]
     read: Callable[[int], bytes]
-    """The content of a sample's image file. Picklable, so that worker processes can have it; may raise OSError."""
+    """The content of a sample's image file. Picklable, so that worker processes can have it; may raise OSError where
+    that is the file's fault, and `faults.MachineFault` where it is not."""
     problems: Sequence[Problem] = ()
     """What was left out on the way here."""
     classes: NDArray[np.int64] | None = None

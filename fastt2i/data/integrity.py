@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Index
 
 MAX_PIXELS = 64 * 2**20  # more is refused before anything is decoded
@@ -49,7 +50,7 @@ def decode(
     crop: int64 (4,): left, top, right and bottom of the part to take in place of the whole, in pixels as they are
     stored; what of it lies beyond the image is cut off.
     Raises BadImage: empty, another format, damaged or cut short, more than `max_pixels` by its header (which is
-    checked before anything is decoded), nothing of it in the crop.
+    checked before anything is decoded), nothing of it in the crop. Raises MemoryError.
     """
     with opened(content, max_pixels) as image:
         pixels, orientation = _to_rgb(image), orientation_of(image)
@@ -77,7 +78,7 @@ def opened(content: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
             if image.width * image.height > max_pixels:
                 raise BadImage(f"absurdly large: {image.width} x {image.height} pixels, more than {max_pixels}")
             yield image
-    except BadImage:
+    except (BadImage, MemoryError):  # that there is no memory says nothing of the image
         raise
     except Image.DecompressionBombError as error:
         raise BadImage(f"absurdly large: {error}") from error
@@ -100,8 +101,9 @@ class Decoder:
         return cls(index.read, index.crops, image_size)
 
     def __call__(self, sample: int) -> NDArray[np.uint8]:
-        """As `decode`; raises OSError too."""
-        return decode(self.read(sample), self.image_size, crop=self.crop(sample))
+        """As `decode`; raises OSError too where it is the file's fault, and else MachineFault."""
+        with told_apart(f"image {sample}"):
+            return decode(self.read(sample), self.image_size, crop=self.crop(sample))
 
     def crop(self, sample: int) -> NDArray[np.int64] | None:
         """The part of a sample's image to use; None for all of it."""
@@ -145,6 +147,8 @@ def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation that Pillow finds, 1 to 8; 1, as it is stored, where that is none."""
     try:
         orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except MemoryError:
+        raise
     except Exception:  # damaged metadata, in whatever way, says nothing against the pixels
         return 1
     return orientation if orientation in _ORIENTATIONS else 1

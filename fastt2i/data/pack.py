@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Index, Problem
 from fastt2i.data.integrity import BadImage, Decoder
 from fastt2i.data.parallel import each
@@ -44,14 +45,18 @@ class Content:
         return cls(index, None if image_size is None else Decoder.of(index, image_size))
 
     def each(self, samples: list[int], workers: int) -> Iterator[bytes | str]:
-        """The content of each sample's file, or why there is none. workers: processes that decode."""
+        """The content of each sample's file, or why there is none. workers: processes that decode.
+
+        Raises MachineFault.
+        """
         if self.decode is None:
             return map(self._copy, samples)
         return each(_Png(self.decode), samples, workers=workers, lost="decoding it ends the process that tries")
 
     def _copy(self, sample: int) -> bytes | str:
         try:
-            return self.index.read(sample)
+            with told_apart(self.index.keys[sample]):
+                return self.index.read(sample)
         except OSError as error:
             return str(error)
 

@@ -51,6 +51,7 @@ class Sampler:
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}; it must be at least 0 and less than {world_size}")
+        self.world_size = world_size
         self._offsets, self._ids = table.offsets, table.ids  # the captions themselves need not go to worker processes
         self._count = len(table)
         self._batch_size = batch_size
@@ -69,17 +70,11 @@ class Sampler:
 
     def plan(self, step: int) -> Plan:
         """This rank's part of a step (counted from 0)."""
-        positions = self._all_positions(step)
-        epochs, places = np.divmod(positions, self._count)
-        samples = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            at = epochs == epoch
-            samples[at] = self._order(int(epoch))[places[at]]
-        captions = self.captions(positions, samples)
-        mismatched = self._mismatch(samples, captions)
-        flips = (self._hash(_FLIP, epochs, samples) >> np.uint64(63) == 1) & self._flip
+        positions, samples, captions = self._planned(step)
         part = self._part
-        return Plan(samples[part], captions[part], mismatched[part], flips[part])
+        epochs, own = positions[part] // self._count, samples[part]
+        flips = (self._hash(_FLIP, epochs, own) >> np.uint64(63) == 1) & self._flip
+        return Plan(own, captions[part], self._others(captions, np.arange(len(captions))[part], own), flips)
 
     def positions(self, step: int) -> NDArray[np.int64]:
         """The positions in the run of this rank's part of a step -> int64 (B,)."""
@@ -91,12 +86,32 @@ class Sampler:
         draw = self._hash(_CAPTION, positions // self._count, samples)
         return self._ids[first + (draw % (end - first).astype(np.uint64)).astype(np.int64)]
 
+    def mismatched(self, positions: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each sample the next caption of its step that is none of its own -> int64 (B,).
+
+        positions: of one step. samples: at these positions, be they those of the plan or others in their places; the
+        captions are the plan's in any case, so that no rank has to know what others replace. Where so many as are
+        looked at fit the sample, it is the very next one.
+        """
+        everyone, _, captions = self._planned(int(positions[0]) // self._batch_size)
+        return self._others(captions, positions - everyone[0], samples)
+
     def belongs(self, captions: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each caption id is among the captions of the sample beside it -> bool (B,)."""
         first, counts = self._offsets[samples], np.diff(self._offsets)[samples]
         starts = np.cumsum(counts) - counts
         own = self._ids[np.arange(counts.sum()) + np.repeat(first - starts, counts)]
         return np.logical_or.reduceat(own == np.repeat(captions, counts), starts)
+
+    def _planned(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Positions, samples and captions of all ranks in a step."""
+        positions = self._all_positions(step)
+        epochs, places = np.divmod(positions, self._count)
+        samples = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            at = epochs == epoch
+            samples[at] = self._order(int(epoch))[places[at]]
+        return positions, samples, self.captions(positions, samples)
 
     def _all_positions(self, step: int) -> NDArray[np.int64]:
         return step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
@@ -108,12 +123,15 @@ class Sampler:
         # numpy's own generators may change their permutations between releases; sorting hashes never does.
         return np.argsort(self._hash(_ORDER, epoch, np.arange(self._count)), kind="stable")
 
-    def _mismatch(self, samples: NDArray[np.int64], captions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each sample the next caption in the batch that is none of its own; the very next one if there is none."""
-        mismatched = np.roll(captions, -1)
-        for distance in range(2, min(len(samples), _LOOK_AHEAD)):
-            own = self.belongs(mismatched, samples)
+    def _others(
+        self, captions: NDArray[np.int64], places: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """As `mismatched`. captions: of the whole step. places: of the samples in it."""
+        following = captions[(places + 1) % len(captions)]
+        found = following
+        for distance in range(2, min(len(captions) + 1, _LOOK_AHEAD)):
+            own = self.belongs(found, samples)
             if not own.any():
-                return mismatched
-            mismatched = np.where(own, np.roll(captions, -distance), mismatched)
-        return np.where(self.belongs(mismatched, samples), np.roll(captions, -1), mismatched)
+                return found
+            found = np.where(own, captions[(places + distance) % len(captions)], found)
+        return np.where(self.belongs(found, samples), following, found)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Index
 from fastt2i.data.integrity import BadImage, opened, orientation_of
 from fastt2i.data.parallel import each
@@ -40,7 +41,8 @@ class _Look:
 
     def __call__(self, sample: int) -> Look:
         try:
-            content = self.read(sample)
+            with told_apart(f"image {sample}"):
+                content = self.read(sample)
         except OSError:
             return _NOTHING
         digest = hashlib.sha256(content).digest()
@@ -56,7 +58,7 @@ _NOTHING = Look("", 0, 0, 0, b"")
 
 
 def look_at(index: Index, *, workers: int, progress: bool = True) -> list[Look]:
-    """The header of every image, and a digest of its file."""
+    """The header of every image, and a digest of its file. Raises MachineFault."""
     looks = each(_Look(index.read), range(len(index)), workers=workers, lost=_NOTHING)
     return list(tqdm(looks, total=len(index), desc="looking", unit="img", disable=not progress))
 

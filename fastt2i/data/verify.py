@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Index
 from fastt2i.data.integrity import MAX_PIXELS, BadImage, Decoder
 from fastt2i.data.manifest import NAME, Entry, difference, read_manifest
@@ -49,7 +50,8 @@ def verify(index: Index, *, workers: int, afresh: bool = False, progress: bool =
     """Decode every image, and compare packed shards with their digests.
 
     workers: processes. afresh: decode also what was decoded before.
-    Raises UserError: another process is at it, or the journal cannot be kept.
+    Raises UserError: another process is at it, the journal cannot be kept, or the machine fails to read a file, which
+    says nothing of it.
     """
     path = user_cache("verify") / f"{_name(index)}.journal"
     try:
@@ -206,7 +208,8 @@ class _Compare:
     def __call__(self, place: int) -> _Result:
         path, entry = self.shards[place]
         try:
-            return _Result(difference(Path(path), entry))
+            with told_apart(path):
+                return _Result(difference(Path(path), entry))
         except OSError as error:
             return _Result(f"cannot be read: {error.strerror or error}", lasting=False)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from fastt2i.augment import draws_per_image
 from fastt2i.config import Config
 from fastt2i.data.index import Problem
 from fastt2i.data.loaders import LoaderName
+from fastt2i.data.loaders.rescue import Quarantine, TooManyBad
 from fastt2i.engine.checkpoint import CheckpointStore
 from fastt2i.engine.clock import Clock
 from fastt2i.engine.data import TrainingData
@@ -128,7 +130,7 @@ class Trainer:
         """
         config = self.config
         self.world.once(lambda: self.directory.note(config))
-        with self.world.together():
+        with self.world.together(), self._bad_images_listed():
             loader = self.data.open_loader(self.loader, self.step, self.quarantined)
         inputs = InputSource(
             loader,
@@ -144,15 +146,21 @@ class Trainer:
         report = self._open_report() if self.world.is_first else Silence()
         self._since = time.perf_counter()
         try:
-            with closing(loader), closing(report), StopRequest(self.world) as stop, self._tuning():
+            with (
+                closing(loader),
+                closing(report),
+                StopRequest(self.world) as stop,
+                self._tuning(),
+                self._bad_images_listed(),
+            ):
                 batches = self._profile(report).watch(inputs) if config.engine.profile else iter(inputs)
                 stopped = False
                 while self.step < config.train.steps and not (stopped := stop.asked()):
                     self.run_step(next(batches), self.step)
                     self.step += 1
-                    self._after_step(report, loader.quarantined)
+                    self._after_step(report, loader.quarantine)
                 if stopped:
-                    self._log(report, loader.quarantined)
+                    self._log(report, loader.quarantine)
                     self._save()
                 if self.quarantined:
                     report.say(
@@ -187,18 +195,18 @@ class Trainer:
         tune = self.config.engine.tune
         return tuning() if tune == "on" or (tune == "auto" and self.device.type == "cuda") else nullcontext()
 
-    def _after_step(self, report: Silence, quarantined: list[Problem]) -> None:
+    def _after_step(self, report: Silence, quarantine: Quarantine) -> None:
         log, last = self.config.log, self.step == self.config.train.steps
         show = last or self.step % log.samples_every == 0
         save = last or self.step % self.config.checkpoint.every == 0
         if show or save or self.step % log.every == 0:
-            self._log(report, quarantined)  # first, so that weights which are not finite are never saved
+            self._log(report, quarantine)  # first, so that weights which are not finite are never saved
         if show and self.world.is_first:
             self._show(report)
         if save:
             self._save()
 
-    def _log(self, report: Silence, quarantined: list[Problem]) -> None:
+    def _log(self, report: Silence, quarantine: Quarantine) -> None:
         """Read the losses back from the device: the only place where the host waits for it."""
         steps = self.step - self._logged
         if not steps:
@@ -212,7 +220,7 @@ class Trainer:
                     "learning rates" + ("" if self.precision.name == "fp32" else " or --train.precision fp32")
                 )
             ) from error
-        self._note_quarantined(quarantined)
+        self._note_quarantined(quarantine)
         now = time.perf_counter()
         elapsed = now - self._since
         self.seconds += elapsed
@@ -227,17 +235,39 @@ class Trainer:
             },
         )
 
-    def _note_quarantined(self, quarantined: list[Problem]) -> None:
-        """Put together what all ranks have found; quarantined: what this one has."""
-        before = len(self.quarantined)
+    def _note_quarantined(self, quarantine: Quarantine) -> None:
+        """Put together what all ranks have found, and judge it; quarantine: what this one has."""
+        found = self.world.gather((quarantine.problems[self._told :], quarantine.tally))
+        self._told = len(quarantine.problems)
+        self._list_quarantined(problem for problems, _ in found for problem in problems)
+        try:
+            quarantine.judge(self.quarantined, [tally for _, tally in found])
+        except TooManyBad as error:
+            raise self.world.agreed(self._listed_in(error)) from error
+
+    def _list_quarantined(self, problems: Iterable[Problem]) -> None:
         known = {problem.where: problem for problem in self.quarantined}
-        for found in self.world.gather(quarantined[self._told :]):
-            known |= {problem.where: problem for problem in found if problem.where not in known}
-        self._told = len(quarantined)
-        self.quarantined = list(known.values())
-        if self.world.is_first and (len(self.quarantined) > before or not self._listed):
-            self._listed = True
+        for problem in problems:
+            known.setdefault(problem.where, problem)
+        if self._listed and len(known) == len(self.quarantined):
+            return
+        self.quarantined, self._listed = list(known.values()), True
+        if self.world.is_first:
             self.directory.write_quarantine([*self.data.index.problems, *self.quarantined])
+
+    @contextmanager
+    def _bad_images_listed(self) -> Iterator[None]:
+        """List the bad images before they end the run, where a loader says by itself that they are too many."""
+        try:
+            yield
+        except TooManyBad as error:
+            self._list_quarantined(error.problems)
+            if self.world.is_first:
+                raise self._listed_in(error) from error
+            raise
+
+    def _listed_in(self, error: TooManyBad) -> UserError:
+        return UserError(f"{error}; {self.directory.quarantine} lists them with reasons")
 
     def _last_good(self) -> str:
         newest, _ = self.checkpoints.latest()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fastt2i.config import DataConfig
+from fastt2i.data.index import Index
 from fastt2i.data.loaders import LoaderName, choose, open_loader
 from fastt2i.data.loaders.choose import Choice, choose_loader
+from fastt2i.data.loaders.dali import DaliLoader
+from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.loaders.memory import MemoryLoader
 from fastt2i.data.loaders.pillow import PillowLoader
 from fastt2i.data.sampler import Sampler
@@ -78,13 +83,81 @@ def test_without_dali(chosen: Choose, times: dict[LoaderName, float], monkeypatc
         chosen(loader="dali")
 
 
-def test_the_measurement_measures(chosen: Choose) -> None:
-    """Nothing is replaced here: both loaders run on the images at hand."""
+class Clock:
+    """Goes on by a hundredth of a second whenever an image is read."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self.now = 0.0
+        self.read = read
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def __call__(self, sample: int) -> bytes:
+        self.now += 0.01
+        return self.read(sample)
+
+
+def test_the_measurement_measures(captioned_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both loaders run, and read in this process; by a clock of which nothing but reading takes time."""
     pytest.importorskip("nvidia.dali")
-    name, why = chosen(memory_mb=0)
-    found = {who: float(rate.replace(",", "")) for who, rate in re.findall(r"(\w+) ([\d,]+) img/s", why)}
-    assert found.keys() == {"dali", "pillow"} and min(found.values()) > 0
-    assert name == max(found, key=lambda each: found[each])
+    index = folder_index(captioned_folder(4), "all")
+    clock = Clock(index.read)
+    monkeypatch.setattr(choose, "time", clock)
+    sampler = Sampler(index.caption_table(), batch_size=2, seed=0, flip=False)
+    config = DataConfig(workers=0, memory_mb=0)
+    found = choose.rates(replace(index, read=clock), sampler, config, image_size=16, device=None)
+    assert found == {"pillow": pytest.approx(100), "dali": pytest.approx(100)}
+    name, why = choose_loader(replace(index, read=clock), sampler, config, image_size=16, device=None)
+    assert name in found and why == "measured here: pillow 100 img/s, dali 100 img/s, 1 workers each"
+
+
+class Ahead(Loader):
+    """Has some steps of four images ready, and takes a second for each of those that follow."""
+
+    def __init__(self, ready: int) -> None:
+        self.ready, self.now = ready, 0.0
+
+    def __next__(self) -> Batch:
+        self.now += self.ready < 1
+        self.ready -= 1
+        return Batch(torch.zeros(4, 1, 1, 3, dtype=torch.uint8), *[torch.zeros(4, dtype=torch.int64)] * 3)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_what_was_ready_before_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = Ahead(7)
+    monkeypatch.setattr(choose, "time", SimpleNamespace(perf_counter=lambda: loader.now))
+    assert choose._rate(loader, ahead=7) == 4
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_would_run_is_what_is_measured(
+    captioned_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """With as many readers and threads; nothing is decoded here."""
+    opened: list[dict[str, object]] = []
+
+    def begin(self: Loader, index: Index, sampler: Sampler, **settings: object) -> None:
+        opened.append(settings | {"kind": type(self), "max_bad_fraction": None})
+        Ahead.__init__(self, 0)  # type: ignore[arg-type]
+
+    for kind in (PillowLoader, DaliLoader):
+        monkeypatch.setattr(kind, "__init__", begin)
+        for part in ("__next__", "close"):
+            monkeypatch.setattr(kind, part, getattr(Ahead, part))
+    monkeypatch.setattr(choose, "_SECONDS", 0)
+    index = folder_index(captioned_folder(4), "all")
+    sampler = Sampler(index.caption_table(), batch_size=2, seed=0, flip=False)
+    config = DataConfig(workers=3)
+    choose.rates(index, sampler, config, image_size=16, device=torch.device(device))
+    measured = list(opened)
+    for name in ("pillow", "dali"):
+        open_loader(index, sampler, config, image_size=16, name=name, device=torch.device(device))
+    assert len(measured) == 2 and opened[2:] == measured
+    assert measured[1]["readers"] == (3 if device == "cuda" else 0)
 
 
 def test_which_loader_opens(captioned_folder: Callable[..., Path]) -> None:

@@ -77,22 +77,22 @@ def header(width: int, height: int) -> tuple[bytes, bytes]:
 
 
 ZEROS = zlib.compress(bytes(2**29), 9)  # half a mebibyte that unpacks to half a gibibyte
-LARGE, NOT_READ = "absurdly large", "not a JPEG, PNG, WebP or BMP image"
+# The beginnings of the reasons, each of one check alone: by the header, while parts are unpacked, and by the format.
+LARGE, UNPACKS = "absurdly large: ", "damaged: Decompressed data too large"
+NOT_READ = "not a JPEG, PNG, WebP or BMP image$"
 BOMBS = {
     "png": (png(header(60_000, 60_000), (b"IDAT", ZEROS), (b"IEND", b"")), LARGE),
     "png-long": (png(header(2**31 - 1, 1), (b"IDAT", ZEROS), (b"IEND", b"")), LARGE),
-    "png-text": (
-        png(header(8, 8), (b"zTXt", b"k\0\0" + ZEROS), (b"IDAT", ZEROS), (b"IEND", b"")),
-        "damaged|absurd|not",
+    "png-text": (png(header(8, 8), (b"zTXt", b"k\0\0" + ZEROS), (b"IDAT", ZEROS), (b"IEND", b"")), UNPACKS),
+    "png-profile": (png(header(8, 8), (b"iCCP", b"k\0\0" + ZEROS), (b"IEND", b"")), UNPACKS),
+    "png-beyond-ours": (
+        png(header(8200, 8200), (b"IDAT", ZEROS), (b"IEND", b"")),
+        "absurdly large: 8200 x 8200 pixels, more than 67108864$",
     ),
-    "png-profile": (png(header(8, 8), (b"iCCP", b"k\0\0" + ZEROS), (b"IEND", b"")), "damaged|absurdly|not a JPEG"),
     "jpeg": (huge_jpeg(), LARGE),
-    "webp-canvas": (huge_webp(b"VP8X", bytes([2, 0, 0, 0]) + b"\xfe\xff\xff" * 2), "damaged|absurdly|not a JPEG"),
-    "webp-lossless": (huge_webp(b"VP8L", b"\x2f" + struct.pack("<I", 0x0FFFFFFF) + bytes(64)), "damaged|absurd|not a"),
-    "webp-lossy": (
-        huge_webp(b"VP8 ", b"\x30\1\0\x9d\1\x2a\xff\x3f\xff\x3f" + bytes(64)),
-        "damaged|absurdly|not a JPEG",
-    ),
+    "webp-canvas": (huge_webp(b"VP8X", bytes([2, 0, 0, 0]) + b"\xfe\xff\xff" * 2), LARGE),
+    "webp-lossless": (huge_webp(b"VP8L", b"\x2f" + struct.pack("<I", 0x0FFFFFFF) + bytes(64)), LARGE),
+    "webp-lossy": (huge_webp(b"VP8 ", b"\x30\1\0\x9d\1\x2a\xff\x3f\xff\x3f" + bytes(64)), LARGE),
     "bmp": (huge_bmp(), LARGE),
     "gif": (huge_gif(), NOT_READ),
     "tiff": (encode("TIFF"), NOT_READ),

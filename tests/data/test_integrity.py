@@ -142,13 +142,13 @@ def test_the_first_frame_of_an_animation() -> None:
     [
         (b"", "the file is empty"),
         (b"<html><body>404 Not Found</body></html>", "not a JPEG, PNG, WebP or BMP image"),
-        (b"\xff\xd8\xff\xe0", "damaged|not a JPEG"),
+        (b"\xff\xd8\xff\xe0", "not a JPEG"),
         (bytes(1000), "not a JPEG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a JPEG"),
         (png_header(60_000, 60_000), "absurdly large"),
         (png_header(10_000, 10_000), "absurdly large: 10000 x 10000 pixels, more than 67108864"),
         (png_header(100, 100), "damaged: image file is truncated"),
-        (png_header(0, 5), "damaged|not a JPEG"),
+        (png_header(0, 5), "not a JPEG"),
     ],
 )
 def test_what_is_no_image(content: bytes, reason: str) -> None:

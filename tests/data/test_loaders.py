@@ -92,8 +92,8 @@ def test_all_loaders_agree(captioned_folder: Callable[..., Path], bad: tuple[int
     assert_same(batches["in_process"], batches["memory"])
     assert_same(batches["workers"], batches["memory"])
     for loader in loaders.values():
-        assert sorted(problem.where for problem in loader.quarantined) == [f"{i:03d}.png" for i in bad]
-        assert all(problem.what.startswith("damaged: ") for problem in loader.quarantined)
+        assert sorted(problem.where for problem in loader.quarantine.problems) == [f"{i:03d}.png" for i in bad]
+        assert all(problem.what.startswith("damaged: ") for problem in loader.quarantine.problems)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,14 +117,14 @@ def test_resuming_is_starting_at_a_step(captioned_folder: Callable[..., Path], k
     assert_same(take(start(index, kind, start_step=5), 3), take(start(index, kind), 8)[5:])
 
 
-@pytest.mark.parametrize("bad", [(), (0, 3)])
-def test_ranks_share_the_batches(captioned_folder: Callable[..., Path], bad: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("bad", [(), (0, 3, 4, 8)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_share_the_batches(captioned_folder: Callable[..., Path], kind: str, bad: tuple[int, ...]) -> None:
     index = folder_index(captioned_folder(11, bad), "all")
-    whole = take(start(index, "memory"), 4)
-    ranks = [take(start(index, "memory", rank=rank, world_size=2), 4) for rank in range(2)]
-    for step, batch in enumerate(whole):
-        assert torch.equal(torch.cat([rank[step].images for rank in ranks]), batch.images)
-        assert torch.equal(torch.cat([rank[step].caption_ids for rank in ranks]), batch.caption_ids)
+    whole = take(start(index, kind), 8)
+    ranks = [take(start(index, kind, rank=rank, world_size=2), 8) for rank in range(2)]
+    together = [Batch(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*ranks, strict=True)]
+    assert_same(together, whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,8 +141,8 @@ def test_a_file_that_vanishes_is_bad(captioned_folder: Callable[..., Path], kind
     (folder / "007.png").unlink()
     loader = start(index, kind, batch_size=30)
     take(loader, 2)
-    assert [problem.where for problem in loader.quarantined] == ["007.png"]
-    assert "No such file" in loader.quarantined[0].what
+    assert [problem.where for problem in loader.quarantine.problems] == ["007.png"]
+    assert "No such file" in loader.quarantine.problems[0].what
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -276,6 +276,6 @@ def test_mending_a_file_mends_the_set(captioned_folder: Callable[..., Path], pic
     """Nothing about bad images is kept between runs."""
     folder = captioned_folder(6, (2,))
     loader = start(folder_index(folder, "all"), "memory")
-    assert [problem.where for problem in loader.quarantined] == ["002.png"]
+    assert [problem.where for problem in loader.quarantine.problems] == ["002.png"]
     shutil.copy(folder / "001.png", folder / "002.png")
-    assert start(folder_index(folder, "all"), "memory").quarantined == []
+    assert start(folder_index(folder, "all"), "memory").quarantine.problems == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,12 +136,63 @@ def test_a_file_that_breaks_later_is_an_error_of_the_image(table: Path) -> None:
         ({"picture": ["x"], "text": ["one"]}, "has no column `image` with bytes, .*; there are picture, text"),
         ({"a": [b"x"], "b": [b"x"], "text": ["one"]}, "it has several of bytes, a, b"),
         ({"image": [b"x"], "text": [7]}, "`text` is int, neither a string nor a list of strings"),
+        ({"image": [{"bytes": 7}], "text": ["one"]}, "has no column `image` with bytes, .*; there are image, text"),
+        ({"image": [{"bytes": "x"}], "text": ["one"]}, "has no column `image` with bytes, .*; there are image, text"),
+        ({"image": [{"bytes": [b"x"]}], "text": ["one"]}, "has no column `image` with bytes, .*; there are image"),
+        ({"image": [[b"x"]], "text": ["one"]}, "has no column `image` with bytes, .*; there are image, text"),
+        ({"image": [[1, 2]], "text": ["one"]}, "has no column `image` with bytes, .*; there are image, text"),
     ],
 )
 def test_other_columns_are_one_sentence(tmp_path: Path, columns: dict[str, list[object]], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
         parquet_index(write(tmp_path / "a.parquet", **columns), "all")
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_of_bytes_counts_beside_an_image_of_another_kind(
+    tmp_path: Path, image_of: ImageOf, numbers_in: Numbers
+) -> None:
+    path = write(tmp_path / "a.parquet", image=[{"bytes": 3, "path": "x"}], scan=[image_of(4)], text=["four"])
+    assert numbers_in(parquet_index(path, "all")) == [4]
+
+
+def flip_a_fatal_bit(file: Path) -> None:
+    """`image` is said to be required where it was optional: the footer's statistics then contradict its schema."""
+    optional, required = (b"\x35" + repetition + b"\x18\x05image" for repetition in (b"\x02", b"\x00"))
+    content = file.read_bytes()
+    assert content.count(optional) == 1
+    file.write_bytes(content.replace(optional, required))
+
+
+def test_a_footer_that_makes_pyarrow_abort(table: Path, numbers_in: Numbers) -> None:
+    first, second, heldout = sorted((table / "data").iterdir(), key=lambda file: ("test" in file.name, file.name))
+    flip_a_fatal_bit(first)
+    code = "import sys; from pyarrow import parquet; parquet.ParquetFile(sys.argv[1]).metadata.row_group(0).column(0)"
+    if subprocess.run([sys.executable, "-c", code, first], capture_output=True).returncode != -signal.SIGABRT:
+        pytest.skip("this pyarrow does not abort")
+    index = parquet_index(str(table), "all")
+    assert sorted(numbers_in(index)) == [6, 7, 8, 9, 10, 11]
+    aborts = "its footer is damaged: reading it ends the process that tries"
+    assert problems(index) == {first.name: f"not a parquet file that can be read: {aborts}"}
+    flip_a_fatal_bit(heldout)
+    assert numbers_in(parquet_index(str(table), "all")) == [6, 7, 8]
+    flip_a_fatal_bit(second)
+    with pytest.raises(UserError, match=f"there is no image with a caption in .*{aborts}"):
+        parquet_index(str(table))
+
+
+def test_a_process_that_does_not_start_is_no_damage_of_the_files(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for program, sentence in (("/bin/false", "fails: it exits with 1"), ("/no/python", "No such file or directory")):
+        monkeypatch.setattr(sys, "executable", program)
+        with pytest.raises(UserError, match=f"process .* parquet files.* {sentence}"):
+            parquet_index(str(table))
+
+
+def test_footers_are_looked_at_by_one_process(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *command, **more: started.append(command) or run(*command, **more))
+    assert len(parquet_index(str(table), "all")) == 12 and len(started) == 1
 
 
 def test_links_that_leave_a_folder_are_named_to_be_read(table: Path, tmp_path: Path, numbers_in: Numbers) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastt2i.data.sources.cub import cub_index
-from fastt2i.data.sources.pickles import read_integers, read_strings
+from fastt2i.data.sources.pickles import MAX_PICKLE, read_integers, read_strings
 from fastt2i.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 class Calls:
@@ -75,6 +81,12 @@ def test_a_call_in_a_data_set_is_refused(name: str, make_layout: Callable[[str, 
         pickle.dumps(np.arange(3)),
         pickle.dumps(np.float64(1.5)),
         pickle.dumps({"a": Calls("touch run")}),
+        b"P1\n.",
+        pickle.dumps({"a": 1}),
+        pickle.dumps({1}),
+        pickle.dumps(frozenset([1])),
+        pickle.dumps(bytearray(1), 5),
+        b"\x80\x05\x96\x00\x00\x00\x00\x02\x00\x00\x00.",  # eight gigabytes of nothing
     ],
 )
 def test_other_names_are_refused(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +106,8 @@ def test_other_names_are_refused(content: bytes, tmp_path: Path, monkeypatch: py
         b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",  # bytes without end
         b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'i8'\ntRS'abc'\ntR.",
         b"cnumpy.core.multiarray\nscalar\n(I1\nS'abc'\ntR.",
-        b"P1\n.",
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'i8'\ntRS'" + b"x" * 10_000 + b"'\ntR.",
+        b"c_codecs\nencode\n(V" + b"x" * 10_000 + b"\nVlatin1\ntR.",
     ],
 )
 def test_what_is_no_pickle_is_one_sentence(content: bytes) -> None:
@@ -107,7 +120,50 @@ def test_lists_of_something_else() -> None:
     with pytest.raises(UserError, match="does not hold a pickled list of names"):
         read_strings(pickle.dumps([1]), "x")
     with pytest.raises(UserError, match="does not hold a pickled list of whole numbers"):
-        read_integers(pickle.dumps({"a": 1}), "x")
+        read_integers(pickle.dumps(1), "x")
+    with pytest.raises(UserError, match="does not hold a pickled list of whole numbers"):
+        read_integers(pickle.dumps([2**63]), "x")
+
+
+# A tuple that holds itself twice, sixty times over, and so often that memory would not do for a word on each part.
+DOUBLED = b"I1\np0\n" + b"g0\n\x86p0\n" * 60
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        DOUBLED + b".",
+        b"]" + DOUBLED + b"a.",
+        b"cnumpy\ndtype\n(" + DOUBLED + b"I0\nI1\ntR.",
+        b"cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR(I3\n" + DOUBLED + b"tb.",
+        b"cnumpy.core.multiarray\nscalar\n(" + DOUBLED + b"g0\ntR.",
+        b"c_codecs\nencode\n(" + DOUBLED + b"g0\ntR.",
+        b"(d" + DOUBLED + b"I1\ns.",
+        DOUBLED + b"\x93.",
+        DOUBLED + b"g0\nR.",
+        DOUBLED + b"g0\nb.",
+    ],
+)
+def test_what_doubles_itself_is_one_sentence(content: bytes) -> None:
+    """In a process of its own, which is ended if it does not end."""
+    code = (
+        "import resource, sys; from fastt2i.data.sources.pickles import read_integers\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
+        "try: read_integers(sys.stdin.buffer.read(), 'x')\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, cwd=ROOT, timeout=20)
+    assert re.fullmatch(rb"UserError x (is|does) [^\n]{10,200}\n", ended.stdout), ended
+
+
+@pytest.mark.parametrize("instruction", [b"]", b"I1\n"])
+def test_as_many_instructions_as_fit(instruction: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="^x (is not|does not hold) a pickle"):
+        read_integers(instruction * (MAX_PICKLE // len(instruction)), "x")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # kilobytes
+    with pytest.raises(UserError, match="x is refused: it is larger than 4 MiB"):
+        read_integers(instruction * MAX_PICKLE + b".", "x")
 
 
 @given(st.binary(max_size=60))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastt2i.data.index import CaptionTable, Index, Problem
-from fastt2i.data.loaders.rescue import Quarantine, rescue
-from fastt2i.data.sampler import Sampler
+from fastt2i.data.loaders.rescue import Quarantine, Tally, TooManyBad, rescue
+from fastt2i.data.sampler import Plan, Sampler
 from fastt2i.errors import UserError
 
 
@@ -37,10 +37,35 @@ def test_captions_stay_with_their_images(count: int, batch_size: int, bad: set[i
     good = ~np.isin(plan.samples, list(bad))
     for before, after in zip(plan, rescued, strict=True):
         np.testing.assert_array_equal(before[good], after[good])
-    if len(set(rescued.samples.tolist())) > 1:
-        assert not (rescued.mismatched_ids // 2 == rescued.samples)[~good].any()
+    assert not (rescued.mismatched_ids // 2 == rescued.samples)[~good].any()
     again = rescue(plan, sampler.positions(step), sampler, count, lambda sample: sample not in bad)
     np.testing.assert_array_equal(again.samples, rescued.samples)
+
+
+@given(
+    count=st.integers(2, 40),
+    share=st.integers(1, 20),
+    ranks=st.sampled_from([2, 3, 4]),
+    kinds=st.integers(1, 6),
+    bad=st.sets(st.integers(0, 39), min_size=1, max_size=39),
+    step=st.integers(0, 50),
+)
+@settings(max_examples=200, deadline=None)
+def test_ranks_together_are_one_process(
+    count: int, share: int, ranks: int, kinds: int, bad: set[int], step: int
+) -> None:
+    """Also where samples share captions, and a replacement's own is the one that it should be told from."""
+    bad = {sample for sample in bad if sample < count - 1}
+    table = CaptionTable([str(kind) for kind in range(kinds)], np.arange(count + 1), np.arange(count) % kinds)
+
+    def rescued(rank: int, world_size: int) -> Plan:
+        settings = {"batch_size": share * ranks, "seed": 1, "flip": True}
+        sampler = Sampler(table, rank=rank, world_size=world_size, **settings)
+        return rescue(sampler.plan(step), sampler.positions(step), sampler, count, lambda sample: sample not in bad)
+
+    whole, parts = rescued(0, 1), [rescued(rank, ranks) for rank in range(ranks)]
+    for part, expected in zip(zip(*parts, strict=True), whole, strict=True):
+        np.testing.assert_array_equal(np.concatenate(part), expected)
 
 
 def test_replacements_are_spread_over_the_set() -> None:
@@ -62,10 +87,12 @@ def test_a_search_ends() -> None:
         rescue(sampler.plan(0), sampler.positions(0), sampler, 5000, lambda sample: False)
 
 
-def quarantine_of(count: int, max_bad_fraction: float, known: tuple[Problem, ...] = ()) -> Quarantine:
+def quarantine_of(
+    count: int, max_bad_fraction: float, known: tuple[Problem, ...] = (), *, shared: bool = False
+) -> Quarantine:
     keys = [f"{i}.png" for i in range(count)]
     index = Index(name="folder", keys=keys, captions=[("x",)] * count, read=lambda i: b"")
-    return Quarantine(index, max_bad_fraction, known)
+    return Quarantine(index, max_bad_fraction, known, shared=shared)
 
 
 def fail(*samples: int) -> list[tuple[int, str]]:
@@ -125,3 +152,29 @@ def test_no_bad_image_may_be_allowed_and_all_but_one_too() -> None:
     quarantine_of(30, 1).note(np.arange(30), fail(*range(29)))
     with pytest.raises(UserError, match="none of the 30 images of folder can be decoded; the first is 0.png: damaged"):
         quarantine_of(30, 1).note(np.arange(30), fail(*range(30)))
+
+
+def test_ranks_are_judged_together() -> None:
+    """Each alone has no more bad images than are allowed; both together have."""
+    ranks = [quarantine_of(40, 0.05, shared=True) for _ in range(2)]
+    ranks[0].note(np.arange(20), fail(3, 4))
+    ranks[1].note(np.arange(20, 40), fail(30))
+    assert [rank.tally for rank in ranks] == [Tally(20, 2), Tally(20, 1)]
+    for rank in ranks:
+        rank.judge(rank.problems, [rank.tally])
+        with pytest.raises(TooManyBad, match="3 of 40 images of folder") as caught:
+            rank.judge([*ranks[0].problems, *ranks[1].problems], [rank.tally for rank in ranks])
+        assert [problem.where for problem in caught.value.problems] == ["3.png", "4.png", "30.png"]
+
+
+def test_ranks_that_have_tried_the_same_images_do_not_count_them_twice() -> None:
+    quarantine = quarantine_of(1000, 0.05)
+    problems = [Problem(f"{number}.png", "damaged") for number in range(50)]
+    quarantine.judge(problems, [Tally(1000, 50)] * 4)
+    quarantine.judge(problems[:2], [Tally(40, 2)] * 8)
+
+
+def test_a_quarantine_that_is_shared_leaves_it_to_others_to_judge() -> None:
+    quarantine = quarantine_of(100, 0, shared=True)
+    quarantine.note(np.arange(100), fail(*range(99)))
+    assert len(quarantine.problems) == 99

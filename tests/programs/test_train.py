@@ -306,7 +306,7 @@ def test_bad_images_are_counted_everywhere_and_through_a_resume(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loader", LOADERS[1:])
+@pytest.mark.parametrize("loader", LOADERS)
 def test_ten_thousand_images_of_which_three_per_cent_are_broken(
     tiny: list[str], tmp_path: Path, loader: str, damages: dict[str, tuple[Callable[[bytes], bytes], str]]
 ) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from fastt2i.config import DataConfig
 from fastt2i.data.index import Index
-from fastt2i.data.loaders import LoaderName
+from fastt2i.data.loaders import LoaderName, open_loader
 from fastt2i.data.loaders.dali import DaliLoader, missing
 from fastt2i.data.loaders.loader import Loader
 from fastt2i.data.loaders.pillow import PillowLoader
@@ -55,7 +56,7 @@ def choose_loader(
         return Choice("pillow", kept)
     if reason := missing():
         return Choice("pillow", reason)
-    found = rates(index, sampler, image_size=image_size, workers=config.workers, device=device)
+    found = rates(index, sampler, config, image_size=image_size, device=device)
     return Choice(max(found, key=lambda name: found[name]), described(found, config.workers))
 
 
@@ -66,14 +67,23 @@ def described(found: dict[LoaderName, float], workers: int) -> str:
 
 
 def rates(
-    index: Index, sampler: Sampler, *, image_size: int, workers: int, device: torch.device | None
+    index: Index, sampler: Sampler, config: DataConfig, *, image_size: int, device: torch.device | None
 ) -> dict[LoaderName, float]:
-    """Images a second of each loader that decodes anew, on the same files, which are read once before."""
+    """Images a second of each loader that decodes anew, on the same files, which are read once before.
+
+    They are those that `open_loader` would open: where it gives DALI processes that read, it is measured with them.
+    """
     _read_ahead(index, sampler)
-    pillow = PillowLoader(index, sampler, image_size=image_size, workers=workers, max_bad_fraction=1)
-    found: dict[LoaderName, float] = {"pillow": _rate(pillow, ahead=workers * PillowLoader.prefetch)}
-    dali = DaliLoader(index, sampler, image_size=image_size, threads=workers, max_bad_fraction=1, device=device)
-    return found | {"dali": _rate(dali, ahead=DaliLoader.prefetch)}
+    # Steps that are made before one is asked for; DALI's readers may be as many ahead of it as it is itself.
+    ahead: dict[LoaderName, int] = {
+        "pillow": config.workers * PillowLoader.prefetch,
+        "dali": 2 * DaliLoader.prefetch,
+    }
+    lenient = replace(config, max_bad_fraction=1)
+    return {
+        name: _rate(open_loader(index, sampler, lenient, image_size=image_size, name=name, device=device), steps)
+        for name, steps in ahead.items()
+    }
 
 
 def _read_ahead(index: Index, sampler: Sampler) -> None:

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastt2i.data.faults import MachineFault
 from fastt2i.data.index import Index, Problem
 from fastt2i.data.integrity import Decoder
 from fastt2i.data.loaders.dali_source import Fed, Meta, OneByOne, Report, SampleInfo, Source
 from fastt2i.data.loaders.loader import Batch, Loader
-from fastt2i.data.loaders.rescue import Quarantine, with_samples
+from fastt2i.data.loaders.rescue import Quarantine, TooManyBad, with_samples
 from fastt2i.data.loaders.workers import interrupts_held_back
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
@@ -57,7 +58,7 @@ class DaliLoader(Loader):
         """
         if reason := missing():
             raise UserError(f"the loader `dali` cannot run: {reason}")
-        self._quarantine = Quarantine(index, max_bad_fraction, known)
+        self.quarantine = Quarantine(index, max_bad_fraction, known, shared=sampler.world_size > 1)
         self._decode = Decoder.of(index, image_size)
         self._count = len(index)
         self._sampler = sampler
@@ -70,10 +71,6 @@ class DaliLoader(Loader):
         self._closed = False
         self._pipeline: Any = self._start(start_step)
 
-    @property
-    def quarantined(self) -> list[Problem]:
-        return self._quarantine.problems
-
     def __next__(self) -> Batch:
         if self._closed:
             raise StopIteration
@@ -81,9 +78,11 @@ class DaliLoader(Loader):
         samples = metas[:, Meta._fields.index("sample")].astype(np.int64)
         failures = [failure for report in reports for failure in report.failures]
         self._bad.update(sample for sample, _ in failures)
-        self._quarantine.note(samples[samples >= 0], failures)
-        if error := next((report.error for report in reports if report.error), None):
-            raise UserError(error)
+        self.quarantine.note(samples[samples >= 0], failures)
+        for report in reports:
+            if report.error:
+                fault = report.of_the_machine
+                raise MachineFault(report.error) if fault else TooManyBad(report.error, self.quarantine.problems)
         plan = with_samples(self._sampler.plan(self._step), samples, self._sampler.positions(self._step), self._sampler)
         transposed = metas[:, Meta._fields.index("transpose")].nonzero()[0]
         if len(transposed):

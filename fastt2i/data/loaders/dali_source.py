@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastt2i.data.faults import MachineFault, told_apart
 from fastt2i.data.headers import look
 from fastt2i.data.integrity import MAX_PIXELS, BadImage, Decoder, Square, central_square, decode
 from fastt2i.data.loaders.rescue import replacement
@@ -64,14 +65,16 @@ class Report(NamedTuple):
     """Samples that cannot be decoded, with reasons."""
     error: str = ""
     """Why there is no sample at all."""
+    of_the_machine: bool = False
+    """Whether that is the machine's fault."""
 
     def pack(self) -> NDArray[np.uint8]:
         return np.frombuffer(json.dumps(self).encode(), dtype=np.uint8)
 
     @classmethod
     def unpack(cls, content: NDArray[np.uint8]) -> Report:
-        failures, error = json.loads(content.tobytes())
-        return cls([(sample, reason) for sample, reason in failures], error)
+        failures, error, of_the_machine = json.loads(content.tobytes())
+        return cls([(sample, reason) for sample, reason in failures], error, of_the_machine)
 
 
 class SampleInfo(Protocol):
@@ -132,13 +135,13 @@ class Source:
                     failures.append((sample, str(error)))
             return sample in ready
 
-        sample, error = int(plan.samples[place]), ""
+        sample, error, fault = int(plan.samples[place]), "", False
         try:
             if not usable(sample):
                 sample = replacement(int(positions[place]), self._count, usable)
             content, square, orientation = ready[sample]
         except UserError as nothing:
-            sample, error = -1, str(nothing)
+            sample, error, fault = -1, str(nothing), isinstance(nothing, MachineFault)
             content, square, orientation = _uncompressed(np.zeros((1, 1, 3), dtype=np.uint8)), Square(0, 0, 1), 1
         transpose, mirror, turn_over = _TURNS[orientation]
         if plan.flips[place]:  # left to right when all else is done
@@ -146,11 +149,15 @@ class Source:
         top, left, side = square.top, square.left, square.side
         interpolation = _NEAREST if side == self._decode.image_size else _CUBIC
         meta = Meta(top, left, side, side, mirror, turn_over, transpose, interpolation, step, sample)
-        return content, np.array(meta, dtype=np.int32), Report(failures, error).pack()
+        return content, np.array(meta, dtype=np.int32), Report(failures, error, fault).pack()
 
     def _load(self, sample: int) -> tuple[NDArray[np.uint8], Square, int]:
-        """Content, the square to take of it, and its orientation. Raises BadImage, OSError."""
-        content, crop = self._decode.read(sample), self._decode.crop(sample)
+        """Content, the square to take of it, and its orientation. Raises BadImage, MachineFault, OSError."""
+        with told_apart(f"image {sample}"):
+            return self._prepared(sample, self._decode.read(sample))
+
+    def _prepared(self, sample: int, content: bytes) -> tuple[NDArray[np.uint8], Square, int]:
+        crop = self._decode.crop(sample)
         header = None if sample in self._refused else look(content)
         if header is None or header.width * header.height > MAX_PIXELS:
             pixels = decode(content, self._decode.image_size, crop=crop)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastt2i.data.index import Problem
+from fastt2i.data.loaders.rescue import Quarantine
 from fastt2i.data.sampler import Plan
 
 if TYPE_CHECKING:
@@ -35,10 +35,8 @@ class Batch(NamedTuple):
 class Loader(ABC, Iterator[Batch]):
     """Batches, one a step, without end. Close it when done, or use it in a `with` statement."""
 
-    @property
-    @abstractmethod
-    def quarantined(self) -> list[Problem]:
-        """The images found so far that cannot be decoded, each once."""
+    quarantine: Quarantine
+    """The images found so far that cannot be decoded."""
 
     @abstractmethod
     def close(self) -> None:

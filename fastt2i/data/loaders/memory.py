@@ -40,12 +40,8 @@ class MemoryLoader(Loader):
         failures = _decode_all(index, self._images, max(workers, 1), progress)
         self._good = np.ones(len(index), dtype=bool)
         self._good[[sample for sample, _ in failures]] = False
-        self._quarantine = Quarantine(index, max_bad_fraction, known)
-        self._quarantine.note(np.arange(len(index)), failures)
-
-    @property
-    def quarantined(self) -> list[Problem]:
-        return self._quarantine.problems
+        self.quarantine = Quarantine(index, max_bad_fraction, known)
+        self.quarantine.note(np.arange(len(index)), failures)
 
     def __next__(self) -> Batch:
         plan = self._sampler.plan(self._step)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
 
+from fastt2i.data.faults import MachineFault
 from fastt2i.data.index import Index, Problem
 from fastt2i.data.integrity import BadImage, Decoder
 from fastt2i.data.loaders.loader import Batch, Loader, to_batch
-from fastt2i.data.loaders.rescue import Quarantine, rescue
+from fastt2i.data.loaders.rescue import Quarantine, TooManyBad, rescue
 from fastt2i.data.loaders.workers import interrupts_held_back, obey_the_parent_alone
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
@@ -39,7 +40,7 @@ class PillowLoader(Loader):
         known: Sequence[Problem] = (),
     ) -> None:
         """workers: processes; 0 decodes in this one."""
-        self._quarantine = Quarantine(index, max_bad_fraction, known)
+        self.quarantine = Quarantine(index, max_bad_fraction, known, shared=sampler.world_size > 1)
         steps = DataLoader(
             _Steps(Decoder.of(index, image_size), len(index), sampler),
             batch_size=None,
@@ -53,17 +54,15 @@ class PillowLoader(Loader):
         with interrupts_held_back():
             self._steps: Iterator[_Decoded] | None = iter(steps)
 
-    @property
-    def quarantined(self) -> list[Problem]:
-        return self._quarantine.problems
-
     def __next__(self) -> Batch:
         if self._steps is None:
             raise StopIteration
         decoded = next(self._steps)
-        self._quarantine.note(decoded.tried, decoded.failures)
-        if isinstance(decoded.batch, UserError):
+        self.quarantine.note(decoded.tried, decoded.failures)
+        if isinstance(decoded.batch, MachineFault):
             raise decoded.batch
+        if isinstance(decoded.batch, UserError):
+            raise TooManyBad(str(decoded.batch), self.quarantine.problems)
         return decoded.batch
 
     def close(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,18 +47,17 @@ def replacement(position: int, count: int, usable: Callable[[int], bool]) -> int
 
 
 def with_samples(plan: Plan, samples: NDArray[np.int64], positions: NDArray[np.int64], sampler: Sampler) -> Plan:
-    """The plan with these samples (B,), and with captions of theirs where they are other ones."""
+    """The plan with these samples (B,), and with captions for them where they are other ones.
+
+    What changes is a function of the position and its sample: it is the same however many ranks share the step.
+    """
     replaced = samples != plan.samples
     if not replaced.any():
         return plan
-    captions = plan.caption_ids.copy()
+    captions, mismatched = plan.caption_ids.copy(), plan.mismatched_ids.copy()
     captions[replaced] = sampler.captions(positions[replaced], samples[replaced])
-    mismatched = plan.mismatched_ids.copy()
-    for distance in range(1, len(samples)):  # a replacement may bring along the very caption that should not fit it
-        fits = sampler.belongs(mismatched, samples) & replaced
-        if not fits.any():
-            break
-        mismatched = np.where(fits, np.roll(captions, -distance), mismatched)
+    # A replacement may bring along the very caption that should not fit it.
+    mismatched[replaced] = sampler.mismatched(positions[replaced], samples[replaced])
     return Plan(samples, captions, mismatched, plan.flips)
 
 
@@ -69,6 +69,21 @@ def _candidates(position: int, count: int) -> Iterator[int]:
     return ((start + k * stride) % count for k in range(min(count, _MOST_TRIES)))
 
 
+class TooManyBad(UserError):
+    """So many images cannot be decoded that the run ends; `problems` are all that are known."""
+
+    def __init__(self, sentence: str, problems: Sequence[Problem]) -> None:
+        super().__init__(sentence)
+        self.problems = problems
+
+
+class Tally(NamedTuple):
+    """How many different images were tried, and how many of these are bad."""
+
+    tried: int
+    bad: int
+
+
 class Quarantine:
     """The undecodable images of an index, each once with its reason, and the judgement when they are too many.
 
@@ -76,17 +91,22 @@ class Quarantine:
     among those tried so far that chance does not explain it (five standard deviations and three images above).
     """
 
-    def __init__(self, index: Index, max_bad_fraction: float, known: Iterable[Problem] = ()) -> None:
-        """known: what an earlier part of the run found."""
+    def __init__(
+        self, index: Index, max_bad_fraction: float, known: Iterable[Problem] = (), *, shared: bool = False
+    ) -> None:
+        """known: what an earlier part of the run found. shared: other ranks try other images, so that `note` leaves it
+        to somebody who knows of all to `judge`.
+        """
         self.problems = list(known)
         self._listed = {problem.where for problem in self.problems}
         self._index = index
         self._fraction = max_bad_fraction
+        self._shared = shared
         self._tried = np.zeros(len(index), dtype=bool)
         self._bad: set[int] = set()
 
     def note(self, tried: NDArray[np.int64], failures: Iterable[tuple[int, str]]) -> None:
-        """Enter samples that were tried, and those of them that failed, with reasons. Raises UserError: too many."""
+        """Enter samples that were tried, and those of them that failed, with reasons. Raises TooManyBad."""
         self._tried[tried] = True
         for sample, reason in failures:
             self._tried[sample] = True
@@ -95,20 +115,35 @@ class Quarantine:
                 if (key := self._index.keys[sample]) not in self._listed:
                     self._listed.add(key)
                     self.problems.append(Problem(key, reason))
-        if self._bad:
-            self._judge()
+        if not self._shared:
+            self.judge(self.problems, [self.tally])
 
-    def _judge(self) -> None:
-        bad, tried, total = len(self._bad), int(self._tried.sum()), len(self._index)
-        first = f"the first is {self.problems[0].where}: {self.problems[0].what}"
+    @property
+    def tally(self) -> Tally:
+        """Of this part of the run."""
+        return Tally(int(self._tried.sum()), len(self._bad))
+
+    def judge(self, problems: Sequence[Problem], tallies: Sequence[Tally]) -> None:
+        """Raise TooManyBad if the images that all ranks have found are too many.
+
+        problems: theirs, each image once. tallies: of each rank. Ranks try different images until an epoch ends, and
+        after that no more than there are.
+        """
+        total = len(self._index)
+        tried = min(sum(tally.tried for tally in tallies), total)
+        bad = min(sum(tally.bad for tally in tallies), len(problems))
+        if not bad:
+            return
+        first = f"the first is {problems[0].where}: {problems[0].what}"
         if bad == total:
-            raise UserError(f"none of the {total} images of {self._index.name} can be decoded; {first}")
+            raise TooManyBad(f"none of the {total} images of {self._index.name} can be decoded; {first}", problems)
         by_chance = self._fraction * tried + 5 * math.sqrt(self._fraction * (1 - self._fraction) * tried) + 3
-        if len(self.problems) > self._fraction * max(total, _FEWEST):
-            bad, tried = len(self.problems), max(tried, len(self.problems))
+        if len(problems) > self._fraction * max(total, _FEWEST):
+            bad, tried = len(problems), max(tried, len(problems))
         elif tried < _FEWEST or bad <= by_chance:
             return
-        raise UserError(
+        raise TooManyBad(
             f"{bad} of {tried} images of {self._index.name} cannot be decoded, more than the fraction "
-            f"{self._fraction:g} that data.max_bad_fraction allows; {first}"
+            f"{self._fraction:g} that data.max_bad_fraction allows; {first}",
+            problems,
         )

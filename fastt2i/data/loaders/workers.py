@@ -39,12 +39,26 @@ def _hush_broken_connections(kind: type[BaseException], error: BaseException, tr
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Workers started in this block have SIGINT blocked from the first, before `obey_the_parent_alone` runs."""
+    """Workers started in this block have SIGINT blocked from the first, before `obey_the_parent_alone` runs.
+
+    One that reaches this process meanwhile comes after the block: a worker that is half started when its parent leaves
+    would report that.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    held: list[int] = []
+    # The mask is this thread's, and of what it starts; another thread may take the signal, and Python hand it to this.
+    handler = signal.getsignal(signal.SIGINT)
+    handles = callable(handler) and threading.current_thread() is threading.main_thread()
+    if handles:
+        signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handles:
+            signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Problem
 from fastt2i.errors import UserError
 
@@ -36,9 +37,13 @@ class Files:
         return (name for name in names if not posixpath.basename(name).startswith("."))
 
     def read(self, name: str, limit: int | None = None) -> bytes:
-        """The content of a file, or of its beginning; empty and a problem where it cannot be read."""
+        """The content of a file, or of its beginning; empty and a problem where it cannot be read.
+
+        Raises MachineFault.
+        """
         try:
-            return read_file(self.root / name, limit)
+            with told_apart(str(self.root / name)):
+                return read_file(self.root / name, limit)
         except OSError as error:
             self.report(name, f"cannot be read: {error.strerror}")
             return b""
@@ -60,7 +65,9 @@ class FileReader:
         return cls(str(root.absolute()), tuple(images))
 
     def __call__(self, sample: int) -> bytes:
-        content = read_file(self._path(sample), MAX_IMAGE_FILE + 1)
+        path = self._path(sample)
+        with told_apart(path):
+            content = read_file(path, MAX_IMAGE_FILE + 1)
         if len(content) > MAX_IMAGE_FILE:
             raise OSError(f"the file is larger than {MAX_IMAGE_FILE >> 20} MiB")
         return content
@@ -110,7 +117,7 @@ def walk(root: Path, folders: Sequence[str] = ("",), matters: Callable[[str], bo
     """List what is in some folders below `root`, all of it by default, without leaving `root`.
 
     Hidden folders are skipped; links to folders are not followed. matters: whether a file that cannot be used is worth
-    a problem; images are by default. Links that lead nowhere useful always are.
+    a problem; images are by default. Links that lead nowhere useful always are. Raises MachineFault.
     """
     files = Files(root)
     real_root = os.path.realpath(root)
@@ -118,7 +125,7 @@ def walk(root: Path, folders: Sequence[str] = ("",), matters: Callable[[str], bo
     while ahead:
         folder = ahead.pop()
         try:
-            with os.scandir(root / folder) as entries:
+            with told_apart(str(root / folder)), os.scandir(root / folder) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             files.report(folder, f"cannot be read: {error.strerror}")
@@ -175,7 +182,8 @@ def _unusable(entry: os.DirEntry[str], real_root: str) -> str | None:
     if entry.is_file(follow_symlinks=False):
         return None
     try:
-        mode = entry.stat().st_mode
+        with told_apart(entry.path):
+            mode = entry.stat().st_mode
     except OSError as error:
         return (
             f"a link that leads nowhere: {error.strerror}"

@@ -6,9 +6,10 @@
   list of strings.
 - Files are named as `fastt2i.data.sources.shards` says. `train-*` and `test-*` or `validation-*` (or folders of those
   names) are the split.
-Captions are read at the start, images when their turn comes. Parquet keeps the images of a row group together, so a
-group is read whole and the last few stay in memory: quick for files with small row groups and for sets of which the
-loader keeps the decoded images. For random access to large sets, WebDataset shards are better.
+Footers are looked at (`parquet_footers`) and captions read at the start, images when their turn comes. Parquet keeps
+the images of a row group together, so a group is read whole and the last few stay in memory: quick for files with small
+row groups and for sets of which the loader keeps the decoded images. For random access to large sets, WebDataset shards
+are better.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastt2i.data.captions import clean, field_captions, text_columns
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Index, Problem, Split
 from fastt2i.data.sources.files import MAX_IMAGE_FILE, file_stamp, listed
+from fastt2i.data.sources.parquet_footers import footer_damages
 from fastt2i.data.sources.shards import find_shards, names_shards
 from fastt2i.data.split import heldout_by_share, heldout_by_word, split_word
 from fastt2i.errors import UserError
@@ -55,9 +58,13 @@ def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text
     sizes: list[int] = []
     stamps: list[str] = []
     keys, captions, words, rows, columns = [], [], [], [], []
-    for number, (file, name) in enumerate(zip(shards.paths, shards.names, strict=True)):
+    damages = footer_damages(shards.paths)
+    for number, (file, name, damage) in enumerate(zip(shards.paths, shards.names, damages, strict=True)):
         try:
-            stamp, table = file_stamp(file), _open(file)
+            if damage:
+                raise OSError(damage)
+            with told_apart(file):
+                stamp, table = file_stamp(file), _open(file)
         except OSError as error:
             problems.append(Problem(name, f"not a parquet file that can be read: {error}"))
             columns.append("")
@@ -109,7 +116,8 @@ def _captions(
     row = 0
     for group in range(table.num_row_groups):
         try:
-            values = [value for batch in _batches(table, group, column) for value in batch.to_pylist()]
+            with told_apart(name):
+                values = [value for batch in _batches(table, group, column) for value in batch.to_pylist()]
         except (OSError, ValueError) as error:
             problems.append(Problem(name, f"the captions of row group {group} cannot be read: {_line(error)}"))
             row += table.metadata.row_group(group).num_rows
@@ -139,15 +147,14 @@ def _text_column(schema: Any, file: str, text_column: str) -> str:
 
 
 def _open(file: str) -> Any:
-    """A parquet file. Raises OSError where it is none, UserError where there is nothing to read it with."""
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError("reading parquet takes pyarrow: install it with pip install 'fastt2i[parquet]'") from error
+    """A parquet file. Raises OSError where it is none."""
+    from pyarrow import parquet
+
     try:
         return parquet.ParquetFile(file)  # not mapped: a file that shrinks meanwhile would end the process
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
-        raise OSError(_line(error)) from error
+        number = getattr(error, "errno", None)
+        raise (OSError(_line(error)) if number is None else OSError(number, _line(error))) from error
 
 
 def _image_column(schema: Any, file: str) -> str:
@@ -156,15 +163,22 @@ def _image_column(schema: Any, file: str) -> str:
 
     found = {}
     for column in schema:
-        if types.is_binary(column.type) or types.is_large_binary(column.type):
-            found[column.name] = column.name
-        elif types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        place = column.type.get_field_index("bytes") if types.is_struct(column.type) else -1
+        if place >= 0 and _holds_bytes(column.type.field(place).type):
             found[column.name] = f"{column.name}.bytes"
+        elif _holds_bytes(column.type):
+            found[column.name] = column.name
     usual = [found[column] for column in IMAGE_COLUMNS if column in found]
     if not usual and len(found) != 1:
         what = f"it has several of bytes, {listed(found)}" if found else f"there are {listed(schema.names)}"
         raise UserError(f"{file} has no column `image` with bytes, or with structs of bytes and path; {what}")
     return usual[0] if usual else next(iter(found.values()))
+
+
+def _holds_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 @dataclass(frozen=True)
@@ -181,7 +195,10 @@ class _RowReader:
 
     def __call__(self, sample: int) -> bytes:
         file, group, place = self.rows[sample].tolist()
-        content = _row_groups.get(self.paths[file], self.stamps[file], self.columns[file], group)[place].as_py()
+        path = self.paths[file]
+        with told_apart(path):
+            images = _row_groups.get(path, self.stamps[file], self.columns[file], group)
+        content = images[place].as_py() if place < len(images) else None  # the columns of a damaged file may differ
         if not content:
             raise OSError("the row has no bytes of an image")
         if len(content) > MAX_IMAGE_FILE:

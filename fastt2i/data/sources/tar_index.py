@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from fastt2i.data.captions import MAX_CAPTION_FILE, clean, field_captions, file_captions, parse_json
+from fastt2i.data.faults import MachineFault, told_apart
 from fastt2i.data.index import Problem
 from fastt2i.data.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_FILE, file_stamp, leaves, printable, read_file
 from fastt2i.durable import replace_file
@@ -184,13 +185,19 @@ def _members(file: BinaryIO, shard: Shard) -> Iterator[tarfile.TarInfo]:
     size, end, count = os.fstat(file.fileno()).st_size, -1, 0
     try:
         headers = cast("BinaryIO", _Headers(file))
-        tar = tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        with told_apart(file.name):
+            tar = tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    except MachineFault:
+        raise
     except Exception as error:  # a damaged header can make tarfile raise almost anything
         shard.report("", f"not a tar: {_line(error)}")
         return
     while True:
         try:
-            member = tar.next()
+            with told_apart(file.name):
+                member = tar.next()
+        except MachineFault:
+            raise
         except Exception as error:
             shard.report("", f"damaged after {count} members: {_line(error)}")
             return

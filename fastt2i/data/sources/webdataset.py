@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fastt2i.data.captions import text_columns
+from fastt2i.data.faults import told_apart
 from fastt2i.data.index import Index, Problem, Split
 from fastt2i.data.sources.files import file_stamp
 from fastt2i.data.sources.shards import Shards, find_shards, names_shards
@@ -96,9 +97,10 @@ class _RangeReader:
     """int64 (N, 3): file, offset and size of each sample."""
 
     def __call__(self, sample: int) -> bytes:
-        path, offset, size = self.ranges[sample].tolist()
-        with open(self.paths[path], "rb") as file:
-            if file_stamp(file.fileno()) != self.stamps[path]:
+        number, offset, size = self.ranges[sample].tolist()
+        path = self.paths[number]
+        with told_apart(path), open(path, "rb") as file:
+            if file_stamp(file.fileno()) != self.stamps[number]:
                 raise OSError("the shard has changed since its index was made")
             file.seek(offset)
             return file.read(size)
@@ -122,7 +124,8 @@ def _open_all(shards: Shards, columns: tuple[str, ...]) -> Iterator[tuple[str, S
 
 def _try(how: Callable[[str, tuple[str, ...]], Shard | None], path: str, columns: tuple[str, ...]) -> Shard | None:
     try:
-        return how(path, columns)
+        with told_apart(path):
+            return how(path, columns)
     except OSError as error:
         return Shard(problems=[Problem("", f"cannot be read: {error.strerror or error}")])
 
