@@ -33,8 +33,16 @@ class Player(Generic[M]):
     def minimise(self, loss: Tensor) -> None:
         """One step of the optimizer down the gradient of `loss`, of its mean over all ranks."""
         self.forget_gradients()
-        with self.mean or nullcontext():
+        self.add_gradient(loss)
+        self.step()
+
+    def add_gradient(self, loss: Tensor, *, last: bool = True) -> None:
+        """Add the gradient of a part of the loss; with the last part, take the mean over all ranks of what they add."""
+        with self.mean if self.mean and last else nullcontext():
             self.scaler.scale(loss).backward()
+
+    def step(self) -> None:
+        """One step of the optimizer down the gradients that were added."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

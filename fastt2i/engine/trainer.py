@@ -13,6 +13,7 @@ from fastt2i.augment import draws_per_image
 from fastt2i.config import Config
 from fastt2i.data.index import Problem
 from fastt2i.data.loaders import LoaderName
+from fastt2i.engine.accumulation import AccumulatedStep
 from fastt2i.engine.checkpoint import CheckpointStore
 from fastt2i.engine.clock import Clock
 from fastt2i.engine.data import TrainingData
@@ -110,8 +111,11 @@ class Trainer:
         config, state = self.config, self.state
         # A trial may end differently on every rank, and what they exchange has to be the same.
         alone = self.world.size == 1
+        step = TrainStep(config.loss, state.generator, state.discriminator, state.ema, self.precision, self.world)
+        if config.train.accumulate > 1:
+            step = AccumulatedStep(step, config.train.accumulate)
         return StepRunner(
-            TrainStep(config.loss, state.generator, state.discriminator, state.ema, self.precision, self.world),
+            step,
             Clock(config.optim, config.train.steps, (state.generator, state.discriminator), state.ema),
             config.engine,
             device=self.device,
@@ -361,6 +365,12 @@ def _check_sharing(config: Config, world: World) -> None:
         raise UserError(
             f"train.batch_size is {batch}, which {size} processes cannot share evenly; take a multiple of {size}, "
             f"as {near}"
+        )
+    parts = config.train.accumulate
+    if batch // size % parts:
+        raise UserError(
+            f"train.accumulate is {parts}, but each of {size} processes has {batch // size} images of a step, which do "
+            f"not go into {parts} even parts; take a divisor of {batch // size}"
         )
     if batch // size < 2 and not config.loss.gather:
         raise UserError(

@@ -128,15 +128,28 @@ def arguments(tiny: list[str]) -> list[str]:
     return [*tiny, *EXACT, *QUIET]
 
 
-def test_two_processes_are_one_run_that_is_told_once(arguments: list[str], tmp_path: Path) -> None:
-    alone, both = tmp_path / "alone", tmp_path / "both"
-    succeeds(0, [*arguments, "--out", str(alone)])
+@pytest.fixture(scope="module")
+def alone(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    succeeds(0, [*arguments, "--out", str(out)])
+    return out
+
+
+def test_two_processes_are_one_run_that_is_told_once(arguments: list[str], alone: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
     output = succeeds(2, [*arguments, "--out", str(both)])
     assert_same_run(both, alone, bound=1e-5)
     assert output.count("model: 32 px") == output.count("step 6/6  samples in") == output.count("done in") == 1
     assert "fp32 on cpu and 1 more" in output
     # Steps 1 to 6 and the scores after the last.
     assert [r["step"] for r in records(both)] == [1, 2, 3, 4, 5, 6, 6]
+
+
+def test_parts_of_the_batches_of_two_processes_are_one_run(arguments: list[str], alone: Path, tmp_path: Path) -> None:
+    """Negatives are gathered over processes and over the parts of each."""
+    succeeds(2, [*arguments, "--train.accumulate", "2", "--out", str(tmp_path / "parts")])
+    assert_same_run(tmp_path / "parts", alone, bound=1e-5)
 
 
 @pytest.mark.slow
