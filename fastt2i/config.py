@@ -229,7 +229,8 @@ class EngineConfig(Section):
     graphs: Literal["auto", "on", "off"] = "auto"
     """Capture whole steps in CUDA graphs; `auto` does so on a GPU."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile networks and losses with torch.compile; `auto` times steps both ways in runs of 20 minutes or more."""
+    """Compile networks and losses with torch.compile; `auto` times steps both ways in runs of 20 minutes or more, says
+    what it finds and logs it in `metrics.jsonl`."""
     profile: bool = False
     """Look at some steps after the first: print where their time goes, and write a trace. `--profile` for short."""
     tune: Literal["auto", "on", "off"] = "auto"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -116,6 +117,11 @@ class TrainStep:
         self.world = world or World()
         self._group = self.world.group if config.gather else None
 
+    @property
+    def gathers(self) -> bool:
+        """Whether its losses take in the captions of several processes."""
+        return self._group is not None
+
     @contextmanager
     def _scoring(self) -> Iterator[None]:
         """The discriminator scores, and gets no gradient; afterwards it does again, whatever happens."""
@@ -148,13 +154,18 @@ class TrainStep:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def rehearse(self, inputs: StepInputs, penalty: bool = True) -> None:
-        """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then."""
-        inputs = self._ask_others(inputs)
-        drawn = self._draw(inputs)
-        self._differentiate_discriminator(inputs, drawn, penalty and self.config.penalty != "none")
-        with self._scoring():
-            self._differentiate_generator(inputs, drawn)
-        for player in (self.generator, self.discriminator):
+        """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then.
+
+        The mean of the gradients over all ranks is left out: where compiling fails on one, the others must not wait.
+        """
+        own = copy.copy(self)
+        own.generator, own.discriminator = replace(self.generator, mean=None), replace(self.discriminator, mean=None)
+        inputs = own._ask_others(inputs)
+        drawn = own._draw(inputs)
+        own._differentiate_discriminator(inputs, drawn, penalty and own.config.penalty != "none")
+        with own._scoring():
+            own._differentiate_generator(inputs, drawn)
+        for player in (own.generator, own.discriminator):
             player.forget_gradients()
 
     def with_parts(self, change: Callable[[Callable[..., Any]], Callable[..., Any]], penalty: bool = True) -> TrainStep:

@@ -109,8 +109,6 @@ class Trainer:
 
     def _make_runner(self) -> StepRunner:
         config, state = self.config, self.state
-        # A trial may end differently on every rank, and what they exchange has to be the same.
-        alone = self.world.size == 1
         step = TrainStep(config.loss, state.generator, state.discriminator, state.ema, self.precision, self.world)
         if config.train.accumulate > 1:
             step = AccumulatedStep(step, config.train.accumulate)
@@ -120,7 +118,7 @@ class Trainer:
             config.engine,
             device=self.device,
             steps=config.train.steps,
-            compiled_before=self._compiled_before if alone else False,
+            compiled_before=self._compiled_before,
             say=self.world.say,
         )
 
@@ -228,7 +226,8 @@ class Trainer:
                 "images_per_second": steps * self.config.train.batch_size / elapsed,
                 "seconds": self.seconds,
                 "quarantined": len(self.quarantined),
-            },
+            }
+            | self.run_step.findings(),
         )
 
     def _note_quarantined(self, quarantined: list[Problem]) -> None:

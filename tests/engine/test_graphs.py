@@ -62,7 +62,7 @@ def test_captured_steps_train_as_others_do(precision: str) -> None:
         for run in runs:
             run(inputs, number)
     assert not said
-    assert len(runs[0]._trial._plain._captured) == 2  # with and without the penalty
+    assert len(runs[0]._trial._run._captured) == 2  # with and without the penalty
     captured, plain = (run.losses.read() for run in runs)
     assert captured == pytest.approx(plain, rel=1e-3 if precision == "fp32" else 5e-2)
     for ours, theirs in zip(weights(steps[0]), weights(steps[1]), strict=True):
@@ -78,7 +78,7 @@ def test_other_shapes_are_captured_anew_and_nothing_waits() -> None:
     narrow = wide._replace(text=wide.text._replace(keywords=wide.text.keywords[:, :2], mask=wide.text.mask[:, :2]))
     for number in range(6 * (WARM_UP + 1)):
         run(narrow if number % 2 else wide, number)
-    assert len(run._trial._plain._captured) >= 3 and not said
+    assert len(run._trial._run._captured) >= 3 and not said
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -142,6 +142,7 @@ def test_two_processes_are_one_run_that_is_told_once(arguments: list[str], alone
     assert_same_run(both, alone, bound=1e-5)
     assert output.count("model: 32 px") == output.count("step 6/6  samples in") == output.count("done in") == 1
     assert "fp32 on cpu and 1 more" in output
+    assert output.count("torch.compile is off: what gathers the captions of several processes") == 1
     # Steps 1 to 6 and the scores after the last.
     assert [r["step"] for r in records(both)] == [1, 2, 3, 4, 5, 6, 6]
 

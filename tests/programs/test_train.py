@@ -190,6 +190,28 @@ def test_mistakes_are_one_sentence(tiny: list[str], whole_run: Path, tmp_path: P
     fails([*tiny, "--engine.device", "cuda", *out], "torch sees no GPU here")
 
 
+def test_a_machine_without_a_compiler_is_told_so_in_one_sentence(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("/bin/false",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    sentence = "engine.compile is on, but torch.compile fails here: .*No working C.. compiler.*--engine.compile off$"
+    fails([*tiny, "--engine.compile", "on", "--out", str(tmp_path / "run")], sentence)
+
+
+def test_what_is_decided_of_compiling_is_logged(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--train.steps", "48", "--log.every", "12", "--checkpoint.every", "48"]
+    train.main([*tiny, *options, "--loss.penalty", "none", "--out", str(tmp_path / "run")])
+    assert capsys.readouterr().out.count("torch.compile is off: what is left takes") == 1
+    records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    (record,) = [r for r in records if "compiled" in r]
+    assert record["step"] == 24 and record["compiled"] == 0 and record["ms_uncompiled"] > 0
+
+
 def test_resuming_another_model_is_refused(tiny: list[str], whole_run: Path) -> None:
     before = weights(whole_run)
     changed = [*tiny, "--model.global-dim", "9", "--out", str(whole_run), "--resume"]
