@@ -232,7 +232,8 @@ class EngineConfig(Section):
     """Compile networks and losses with torch.compile; `auto` times steps both ways in runs of 20 minutes or more, says
     what it finds and logs it in `metrics.jsonl`."""
     profile: bool = False
-    """Look at some steps after the first: print where their time goes, and write a trace. `--profile` for short."""
+    """Look at some steps, once it is settled how they are run: print where their time goes, and write a trace.
+    `--profile` for short."""
     tune: Literal["auto", "on", "off"] = "auto"
     """Time the forms of each operator on new shapes and take the fastest; `auto` does so on a GPU. Two machines may
     then choose differently, and differ in rounding."""

@@ -26,6 +26,7 @@ from fastt2i.engine.report import Report, Silence
 from fastt2i.engine.run_directory import RunDirectory
 from fastt2i.engine.run_step import StepRunner
 from fastt2i.engine.signals import StopRequest
+from fastt2i.engine.spans import span
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import TrainStep
 from fastt2i.engine.world import World
@@ -183,7 +184,15 @@ class Trainer:
         # All ranks look, for what is counted on the way takes part of all.
         rank = "" if self.world.size == 1 else f"-rank-{self.world.rank}"
         path = self.directory.path / "profile" / f"trace-from-{self.step:08d}{rank}.json.gz"
-        return StepProfile(self.run_step.step, self.precision, self.device, path, report.say)
+        return StepProfile(
+            self.run_step.step,
+            self.precision,
+            self.device,
+            path,
+            steps=range(self.step, self.config.train.steps),
+            settled=lambda: self.run_step.compiled is not None,
+            say=report.say,
+        )
 
     def _tuning(self) -> AbstractContextManager[None]:
         tune = self.config.engine.tune
@@ -194,11 +203,14 @@ class Trainer:
         show = last or self.step % log.samples_every == 0
         save = last or self.step % self.config.checkpoint.every == 0
         if show or save or self.step % log.every == 0:
-            self._log(report, quarantined)  # first, so that weights which are not finite are never saved
+            with span("log"):
+                self._log(report, quarantined)  # first, so that weights which are not finite are never saved
         if show and self.world.is_first:
-            self._show(report)
+            with span("samples and scores"):
+                self._show(report)
         if save:
-            self._save()
+            with span("save"):
+                self._save()
 
     def _log(self, report: Silence, quarantined: list[Problem]) -> None:
         """Read the losses back from the device: the only place where the host waits for it."""

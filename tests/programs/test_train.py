@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
@@ -210,6 +211,17 @@ def test_what_is_decided_of_compiling_is_logged(
     records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     (record,) = [r for r in records if "compiled" in r]
     assert record["step"] == 24 and record["compiled"] == 0 and record["ms_uncompiled"] > 0
+
+
+def test_a_short_run_can_be_profiled(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Loading and logging have their names in the trace, too."""
+    assert train.main([*tiny, "--profile", "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "profile of 5 steps from 0 on, 2 with the penalty" in told and "waiting for inputs" in told
+    (trace,) = (tmp_path / "run" / "profile").iterdir()
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    names = {event.get("name") for event in events if event.get("cat") == "user_annotation"}
+    assert {"load", "generate", "discriminator", "generator update", "log", "save"} <= names
 
 
 def test_resuming_another_model_is_refused(tiny: list[str], whole_run: Path) -> None:
