@@ -50,6 +50,10 @@ class Player(Generic[M]):
         """Drop the gradients. Not by `zero_grad(set_to_none=True)`: Apex's takes no argument."""
         for parameter in self.module.parameters():
             parameter.grad = None
+        if self.scaler.is_enabled():
+            # And what the scaler has noted of them: a step that failed between its two calls, as where it cannot be
+            # captured in a CUDA graph, would let none follow.
+            self.scaler._per_optimizer_states.clear()
 
     def set_learning_rate(self, rate: float) -> None:
         """The rate of the steps to come, without waiting for the device."""

@@ -93,7 +93,9 @@ class StepProfile:
         """seconds, waited: of a step on average."""
         batch, count = len(inputs.images), len(steps)
         penalties = sum(map(self._step.has_penalty, steps))
-        flops, rate = self._flops(inputs, penalties / count), matrix_rate(self._device, self._precision.dtype)
+        flops = self._flops(inputs, penalties / count)
+        with self._precision.in_force():
+            rate = matrix_rate(self._device, self._precision.dtype)
         lines = [
             f"profile of {count} steps from {steps.start} on, {penalties} with the penalty; trace in {self._path} "
             "(chrome://tracing, Perfetto)",

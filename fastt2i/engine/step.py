@@ -140,18 +140,19 @@ class TrainStep:
 
         ema_weight: float32 scalar, what the new weights weigh in their moving average.
         """
-        inputs = self._ask_others(inputs)
-        with span("generate"):
-            drawn = self._draw(inputs)
-        losses = self._differentiate_discriminator(inputs, drawn, with_penalty)
-        with span("discriminator update"):
-            self.discriminator.step()
-        with self._scoring():
-            losses |= self._differentiate_generator(inputs, drawn)
-        with span("generator update"):
-            self.generator.step()
-            self.ema.update(ema_weight)
-        return {name: loss.detach() for name, loss in losses.items()}
+        with self.precision.in_force():
+            inputs = self._ask_others(inputs)
+            with span("generate"):
+                drawn = self._draw(inputs)
+            losses = self._differentiate_discriminator(inputs, drawn, with_penalty)
+            with span("discriminator update"):
+                self.discriminator.step()
+            with self._scoring():
+                losses |= self._differentiate_generator(inputs, drawn)
+            with span("generator update"):
+                self.generator.step()
+                self.ema.update(ema_weight)
+            return {name: loss.detach() for name, loss in losses.items()}
 
     def rehearse(self, inputs: StepInputs, penalty: bool = True) -> None:
         """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then.
@@ -160,11 +161,12 @@ class TrainStep:
         """
         own = copy.copy(self)
         own.generator, own.discriminator = replace(self.generator, mean=None), replace(self.discriminator, mean=None)
-        inputs = own._ask_others(inputs)
-        drawn = own._draw(inputs)
-        own._differentiate_discriminator(inputs, drawn, penalty and own.config.penalty != "none")
-        with own._scoring():
-            own._differentiate_generator(inputs, drawn)
+        with self.precision.in_force():
+            inputs = own._ask_others(inputs)
+            drawn = own._draw(inputs)
+            own._differentiate_discriminator(inputs, drawn, penalty and own.config.penalty != "none")
+            with own._scoring():
+                own._differentiate_generator(inputs, drawn)
         for player in (own.generator, own.discriminator):
             player.forget_gradients()
 

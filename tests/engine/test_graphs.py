@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ import torch
 from fastt2i.config import EngineConfig, LossConfig, OptimConfig
 from fastt2i.engine import graphs
 from fastt2i.engine.clock import Clock
-from fastt2i.engine.graphs import WARM_UP
+from fastt2i.engine.graphs import MOST_KINDS, WARM_UP
 from fastt2i.engine.run_step import StepRunner
 from fastt2i.engine.step import StepInputs, TrainStep
 from tests.engine.test_step import make, make_inputs, weights
@@ -48,6 +51,45 @@ def test_graphs_that_cannot_be_are_said_once() -> None:
         run(inputs, number)
     assert said == ["engine.graphs is on, but only steps on a GPU can be captured, and this is the cpu"]
     assert set(run.losses.read()) >= {"d_adversarial", "g_adversarial", "d_penalty"}
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """In place of a GPU: what every capture was given, in which nothing is captured, and replays do nothing."""
+    given: list[dict[str, object]] = []
+
+    @contextmanager
+    def capture(graph: object, **options: object) -> Iterator[None]:
+        given.append(options)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    for name in ("graph_pool_handle", "Stream", "CUDAGraph", "current_stream", "stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    return given
+
+
+def of_width(inputs: StepInputs, width: int) -> StepInputs:
+    """The same with so many keywords for each caption."""
+    text = inputs.text
+    return inputs._replace(
+        text=text._replace(keywords=text.keywords.repeat(1, width, 1), mask=text.mask.repeat(1, width))
+    )
+
+
+def test_steps_of_more_shapes_than_are_captured_are_told_of_once(captures: list[dict[str, object]]) -> None:
+    said: list[str] = []
+    taken: list[int] = []
+    run = graphs.GraphedStep(lambda inputs, _: taken.append(inputs.text.mask.shape[1]), GPU, said.append)
+    inputs = make_inputs(make(LOSS))
+    for width in range(1, MOST_KINDS + 3):
+        for _ in range(WARM_UP + 2):
+            run(of_width(inputs, width), False)
+    assert said == ["16 kinds of steps are captured in CUDA graphs; those of other shapes run as they are"]
+    assert len(captures) == MOST_KINDS
+    assert taken.count(4 * (MOST_KINDS + 2)) == WARM_UP + 2
+    # Threads of the loader must be able to call CUDA while a step is captured.
+    assert {options["capture_error_mode"] for options in captures} == {"thread_local"}
 
 
 @pytest.mark.gpu
