@@ -206,7 +206,7 @@ class Trainer:
             with span("log"):
                 self._log(report, quarantined)  # first, so that weights which are not finite are never saved
         if show and self.world.is_first:
-            with span("samples and scores"):
+            with span("samples and scores"), self.precision.in_force():
                 self._show(report)
         if save:
             with span("save"):
