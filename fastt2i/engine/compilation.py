@@ -23,7 +23,7 @@ WORTHWHILE = 20 * 60
 
 def compile_step(step: TrainStep) -> TrainStep:
     """The same step with its parts compiled, without a graph break; what is compiled is kept on disk for other runs."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache("compile")))
+    _keep_for_other_runs()
     # A compiled forward cannot be differentiated twice: the penalty is compiled together with its own derivative, by
     # versions of torch that can trace one, and left as it is by others.
     config = torch._dynamo.config
@@ -31,6 +31,18 @@ def compile_step(step: TrainStep) -> TrainStep:
     if whole:
         config.trace_autograd_ops = True
     return step.with_parts(lambda part: torch.compile(part, fullgraph=True, dynamic=False), penalty=whole)
+
+
+def _keep_for_other_runs() -> None:
+    """Have torch keep what it compiles in the user's cache, unless TORCHINDUCTOR_CACHE_DIR names another place.
+
+    Its own default, a temporary folder, torch writes into that variable as soon as its compiler is imported, which
+    making an optimizer does.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # brings the compiler: seconds
+
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(user_cache("compile"))
 
 
 class CompileTrial:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from fastt2i.config import LossConfig
 from fastt2i.engine import compilation
@@ -45,6 +50,50 @@ def test_the_compiler_itself(precision: str) -> None:
     for number in range(2):
         inputs = make_inputs(plain, number)
         torch.testing.assert_close(take(compiled, inputs, number), take(plain, inputs, number), rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_compiled_code_is_kept_in_the_users_cache_or_where_the_user_says(
+    own: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own default, a temporary folder, is in the environment from the first optimizer on."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere" if own else default_cache_dir())
+    compile_step(make(LossConfig()))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == ("/somewhere" if own else str(cache / "compile"))
+
+
+DRAW_COMPILED = """
+import torch
+from torch._dynamo.utils import counters
+from fastt2i.config import LossConfig
+from fastt2i.engine.compilation import compile_step
+from tests.engine.test_step import make, make_inputs
+
+step = make(LossConfig())
+with torch.no_grad():
+    compile_step(step)._generate(make_inputs(step))
+print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
+"""
+
+
+@pytest.mark.slow
+def test_another_process_finds_what_was_compiled(cache: Path) -> None:
+    def compiled() -> list[int]:
+        root = Path(__file__).parents[2]
+        environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+        run = subprocess.run(
+            [sys.executable, "-c", DRAW_COMPILED],
+            cwd=root,
+            env=environment | {"PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [int(word) for word in run.stdout.split()]
+
+    hits, misses = compiled()
+    assert hits == 0 and misses > 0 and any((cache / "compile").iterdir())
+    assert compiled() == [misses, 0]
 
 
 def test_a_rehearsal_changes_nothing() -> None:
