@@ -205,6 +205,9 @@ class TrainConfig(Section):
     """Steps in all; a step updates both players once."""
     batch_size: int = 32
     """Images a step, over all devices."""
+    accumulate: int = 1
+    """Parts that a step's images go through the networks in, for batches that memory does not hold at once. Captions
+    of all parts stay negatives of every image; each network runs forward twice."""
     seed: int = 0
     """Seed of the weights, the order of samples, the captions chosen, the flips and the noise."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
@@ -214,6 +217,8 @@ class TrainConfig(Section):
     def _check(self) -> None:
         self._require("steps", self.steps >= 1, "1 or more")
         self._require("batch_size", self.batch_size >= 2, "2 or more: captions are told apart within a batch")
+        fits = self.accumulate >= 1 and self.batch_size % self.accumulate == 0
+        self._require("accumulate", fits, f"1 or more, and a divisor of train.batch_size, which is {self.batch_size}")
         self._require("seed", 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
 
 
@@ -224,9 +229,11 @@ class EngineConfig(Section):
     graphs: Literal["auto", "on", "off"] = "auto"
     """Capture whole steps in CUDA graphs; `auto` does so on a GPU."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile networks and losses with torch.compile; `auto` times steps both ways in runs of 20 minutes or more."""
+    """Compile networks and losses with torch.compile; `auto` times steps both ways in runs of 20 minutes or more, says
+    what it finds and logs it in `metrics.jsonl`."""
     profile: bool = False
-    """Look at some steps after the first: print where their time goes, and write a trace. `--profile` for short."""
+    """Look at some steps, once it is settled how they are run: print where their time goes, and write a trace.
+    `--profile` for short."""
     tune: Literal["auto", "on", "off"] = "auto"
     """Time the forms of each operator on new shapes and take the fastest; `auto` does so on a GPU. Two machines may
     then choose differently, and differ in rounding."""

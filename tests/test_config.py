@@ -24,6 +24,11 @@ def test_a_preset_survives_its_file(name: str) -> None:
         (LossConfig, {"augment": ("flip",)}, "loss.augment is .* a choice of translation, cutout, color"),
         (OptimConfig, {"generator_lr": 0.0}, "optim.generator_lr is 0.0; it must be more than 0"),
         (TrainConfig, {"batch_size": 1}, "train.batch_size is 1; it must be 2 or more"),
+        (
+            TrainConfig,
+            {"accumulate": 5},
+            "accumulate is 5; it must be 1 or more, and a divisor of train.batch_size, which",
+        ),
     ],
 )
 def test_a_bad_value_is_one_sentence(section: type, values: dict[str, object], sentence: str) -> None:

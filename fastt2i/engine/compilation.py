@@ -11,6 +11,8 @@ import torch
 
 from fastt2i.engine.graphs import Run
 from fastt2i.engine.step import StepInputs, TrainStep
+from fastt2i.engine.world import World
+from fastt2i.errors import UserError
 from fastt2i.user_cache import user_cache
 
 #: Steps that are run before any is timed, and that are timed.
@@ -21,7 +23,7 @@ WORTHWHILE = 20 * 60
 
 def compile_step(step: TrainStep) -> TrainStep:
     """The same step with its parts compiled, without a graph break; what is compiled is kept on disk for other runs."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache("compile")))
+    _keep_for_other_runs()
     # A compiled forward cannot be differentiated twice: the penalty is compiled together with its own derivative, by
     # versions of torch that can trace one, and left as it is by others.
     config = torch._dynamo.config
@@ -31,8 +33,22 @@ def compile_step(step: TrainStep) -> TrainStep:
     return step.with_parts(lambda part: torch.compile(part, fullgraph=True, dynamic=False), penalty=whole)
 
 
+def _keep_for_other_runs() -> None:
+    """Have torch keep what it compiles in the user's cache, unless TORCHINDUCTOR_CACHE_DIR names another place.
+
+    Its own default, a temporary folder, torch writes into that variable as soon as its compiler is imported, which
+    making an optimizer does.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # brings the compiler: seconds
+
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(user_cache("compile"))
+
+
 class CompileTrial:
     """Takes steps as they are and then compiled, all of them part of the training, and keeps the faster way.
+
+    Of several ranks all change their way at the same step, for the times that the first one takes.
 
     Args:
         plain: takes a step as it is.
@@ -40,10 +56,14 @@ class CompileTrial:
         device: which is waited for while steps are timed.
         steps: of the whole run.
         choice: whether to compile, where that is known.
+        demanded: whether the run is to end where compiling fails.
+        penalised: whether usual steps have the penalty; others are not timed.
+        world: the processes of the run; one by default.
         say: tells the user what was found.
 
     Attributes:
         choice: whether to compile; None while that is open.
+        findings: what was decided and measured, by name; for whoever logs it, who empties it.
     """
 
     def __init__(
@@ -54,51 +74,104 @@ class CompileTrial:
         device: torch.device,
         steps: int,
         choice: bool | None,
+        demanded: bool = False,
+        penalised: bool = False,
+        world: World | None = None,
         say: Callable[[str], None],
     ) -> None:
         self.choice = choice
-        self._plain, self._compile = plain, compile
-        self._compiled: Run | None = None
+        self.findings: dict[str, float] = {}
+        self._run, self._compile = plain, compile
+        #: The way before the one that is tried.
+        self._plain: Run | None = None
+        self._begun = False
+        self._demanded, self._penalised = demanded, penalised
         self._device, self._steps, self._say = device, steps, say
+        self._world = world or World()
         self._seconds: list[float] = []
         self._plain_seconds = 0.0
 
     def __call__(self, inputs: StepInputs, with_penalty: bool, step: int) -> None:
-        """Take step number `step`."""
-        if self.choice and self._compiled is None:
-            self._compiled = self._compile(inputs)
+        """Take step number `step`.
+
+        Raises:
+            UserError: compiling fails, and it is demanded.
+        """
+        if not self._begun:
+            self._begin(inputs, self._steps - step)
         if self.choice is not None:
-            (self._compiled if self.choice and self._compiled else self._plain)(inputs, with_penalty)
+            self._run(inputs, with_penalty)
             return
         began = self._now()
-        (self._compiled or self._plain)(inputs, with_penalty)
-        if not with_penalty:  # it comes too seldom to be timed
+        self._run(inputs, with_penalty)
+        if with_penalty == self._penalised:
             self._seconds.append(self._now() - began)
         if len(self._seconds) == WARM_UP + TIMED:
             median = statistics.median(self._seconds[WARM_UP:])
             self._seconds.clear()
-            if self._compiled:
-                self._judge(median)
-            else:
+            if self._plain is None:
                 self._go_on(median, inputs, self._steps - step - 1)
+            else:
+                self._judge(median)
+
+    def _begin(self, inputs: StepInputs, steps_left: int) -> None:
+        self._begun = True
+        if self.choice:
+            if self._try(inputs):
+                self._decide(True)
+        elif self.choice is None and steps_left < 2 * (WARM_UP + TIMED):
+            self._decide(False)
+            self._say(f"torch.compile is off: {steps_left} steps are too few to find out whether it pays")
 
     def _go_on(self, seconds: float, inputs: StepInputs, steps_left: int) -> None:
         """From steps as they are to compiled ones, where that may pay and is possible."""
         self._plain_seconds = seconds
-        if seconds * steps_left < WORTHWHILE:
-            self.choice = False
+        self.findings["ms_uncompiled"] = 1e3 * seconds
+        if self._world.once(lambda: seconds * steps_left >= WORTHWHILE):
+            self._try(inputs)
             return
+        self._decide(False)
+        self._say(
+            f"torch.compile is off: what is left takes {seconds * steps_left / 60:.1f} min at {1e3 * seconds:.1f} ms a "
+            f"step, and compiling is tried where it is {WORTHWHILE // 60} or more"
+        )
+
+    def _try(self, inputs: StepInputs) -> bool:
+        """Compiled steps from now on, if all ranks can have them."""
+        compiled, failure = None, ""
         try:
-            self._compiled = self._compile(inputs)
-        except Exception as error:  # of the compiler, of which there are many kinds; the run goes on without it
-            reason = str(error).strip().partition("\n")[0]
-            self._say(f"warning: torch.compile is off, for it fails: {type(error).__name__}: {reason}")
-            self.choice = False
+            compiled = self._compile(inputs)
+        except Exception as error:  # of the compiler, of which there are many kinds
+            failure = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        failures = [failure for failure in self._world.gather(failure) if failure]
+        if compiled and not failures:
+            self._plain, self._run = self._run, compiled
+            return True
+        if self._demanded:
+            raise self._world.agreed(
+                UserError(
+                    f"engine.compile is on, but torch.compile fails here: {failures[0]}; put that right, or take "
+                    "--engine.compile off"
+                )
+            )
+        self._say(f"warning: torch.compile is off, for it fails: {failures[0]}")
+        self._decide(False)
+        return False
 
     def _judge(self, seconds: float) -> None:
-        self.choice = seconds < self._plain_seconds
+        faster = self._world.once(lambda: seconds < self._plain_seconds)
+        self.findings["ms_compiled"] = 1e3 * seconds
         told = f"{1e3 * seconds:.1f} ms a step, {1e3 * self._plain_seconds:.1f} without"
-        self._say(f"torch.compile is {'on' if self.choice else 'off'}: {told}")
+        self._say(f"torch.compile is {'on' if faster else 'off'}: {told}")
+        if not faster and self._plain is not None:
+            self._run = self._plain
+        self._decide(faster)
+
+    def _decide(self, compiled: bool) -> None:
+        """For the rest of the run; the other way is let go, with the memory of its graphs."""
+        self.choice = compiled
+        self.findings["compiled"] = float(compiled)
+        self._plain = None
 
     def _now(self) -> float:
         if self._device.type == "cuda":

@@ -46,6 +46,7 @@ class GraphedStep:
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
         self._capturing = True
+        self._told = False
 
     def __call__(self, inputs: StepInputs, with_penalty: bool) -> None:
         """Take a step."""
@@ -61,7 +62,15 @@ class GraphedStep:
         captured.graph.replay()
 
     def _is_ripe(self, kind: Any) -> bool:
-        return self._capturing and self._seen[kind] >= WARM_UP and len(self._captured) < MOST_KINDS
+        ripe = self._capturing and self._seen[kind] >= WARM_UP
+        if ripe and len(self._captured) >= MOST_KINDS:
+            if not self._told:
+                self._told = True
+                self._say(
+                    f"{MOST_KINDS} kinds of steps are captured in CUDA graphs; those of other shapes run as they are"
+                )
+            return False
+        return ripe
 
     def _run_aside(self, inputs: StepInputs, with_penalty: bool) -> None:
         """On the stream that is captured later: what a backward pass remembers of its stream has to be that one."""
@@ -75,7 +84,8 @@ class GraphedStep:
         static = _like(inputs)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            # Threads of the loader may call CUDA meanwhile, which concerns the graph of this thread no more than them.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 self._run(static, with_penalty)
         except RuntimeError as error:
             self._capturing = False

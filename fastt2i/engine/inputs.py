@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.text_cache import TextCache
+from fastt2i.engine.spans import span
 from fastt2i.engine.step import StepInputs
 from fastt2i.engine.world import World
 from fastt2i.text_features import TextFeatures
@@ -68,19 +69,19 @@ class InputSource:
         if self._device.type == "cuda":
             yield from self._on_a_stream_of_their_own()
             return
-        for step, batch in enumerate(self._loader, self._first_step):
-            yield self._inputs(batch, step)
+        batches = enumerate(self._loader, self._first_step)
+        while (inputs := self._next(batches)) is not None:
+            yield inputs
 
     def _on_a_stream_of_their_own(self) -> Iterator[StepInputs]:
         """What is asked for while the device still works at the step before is copied at once, beside that work."""
         own, batches = torch.cuda.Stream(self._device), enumerate(self._loader, self._first_step)
         while True:
             with torch.cuda.stream(own):  # where a loader that decodes on the device gives its images too
-                following = next(batches, None)
+                following = self._next(batches)
                 if following is None:
                     return
-                step, batch = following
-                inputs = StepInputs(*(self._to_device(part) for part in self._inputs(batch, step)))
+                inputs = StepInputs(*(self._to_device(part) for part in following))
                 copied = own.record_event()
             reader = torch.cuda.current_stream(self._device)
             reader.wait_event(copied)
@@ -91,7 +92,13 @@ class InputSource:
                         tensor.record_stream(reader)
             yield inputs
 
-    def _inputs(self, batch: Batch, step: int) -> StepInputs:
+    def _next(self, batches: Iterator[tuple[int, Batch]]) -> StepInputs | None:
+        """Those of the next step, where the loader has them; None at its end."""
+        with span("load"):
+            following = next(batches, None)
+            return following and self._inputs(*following)
+
+    def _inputs(self, step: int, batch: Batch) -> StepInputs:
         size, world = len(batch.images), self._world
         whole, own = size * world.size, slice(size * world.rank, size * (world.rank + 1))
         random = seeded(self._seed, "step", step)

@@ -33,8 +33,16 @@ class Player(Generic[M]):
     def minimise(self, loss: Tensor) -> None:
         """One step of the optimizer down the gradient of `loss`, of its mean over all ranks."""
         self.forget_gradients()
-        with self.mean or nullcontext():
+        self.add_gradient(loss)
+        self.step()
+
+    def add_gradient(self, loss: Tensor, *, last: bool = True) -> None:
+        """Add the gradient of a part of the loss; with the last part, take the mean over all ranks of what they add."""
+        with self.mean if self.mean and last else nullcontext():
             self.scaler.scale(loss).backward()
+
+    def step(self) -> None:
+        """One step of the optimizer down the gradients that were added."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -42,6 +50,10 @@ class Player(Generic[M]):
         """Drop the gradients. Not by `zero_grad(set_to_none=True)`: Apex's takes no argument."""
         for parameter in self.module.parameters():
             parameter.grad = None
+        if self.scaler.is_enabled():
+            # And what the scaler has noted of them: a step that failed between its two calls, as where it cannot be
+            # captured in a CUDA graph, would let none follow.
+            self.scaler._per_optimizer_states.clear()
 
     def set_learning_rate(self, rate: float) -> None:
         """The rate of the steps to come, without waiting for the device."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from fastt2i.errors import UserError
@@ -31,9 +34,25 @@ class Precision:
         self.name = name
         self.dtype = AUTOCAST_DTYPES.get(name, torch.float32)
         self._device_type = device.type
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("highest" if name == "fp32" else "high")
-            torch.backends.cudnn.allow_tf32 = name != "fp32"
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """While this is open, float32 products on a GPU are in TF32 unless the precision is fp32; then as before.
+
+        Both settings are the whole process's, in which there may be runs of other precisions, and code of others.
+        """
+        if self._device_type != "cuda":
+            yield
+            return
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        exact = self.name == "fp32"
+        try:
+            torch.set_float32_matmul_precision("highest" if exact else "high")
+            torch.backends.cudnn.allow_tf32 = not exact
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
 
     def make_scaler(self) -> torch.amp.GradScaler:
         """A loss scaler for one optimizer; it does nothing unless the precision is fp16."""

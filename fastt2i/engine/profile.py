@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import resource
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.step import StepInputs, TrainStep
@@ -21,7 +21,7 @@ from fastt2i.limits import matrix_rate
 if TYPE_CHECKING:
     from torch.autograd.profiler_util import FunctionEvent
 
-#: Steps before the first that is looked at (kernels are timed and graphs captured then), and how many are.
+#: Steps after which it is looked at some: by then kernels are timed and graphs captured.
 SKIPPED, LOOKED_AT = 30, 10
 #: Operations that are printed.
 SHOWN = 15
@@ -30,49 +30,75 @@ SHOWN = 15
 class StepProfile:
     """Looks at some steps of a run, from the side of its inputs: between two of them lies a step.
 
+    They come some steps after it is settled how steps are run; earlier, or fewer of them, where the run ends before.
+
     Args:
         step: what a step computes.
         precision: of the networks.
         device: where they are.
         path: of the trace, in Chrome's format.
+        steps: of the run, from `first_step` on to the last.
+        settled: whether it is known how steps are run from now on.
         say: tells the user what was found.
     """
 
     def __init__(
-        self, step: TrainStep, precision: Precision, device: torch.device, path: Path, say: Callable[[str], None]
+        self,
+        step: TrainStep,
+        precision: Precision,
+        device: torch.device,
+        path: Path,
+        *,
+        steps: range,
+        settled: Callable[[], bool],
+        say: Callable[[str], None],
     ) -> None:
         self._step, self._precision, self._device = step, precision, device
         self._path, self._say = path, say
+        self._steps, self._settled = steps, settled
 
     def watch(self, batches: Iterable[StepInputs]) -> Iterator[StepInputs]:
         """The same batches; looks at what is done between asking for the first and for the last of some."""
-        source = iter(batches)
-        yield from itertools.islice(source, SKIPPED)
+        source, number = iter(batches), self._steps.start
+        # The end of a step is seen when the next one asks for its inputs.
+        looked_at = min(LOOKED_AT, len(self._steps) - 1)
+        if looked_at < 1:
+            self._say("profile: there is nothing to see in a run of one step; take two or more")
+            yield from source
+            return
+        waiting, latest = SKIPPED, self._steps.stop - looked_at - 1
+        while waiting and number < latest:
+            yield next(source)
+            number += 1
+            if self._settled():
+                waiting -= 1
         activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (self._device.type == "cuda")]
-        waited, inputs = 0.0, None
+        waited = 0.0
         with profile(activities=activities) as record:
             self._synchronize()
             began = time.perf_counter()
-            for _ in range(LOOKED_AT):
+            for _ in range(looked_at):
                 asked = time.perf_counter()
-                inputs = next(source, None)
+                inputs = next(source)
                 waited += time.perf_counter() - asked
-                if inputs is None:
-                    return
                 yield inputs
             self._synchronize()
             seconds = time.perf_counter() - began
         self._path.parent.mkdir(parents=True, exist_ok=True)
         record.export_chrome_trace(str(self._path))
-        assert inputs is not None
-        self._tell(record, inputs, seconds / LOOKED_AT, waited / LOOKED_AT)
+        self._tell(record, inputs, range(number, number + looked_at), seconds / looked_at, waited / looked_at)
         yield from source
 
-    def _tell(self, record: Any, inputs: StepInputs, seconds: float, waited: float) -> None:
-        batch = len(inputs.images)
-        flops, rate = self._flops(inputs), matrix_rate(self._device, self._precision.dtype)
+    def _tell(self, record: Any, inputs: StepInputs, steps: range, seconds: float, waited: float) -> None:
+        """seconds, waited: of a step on average."""
+        batch, count = len(inputs.images), len(steps)
+        penalties = sum(map(self._step.has_penalty, steps))
+        flops = self._flops(inputs, penalties / count)
+        with self._precision.in_force():
+            rate = matrix_rate(self._device, self._precision.dtype)
         lines = [
-            f"profile of {LOOKED_AT} steps; trace in {self._path} (chrome://tracing, Perfetto)",
+            f"profile of {count} steps from {steps.start} on, {penalties} with the penalty; trace in {self._path} "
+            "(chrome://tracing, Perfetto)",
             f"  {1e3 * seconds:.2f} ms a step of {batch} images, {batch / seconds:.0f} img/s",
             f"  {1e3 * waited:.2f} ms of it ({waited / seconds:.1%}) waiting for inputs",
             f"  {flops / 1e9:.1f} GFLOP in matrix products and convolutions, {flops / seconds / 1e12:.3f} TFLOP/s: "
@@ -83,27 +109,26 @@ class StepProfile:
         if self._device.type == "cuda":
             busy, launches = _busy(record.events())
             lines.append(
-                f"  GPU busy {busy / LOOKED_AT / seconds:.1%} of the step, "
-                f"{1e3 * (seconds - busy / LOOKED_AT):.2f} ms of gaps, {launches / LOOKED_AT:.0f} kernels"
+                f"  GPU busy {busy / count / seconds:.1%} of the step, "
+                f"{1e3 * (seconds - busy / count):.2f} ms of gaps, {launches / count:.0f} kernels"
             )
         key = "self_device_time_total" if self._device.type == "cuda" else "self_cpu_time_total"
         averages = sorted(record.key_averages(), key=lambda event: -getattr(event, key))
         whole = sum(getattr(event, key) for event in averages) or 1.0
         lines += [f"  {'share':>6} {'ms/step':>8} {'calls':>6}  operation"]
         lines += [
-            f"  {getattr(event, key) / whole:6.1%} {getattr(event, key) / 1e3 / LOOKED_AT:8.3f} "
-            f"{event.count / LOOKED_AT:6.0f}  {event.key[:90]}"
+            f"  {getattr(event, key) / whole:6.1%} {getattr(event, key) / 1e3 / count:8.3f} "
+            f"{event.count / count:6.0f}  {event.key[:90]}"
             for event in averages[:SHOWN]
         ]
         self._say("\n".join(lines))
 
-    def _flops(self, inputs: StepInputs) -> int:
-        """Of a step without the gradient penalty, which few steps have: two for every multiply-add."""
-        import fastt2i.ops.flops  # noqa: F401  registers the operators' formulas
-
-        with FlopCounterMode(display=False) as counter:
-            self._step.rehearse(inputs, penalty=False)
-        return counter.get_total_flops()
+    def _flops(self, inputs: StepInputs, penalties: float) -> float:
+        """Of a step that has the penalty so many times on average: two for every multiply-add."""
+        plain = count_flops(lambda: self._step.rehearse(inputs, penalty=False))
+        if not penalties:
+            return plain
+        return plain + penalties * (count_flops(lambda: self._step.rehearse(inputs)) - plain)
 
     def _memory(self) -> str:
         if self._device.type == "cuda":
@@ -117,6 +142,26 @@ class StepProfile:
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+class _NoModules(ModuleTracker):
+    """Does not note which module computes: the hooks for that do not bear a penalty's `autograd.grad`."""
+
+    def __enter__(self) -> _NoModules:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions in a call, a multiply-add being two."""
+    import fastt2i.ops.flops  # noqa: F401  registers the operators' formulas
+
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()
+    with counter:
+        run()
+    return counter.get_total_flops()
 
 
 def _busy(events: Iterable[FunctionEvent]) -> tuple[float, int]:

@@ -59,12 +59,32 @@ class StepRunner:
             return way(compiled)
 
         choice = compiled_before if config.compile == "auto" else config.compile == "on"
-        self._trial = CompileTrial(way(step), compile, device=device, steps=steps, choice=choice, say=say)
+        if config.compile == "auto" and step.gathers:
+            choice = False
+            say("torch.compile is off: what gathers the captions of several processes cannot be compiled")
+        elif config.compile == "auto" and choice is not None:
+            say(f"torch.compile is {'on' if choice else 'off'}, as it was before")
+        self._trial = CompileTrial(
+            way(step),
+            compile,
+            device=device,
+            steps=steps,
+            choice=choice,
+            demanded=config.compile == "on",
+            penalised=step.has_penalty(0) and step.has_penalty(1),
+            world=step.world,
+            say=say,
+        )
 
     @property
     def compiled(self) -> bool | None:
         """Whether steps are compiled; None while that is open."""
         return self._trial.choice
+
+    def findings(self) -> dict[str, float]:
+        """What was found of torch.compile since this was asked last: `compiled`, `ms_compiled`, `ms_uncompiled`."""
+        found, self._trial.findings = self._trial.findings, {}
+        return found
 
     def __call__(self, inputs: StepInputs, step: int) -> None:
         """Take step number `step`, counted from 0."""

@@ -1,4 +1,4 @@
-"""Named parts of a step, as torch's profiler and NVIDIA's tools (NVTX) show them."""
+"""Named parts of a step and of what is around it, as torch's profiler and NVIDIA's tools (NVTX) show them."""
 
 from __future__ import annotations
 

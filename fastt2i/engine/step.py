@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -67,11 +68,36 @@ class StepInputs(NamedTuple):
     others: Others | None = None
 
 
+class RealAndFake(NamedTuple):
+    """What the losses of the discriminator read, float32: features of B real images and of B fakes, and their captions,
+    the mismatched ones and the keywords in the images' spaces."""
+
+    real: ImageFeatures
+    fake: ImageFeatures
+    matching: Tensor
+    mismatched: Tensor
+    words: Tensor
+
+
+class Fakes(NamedTuple):
+    """What the losses of the generator read, float32: features of B fakes, and their captions and keywords in the
+    images' spaces."""
+
+    fake: ImageFeatures
+    matching: Tensor
+    words: Tensor
+
+
 class TrainStep:
     """Updates both players once; one generator pass serves both.
 
     The discriminator sees the fakes detached; then the generator is scored by the updated discriminator.
+
+    Attributes:
+        PARTS: methods between which nothing is computed; together with the penalty they are what a compiler gets.
     """
+
+    PARTS: tuple[str, ...] = ("_generate", "_discriminator_losses", "_generator_losses")
 
     def __init__(
         self,
@@ -91,6 +117,11 @@ class TrainStep:
         self.world = world or World()
         self._group = self.world.group if config.gather else None
 
+    @property
+    def gathers(self) -> bool:
+        """Whether its losses take in the captions of several processes."""
+        return self._group is not None
+
     @contextmanager
     def _scoring(self) -> Iterator[None]:
         """The discriminator scores, and gets no gradient; afterwards it does again, whatever happens."""
@@ -109,42 +140,40 @@ class TrainStep:
 
         ema_weight: float32 scalar, what the new weights weigh in their moving average.
         """
-        inputs = self._ask_others(inputs)
-        with span("generate"):
-            fake, kl = self._generate(inputs)
-        with span("discriminator"):
-            total, losses = self._discriminator_losses(inputs, fake.detach())
-        if with_penalty:
-            with span("penalty"):
-                losses["d_penalty"] = self._penalty(inputs, *_differentiable(inputs))
-                total = total + self.config.penalty_weight * self.config.penalty_every * losses["d_penalty"]
-        with span("discriminator update"):
-            self.discriminator.minimise(total)
-        with span("generator"), self._scoring():
-            total, generator_losses = self._generator_losses(inputs, fake, kl)
-        with span("generator update"):
-            self.generator.minimise(total)
-            self.ema.update(ema_weight)
-        return {name: loss.detach() for name, loss in (losses | generator_losses).items()}
+        with self.precision.in_force():
+            inputs = self._ask_others(inputs)
+            with span("generate"):
+                drawn = self._draw(inputs)
+            losses = self._differentiate_discriminator(inputs, drawn, with_penalty)
+            with span("discriminator update"):
+                self.discriminator.step()
+            with self._scoring():
+                losses |= self._differentiate_generator(inputs, drawn)
+            with span("generator update"):
+                self.generator.step()
+                self.ema.update(ema_weight)
+            return {name: loss.detach() for name, loss in losses.items()}
 
     def rehearse(self, inputs: StepInputs, penalty: bool = True) -> None:
-        """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then."""
-        inputs = self._ask_others(inputs)
-        fake, kl = self._generate(inputs)
-        total, _ = self._discriminator_losses(inputs, fake.detach())
-        total.backward()
-        if penalty and self.config.penalty != "none":
-            self._penalty(inputs, *_differentiable(inputs)).backward()
-        with self._scoring():
-            total, _ = self._generator_losses(inputs, fake, kl)
-        total.backward()
-        for player in (self.generator, self.discriminator):
+        """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then.
+
+        The mean of the gradients over all ranks is left out: where compiling fails on one, the others must not wait.
+        """
+        own = copy.copy(self)
+        own.generator, own.discriminator = replace(self.generator, mean=None), replace(self.discriminator, mean=None)
+        with self.precision.in_force():
+            inputs = own._ask_others(inputs)
+            drawn = own._draw(inputs)
+            own._differentiate_discriminator(inputs, drawn, penalty and own.config.penalty != "none")
+            with own._scoring():
+                own._differentiate_generator(inputs, drawn)
+        for player in (own.generator, own.discriminator):
             player.forget_gradients()
 
     def with_parts(self, change: Callable[[Callable[..., Any]], Callable[..., Any]], penalty: bool = True) -> TrainStep:
         """The same step, on the same players, with what it computes between their updates changed, as by a compiler."""
         changed = copy.copy(self)
-        for part in ("_generate", "_discriminator_losses", "_generator_losses", *(("_penalty",) if penalty else ())):
+        for part in (*self.PARTS, *(("_penalty",) if penalty else ())):
             setattr(changed, part, change(getattr(self, part)))
         return changed
 
@@ -158,52 +187,97 @@ class TrainStep:
         valid = (captions != mismatched).sum().clamp(min=1) / self.world.size
         return inputs._replace(others=Others(captions, classes[0] if classes else None, valid))
 
+    def _draw(self, inputs: StepInputs) -> Generated:
+        """The fakes of a step, which both players' turns take."""
+        return self._generate(inputs)
+
+    def _differentiate_discriminator(
+        self, inputs: StepInputs, drawn: Generated, with_penalty: bool
+    ) -> dict[str, Tensor]:
+        """Leave the gradient of the discriminator's turn in its weights; returns the losses."""
+        with span("discriminator"):
+            total, losses = self._discriminator_losses(inputs, drawn.images.detach())
+        if with_penalty:
+            with span("penalty"):
+                losses["d_penalty"] = self._penalty(inputs, *differentiable(inputs))
+                total = total + self._penalty_weight * losses["d_penalty"]
+        with span("discriminator backward"):
+            self.discriminator.forget_gradients()
+            self.discriminator.add_gradient(total)
+        return losses
+
+    def _differentiate_generator(self, inputs: StepInputs, drawn: Generated) -> dict[str, Tensor]:
+        """Leave the gradient of the generator's turn in its weights; returns the losses."""
+        with span("generator"):
+            total, losses = self._generator_losses(inputs, *drawn)
+        with span("generator backward"):
+            self.generator.forget_gradients()
+            self.generator.add_gradient(total)
+        return losses
+
+    @property
+    def _penalty_weight(self) -> float:
+        """Of a penalty in a step that has it, which stands for those that have none."""
+        return self.config.penalty_weight * self.config.penalty_every
+
     def _generate(self, inputs: StepInputs) -> Generated:
         with self.precision.autocast():
             return self.generator.module(inputs.text.sentence, inputs.noise)
 
     def _discriminator_losses(self, inputs: StepInputs, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        config, (sentence, keywords, mask) = self.config, inputs.text
-        real, exclude = to_signed(inputs.images), self._exclude(inputs)
-        batch = len(real)
+        return self._judge_both(inputs, self._see_both(inputs, fake))
+
+    def _see_both(self, inputs: StepInputs, fake: Tensor) -> RealAndFake:
+        """Real images and fakes in one pass; what it gives for an image and a caption depends on no other one."""
+        real, batch = to_signed(inputs.images), len(inputs.images)
         images = torch.cat([self._augment(real, inputs, 0), self._augment(fake, inputs, 1).to(real.dtype)])
         features, sentences, words = self._discriminate(
-            images, torch.cat([sentence, inputs.mismatched_sentence]), keywords
+            images, torch.cat([inputs.text.sentence, inputs.mismatched_sentence]), inputs.text.keywords
         )
-        seen_real, seen_fake = features.split(batch)
-        matching, mismatched = sentences.split(batch)
+        (seen_real, seen_fake), (matching, mismatched) = features.split(batch), sentences.split(batch)
+        return RealAndFake(seen_real, seen_fake, matching, mismatched, words)
+
+    def _judge_both(self, inputs: StepInputs, seen: RealAndFake) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's losses and their weighted sum, without the penalty."""
+        config, mask, exclude = self.config, inputs.text.mask, self._exclude(inputs)
         losses = {
             "d_adversarial": discriminator_adversarial(
                 config.adversarial,
-                seen_real.logits(matching),
-                seen_fake.logits(matching),
-                seen_real.logits(mismatched),
+                seen.real.logits(seen.matching),
+                seen.fake.logits(seen.matching),
+                seen.real.logits(seen.mismatched),
                 inputs.caption_ids != inputs.mismatched_ids,
                 config.mismatched,
                 inputs.others and inputs.others.valid,
             ),
-            "d_region": region_match(config, seen_real, words, mask, exclude, self._group),
-            "d_sentence": sentence_match(config, seen_real, matching, exclude, self._group),
+            "d_region": region_match(config, seen.real, seen.words, mask, exclude, self._group),
+            "d_sentence": sentence_match(config, seen.real, seen.matching, exclude, self._group),
         }
-        return losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses[
-            "d_sentence"
-        ], losses
+        total = losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses["d_sentence"]
+        return total, losses
 
     def _generator_losses(
         self, inputs: StepInputs, fake: Tensor, kl: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        config, (sentence, keywords, mask) = self.config, inputs.text
-        exclude = self._exclude(inputs)
-        seen, matching, words = self._discriminate(self._augment(fake, inputs, 2), sentence, keywords)
-        losses = {
-            "g_adversarial": generator_adversarial(config.adversarial, seen.logits(matching)),
-            "g_region": region_match(config, seen, words, mask, exclude, self._group),
-            "g_sentence": sentence_match(config, seen, matching, exclude, self._group),
-        }
-        total = losses["g_adversarial"] + config.region * losses["g_region"] + config.sentence * losses["g_sentence"]
+        total, losses = self._judge_fakes(inputs, self._see_fakes(inputs, fake))
         if kl is not None:
             losses["g_kl"] = kl
-            total = total + config.kl * kl
+            total = total + self.config.kl * kl
+        return total, losses
+
+    def _see_fakes(self, inputs: StepInputs, fake: Tensor) -> Fakes:
+        """What it gives for an image and a caption depends on no other one."""
+        return Fakes(*self._discriminate(self._augment(fake, inputs, 2), inputs.text.sentence, inputs.text.keywords))
+
+    def _judge_fakes(self, inputs: StepInputs, seen: Fakes) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's losses and their weighted sum, without the KL term."""
+        config, mask, exclude = self.config, inputs.text.mask, self._exclude(inputs)
+        losses = {
+            "g_adversarial": generator_adversarial(config.adversarial, seen.fake.logits(seen.matching)),
+            "g_region": region_match(config, seen.fake, seen.words, mask, exclude, self._group),
+            "g_sentence": sentence_match(config, seen.fake, seen.matching, exclude, self._group),
+        }
+        total = losses["g_adversarial"] + config.region * losses["g_region"] + config.sentence * losses["g_sentence"]
         return total, losses
 
     def _discriminate(
@@ -238,6 +312,6 @@ class TrainStep:
         return augment(images, self.config.augment, inputs.augmentation[turn])
 
 
-def _differentiable(inputs: StepInputs) -> tuple[Tensor, Tensor]:
+def differentiable(inputs: StepInputs) -> tuple[Tensor, Tensor]:
     """Images and sentence features, to differentiate by."""
     return to_signed(inputs.images).requires_grad_(), inputs.text.sentence.detach().requires_grad_()

@@ -15,6 +15,7 @@ from fastt2i.config import Config
 from fastt2i.data.index import Problem
 from fastt2i.data.loaders import LoaderName
 from fastt2i.data.loaders.rescue import Quarantine, TooManyBad
+from fastt2i.engine.accumulation import AccumulatedStep
 from fastt2i.engine.checkpoint import CheckpointStore
 from fastt2i.engine.clock import Clock
 from fastt2i.engine.data import TrainingData
@@ -27,6 +28,7 @@ from fastt2i.engine.report import Report, Silence
 from fastt2i.engine.run_directory import RunDirectory
 from fastt2i.engine.run_step import StepRunner
 from fastt2i.engine.signals import StopRequest
+from fastt2i.engine.spans import span
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import TrainStep
 from fastt2i.engine.world import World
@@ -110,15 +112,16 @@ class Trainer:
 
     def _make_runner(self) -> StepRunner:
         config, state = self.config, self.state
-        # A trial may end differently on every rank, and what they exchange has to be the same.
-        alone = self.world.size == 1
+        step = TrainStep(config.loss, state.generator, state.discriminator, state.ema, self.precision, self.world)
+        if config.train.accumulate > 1:
+            step = AccumulatedStep(step, config.train.accumulate)
         return StepRunner(
-            TrainStep(config.loss, state.generator, state.discriminator, state.ema, self.precision, self.world),
+            step,
             Clock(config.optim, config.train.steps, (state.generator, state.discriminator), state.ema),
             config.engine,
             device=self.device,
             steps=config.train.steps,
-            compiled_before=self._compiled_before if alone else False,
+            compiled_before=self._compiled_before,
             say=self.world.say,
         )
 
@@ -189,7 +192,15 @@ class Trainer:
         # All ranks look, for what is counted on the way takes part of all.
         rank = "" if self.world.size == 1 else f"-rank-{self.world.rank}"
         path = self.directory.path / "profile" / f"trace-from-{self.step:08d}{rank}.json.gz"
-        return StepProfile(self.run_step.step, self.precision, self.device, path, report.say)
+        return StepProfile(
+            self.run_step.step,
+            self.precision,
+            self.device,
+            path,
+            steps=range(self.step, self.config.train.steps),
+            settled=lambda: self.run_step.compiled is not None,
+            say=report.say,
+        )
 
     def _tuning(self) -> AbstractContextManager[None]:
         tune = self.config.engine.tune
@@ -200,11 +211,14 @@ class Trainer:
         show = last or self.step % log.samples_every == 0
         save = last or self.step % self.config.checkpoint.every == 0
         if show or save or self.step % log.every == 0:
-            self._log(report, quarantine)  # first, so that weights which are not finite are never saved
+            with span("log"):
+                self._log(report, quarantine)  # first, so that weights which are not finite are never saved
         if show and self.world.is_first:
-            self._show(report)
+            with span("samples and scores"), self.precision.in_force():
+                self._show(report)
         if save:
-            self._save()
+            with span("save"):
+                self._save()
 
     def _log(self, report: Silence, quarantine: Quarantine) -> None:
         """Read the losses back from the device: the only place where the host waits for it."""
@@ -232,7 +246,8 @@ class Trainer:
                 "images_per_second": steps * self.config.train.batch_size / elapsed,
                 "seconds": self.seconds,
                 "quarantined": len(self.quarantined),
-            },
+            }
+            | self.run_step.findings(),
         )
 
     def _note_quarantined(self, quarantine: Quarantine) -> None:
@@ -391,6 +406,12 @@ def _check_sharing(config: Config, world: World) -> None:
         raise UserError(
             f"train.batch_size is {batch}, which {size} processes cannot share evenly; take a multiple of {size}, "
             f"as {near}"
+        )
+    parts = config.train.accumulate
+    if batch // size % parts:
+        raise UserError(
+            f"train.accumulate is {parts}, but each of {size} processes has {batch // size} images of a step, which do "
+            f"not go into {parts} even parts; take a divisor of {batch // size}"
         )
     if batch // size < 2 and not config.loss.gather:
         raise UserError(

@@ -74,9 +74,9 @@ class Three(World):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    def check(batch: int, gather: bool = True, compile: str = "auto") -> None:
-        engine = EngineConfig(compile=compile)
-        config = Config(train=TrainConfig(batch_size=batch), loss=LossConfig(gather=gather), engine=engine)
+    def check(batch: int, gather: bool = True, compile: str = "auto", accumulate: int = 1) -> None:
+        engine, train = EngineConfig(compile=compile), TrainConfig(batch_size=batch, accumulate=accumulate)
+        config = Config(train=train, loss=LossConfig(gather=gather), engine=engine)
         _check_sharing(config, Three())
 
     check(3)
@@ -87,6 +87,9 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
         check(2)
     with pytest.raises(UserError, match="train.batch_size is 3, one image for each of 3 processes"):
         check(3, gather=False)
+    check(12, accumulate=2)
+    with pytest.raises(UserError, match="train.accumulate is 3, but each of 3 processes has 2 images .* divisor of 2"):
+        check(6, accumulate=3)
     check(6, gather=False, compile="on")
     with pytest.raises(UserError, match="engine.compile is on, but .* take --engine.compile off, or --loss.no-gather"):
         check(6, compile="on")

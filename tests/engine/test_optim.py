@@ -75,3 +75,19 @@ def test_what_is_restored_goes_on_as_it_was(name: str, monkeypatch: pytest.Monke
     assert ("group.step" in saved) == (name == "apex")
     if name == "apex":
         assert players[1].optimizer.param_groups[0]["step"].item() == 4
+
+
+def test_a_step_that_fails_before_the_scaler_is_done_lets_others_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it cannot be captured in a CUDA graph."""
+    module = torch.nn.Linear(2, 2)
+    player = make_player("generator", module, OptimConfig(), Precision("fp16", torch.device("cpu")))
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="not this time"):
+        patched.setattr(torch, "_amp_update_scale_", fail)
+        player.minimise(module.weight.square().sum())
+    before = module.weight.detach().clone()
+    player.minimise(module.weight.square().sum())
+    assert not torch.equal(module.weight, before)
+
+
+def fail(*_: object) -> None:
+    raise RuntimeError("not this time")

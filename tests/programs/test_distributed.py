@@ -128,15 +128,29 @@ def arguments(tiny: list[str]) -> list[str]:
     return [*tiny, *EXACT, *QUIET]
 
 
-def test_two_processes_are_one_run_that_is_told_once(arguments: list[str], tmp_path: Path) -> None:
-    alone, both = tmp_path / "alone", tmp_path / "both"
-    succeeds(0, [*arguments, "--out", str(alone)])
+@pytest.fixture(scope="module")
+def alone(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    succeeds(0, [*arguments, "--out", str(out)])
+    return out
+
+
+def test_two_processes_are_one_run_that_is_told_once(arguments: list[str], alone: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
     output = succeeds(2, [*arguments, "--out", str(both)])
     assert_same_run(both, alone, bound=1e-5)
     assert output.count("model: 32 px") == output.count("step 6/6  samples in") == output.count("done in") == 1
     assert "fp32 on cpu and 1 more" in output
+    assert output.count("torch.compile is off: what gathers the captions of several processes") == 1
     # Steps 1 to 6 and the scores after the last.
     assert [r["step"] for r in records(both)] == [1, 2, 3, 4, 5, 6, 6]
+
+
+def test_parts_of_the_batches_of_two_processes_are_one_run(arguments: list[str], alone: Path, tmp_path: Path) -> None:
+    """Negatives are gathered over processes and over the parts of each."""
+    succeeds(2, [*arguments, "--train.accumulate", "2", "--out", str(tmp_path / "parts")])
+    assert_same_run(tmp_path / "parts", alone, bound=1e-5)
 
 
 @pytest.mark.slow
@@ -211,7 +225,7 @@ def test_a_stopped_rank_ends_all(long: list[str], tmp_path: Path) -> None:
         os.kill(stopped, signal.SIGSTOP)
         _, errors = first.communicate(timeout=60)
     (sentence,) = re.findall(r"fastt2i: error: .*", errors)
-    assert re.search(r"with rank \d has been silent for 25 seconds", sentence)
+    assert re.search(r"with rank 1 has been silent for 25 seconds", sentence)
 
 
 def node(number: int, port: int, address: str = "127.0.0.1") -> list[str]:
@@ -349,18 +363,19 @@ def test_a_host_that_is_cut_off_ends_both(
     out, steps = tmp_path / "run", ["--train.steps", "100000"]
     with started_on(two_hosts, [*arguments, *steps, "--out", str(out)]) as processes:
         wait_for_step(out, 3, processes[0])
-        ranks = [pid for process in processes for pid in workers(process).values()]
-        assert len(ranks) == 2
+        ranks = [rank_and_pid for process in processes for rank_and_pid in workers(process).items()]
+        assert sorted(rank for rank, _ in ranks) == [0, 1]
         subprocess.run(["ip", "-n", f"{NETWORK}-1", "link", "set", "fastt2i-1", "down"], check=True)
         deadline = time.monotonic() + 60
-        while any(runs(pid) for pid in ranks):
+        while any(runs(pid) for _, pid in ranks):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         for process in processes:
             process.kill()  # torchrun itself waits for the other host for longer
         told = [process.communicate()[1] for process in processes]
-    for errors in told:
-        assert len(re.findall(r"fastt2i: error: .* with rank \d.* has been silent for 25 seconds", errors)) == 1, told
+    for errors, (other, _) in zip(told, reversed(ranks), strict=True):  # each misses the one that it does not hear
+        (sentence,) = re.findall(r"fastt2i: error: .*", errors)
+        assert re.search(rf"with rank {other}\b.* has been silent for 25 seconds", sentence), told
 
 
 def runs(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
@@ -188,6 +189,39 @@ def test_mistakes_are_one_sentence(tiny: list[str], whole_run: Path, tmp_path: P
     fails([*tiny, "--text.model", str(tmp_path / "no-model"), *out], "no-model")
     fails(["--preset", "huge"], "there is no preset huge; choose one of demo")
     fails([*tiny, "--engine.device", "cuda", *out], "torch sees no GPU here")
+
+
+def test_a_machine_without_a_compiler_is_told_so_in_one_sentence(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("/bin/false",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    sentence = "engine.compile is on, but torch.compile fails here: .*No working C.. compiler.*--engine.compile off$"
+    fails([*tiny, "--engine.compile", "on", "--out", str(tmp_path / "run")], sentence)
+
+
+def test_what_is_decided_of_compiling_is_logged(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--train.steps", "48", "--log.every", "12", "--checkpoint.every", "48"]
+    train.main([*tiny, *options, "--loss.penalty", "none", "--out", str(tmp_path / "run")])
+    assert capsys.readouterr().out.count("torch.compile is off: what is left takes") == 1
+    records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    (record,) = [r for r in records if "compiled" in r]
+    assert record["step"] == 24 and record["compiled"] == 0 and record["ms_uncompiled"] > 0
+
+
+def test_a_short_run_can_be_profiled(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Loading and logging have their names in the trace, too."""
+    assert train.main([*tiny, "--profile", "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "profile of 5 steps from 0 on, 2 with the penalty" in told and "waiting for inputs" in told
+    (trace,) = (tmp_path / "run" / "profile").iterdir()
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    names = {event.get("name") for event in events if event.get("cat") == "user_annotation"}
+    assert {"load", "generate", "discriminator", "generator update", "log", "save"} <= names
 
 
 def test_resuming_another_model_is_refused(tiny: list[str], whole_run: Path) -> None:
