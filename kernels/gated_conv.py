@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .gate import activate, like
-from .launch import interpreting
+from .launch import convolution_precision, interpreting
 from .tiles import Config
 
 
@@ -174,4 +174,4 @@ def _launch(
 
 def _precision(x: Tensor) -> str:
     """What cuDNN would do with float32."""
-    return "tf32" if x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
+    return "tf32" if x.dtype == torch.float32 and convolution_precision() == "tf32" else "ieee"

@@ -186,7 +186,7 @@ def gate(
     """
     check_gate(pre, activation)
     arguments = (pre, activation, negative_slope)
-    return select(describe("gate", pre), impl, arguments)(*arguments)
+    return select(describe("gate", pre, settings=(activation,)), impl, arguments)(*arguments)
 
 
 def gated_conv2d(
@@ -230,7 +230,8 @@ def gated_conv2d(
     x, padding = _padding(x, weight, stride, padding, dilation)
     check_convolution("gated_conv2d", x, weight, stride, padding, dilation)
     arguments = (x, weight, bias, stride, padding, dilation, groups, activation, negative_slope)
-    call = describe("gated_conv2d", x, weight, bias, settings=(*stride, *padding, *dilation, groups), shaping=2)
+    settings = (activation, _biased(bias), *stride, *padding, *dilation, groups)
+    call = describe("gated_conv2d", x, weight, bias, settings=settings, shaping=2)
     return select(call, impl, arguments)(*arguments)
 
 
@@ -267,7 +268,14 @@ def upsample_gated_conv2d(
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_upsample_gated_conv2d(x, weight, bias, activation)
     arguments = (x, weight, bias, activation, negative_slope)
-    return select(describe("upsample_gated_conv2d", x, weight, bias, shaping=2), impl, arguments)(*arguments)
+    settings = (activation, _biased(bias))
+    call = describe("upsample_gated_conv2d", x, weight, bias, settings=settings, shaping=2)
+    return select(call, impl, arguments)(*arguments)
+
+
+def _biased(bias: Tensor | None) -> str:
+    """As it stands in the table of times."""
+    return "unbiased" if bias is None else "biased"
 
 
 def _pair(value: int | tuple[int, int]) -> Pair:
