@@ -12,7 +12,14 @@ from fastt2i.kernels.launch import interpreting, shared_memory, unavailable_reas
 from fastt2i.kernels.tiles import CONFIGS, Config
 from fastt2i.ops import gate_torch, reference, upsampling
 from fastt2i.ops.autocast import cast_for_autocast
-from fastt2i.ops.checks import check_convolution, check_gate, check_gated_conv2d, check_upsample_gated_conv2d
+from fastt2i.ops.checks import (
+    check_convolution,
+    check_gate,
+    check_gated_conv2d,
+    check_pair,
+    check_tensors,
+    check_upsample_gated_conv2d,
+)
 from fastt2i.ops.dispatch import Call, Implementation, describe, register, select
 
 Pair = tuple[int, int]
@@ -184,6 +191,7 @@ def gate(
         ValueError, TypeError: an argument does not fit.
         RuntimeError: the implementation asked for cannot run here.
     """
+    check_tensors("gate", pre=pre)
     check_gate(pre, activation)
     arguments = (pre, activation, negative_slope)
     return select(describe("gate", pre, settings=(activation,)), impl, arguments)(*arguments)
@@ -224,9 +232,11 @@ def gated_conv2d(
         ValueError, TypeError: an argument does not fit.
         RuntimeError: the implementation asked for cannot run here.
     """
+    check_tensors("gated_conv2d", x=x, weight=weight, bias=bias)
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_gated_conv2d("gated_conv2d", x, weight, bias, groups, activation)
-    stride, dilation = _pair(stride), _pair(dilation)
+    stride = check_pair("gated_conv2d", "stride", stride)
+    dilation = check_pair("gated_conv2d", "dilation", dilation)
     x, padding = _padding(x, weight, stride, padding, dilation)
     check_convolution("gated_conv2d", x, weight, stride, padding, dilation)
     arguments = (x, weight, bias, stride, padding, dilation, groups, activation, negative_slope)
@@ -265,6 +275,7 @@ def upsample_gated_conv2d(
         ValueError, TypeError: an argument does not fit.
         RuntimeError: the implementation asked for cannot run here.
     """
+    check_tensors("upsample_gated_conv2d", x=x, weight=weight, bias=bias)
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_upsample_gated_conv2d(x, weight, bias, activation)
     arguments = (x, weight, bias, activation, negative_slope)
@@ -278,16 +289,12 @@ def _biased(bias: Tensor | None) -> str:
     return "unbiased" if bias is None else "biased"
 
 
-def _pair(value: int | tuple[int, int]) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
 def _padding(
     x: Tensor, weight: Tensor, stride: Pair, padding: int | tuple[int, int] | str, dilation: Pair
 ) -> tuple[Tensor, Pair]:
     """Padding in numbers, with x padded already by what is needed on one side only."""
     if not isinstance(padding, str):
-        return x, _pair(padding)
+        return x, check_pair("gated_conv2d", "padding", padding)
     if padding not in ("same", "valid"):
         raise ValueError(f"gated_conv2d: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
     if padding == "valid":

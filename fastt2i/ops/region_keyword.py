@@ -10,7 +10,14 @@ from fastt2i.kernels.launch import unavailable_reason
 from fastt2i.kernels.tiles import MOST_KEYWORDS
 from fastt2i.ops import reference, region_keyword_torch
 from fastt2i.ops.autocast import promote_for_autocast
-from fastt2i.ops.checks import check_as_many, check_exclude, check_floating, check_positive, check_region_keyword
+from fastt2i.ops.checks import (
+    check_as_many,
+    check_exclude,
+    check_floating,
+    check_positive,
+    check_region_keyword,
+    check_tensors,
+)
 from fastt2i.ops.dispatch import Call, Implementation, describe, register, select
 from fastt2i.ops.gather import Ranks
 
@@ -91,6 +98,7 @@ def region_keyword_scores(
         RuntimeError: the implementation asked for cannot run here.
     """
     op = "region_keyword_scores"
+    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=keyword_mask)
     regions, keywords = promote_for_autocast(regions, keywords)
     check_region_keyword(op, regions, keywords, keyword_mask, variant)
     check_positive(op, gamma_attention=gamma_attention, gamma_pooling=gamma_pooling)
@@ -127,6 +135,7 @@ def region_keyword_attention(
         ValueError, TypeError: an argument does not fit.
     """
     op = "region_keyword_attention"
+    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=keyword_mask)
     regions, keywords = promote_for_autocast(regions, keywords)
     check_region_keyword(op, regions, keywords, keyword_mask, variant)
     check_as_many(op, regions, keywords)
@@ -187,6 +196,7 @@ def region_keyword_loss(
         RuntimeError: the implementation asked for cannot run here.
     """
     op = "region_keyword_loss"
+    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=keyword_mask, exclude=exclude)
     regions, keywords = promote_for_autocast(regions, keywords)
     check_region_keyword(op, regions, keywords, keyword_mask, variant)
     check_positive(op, gamma_matching=gamma_matching)
@@ -237,6 +247,7 @@ def global_match_loss(
         ValueError, TypeError: an argument does not fit.
     """
     op = "global_match_loss"
+    check_tensors(op, global_features=global_features, sentences=sentences, exclude=exclude)
     global_features, sentences = promote_for_autocast(global_features, sentences)
     check_floating(op, global_features=global_features, sentences=sentences)
     if global_features.ndim != 2 or global_features.shape != sentences.shape:

@@ -379,6 +379,8 @@ V, E = torch.randn(2, 4, 5), torch.randn(2, 3, 5)
         ((V, E, torch.ones(3, 2).bool()), ValueError, r"keyword_mask has shape \(3, 2\); it must be \(2, 3\)"),
         ((V[:, :0], E), ValueError, "at least one region, one keyword"),
         ((V, torch.randn(3, 3, 5)), ValueError, "there are 2 images and 3 captions"),
+        ((V, E, [[True] * 3] * 2), TypeError, "keyword_mask is a list; it must be a torch.Tensor"),
+        ((V.tolist(), E), TypeError, "regions is a list; it must be a torch.Tensor"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(arguments: tuple[Tensor, ...], kind: type, sentence: str) -> None:
@@ -400,6 +402,13 @@ def test_bad_settings_are_one_sentence() -> None:
         region_keyword_loss(V, E, variant="xm")
     with pytest.raises(ValueError, match="gamma_attention is 0; it must be more than 0"):
         region_keyword_scores(V, E, gamma_attention=0)
+    for name in ("gamma_attention", "gamma_pooling", "gamma_matching"):
+        for gamma in (torch.inf, torch.nan, -1.0):
+            with pytest.raises(ValueError, match=f"{name} is {gamma}; it must be more than 0 and finite"):
+                region_keyword_loss(V, E, **{name: gamma})
+    for call in (region_keyword_loss, lambda v, e, exclude: global_match_loss(v[:, 0], e[:, 0], exclude=exclude)):
+        with pytest.raises(TypeError, match="exclude is a list; it must be a torch.Tensor"):
+            call(V, E, exclude=[[False, True], [True, False]])
     with pytest.raises(TypeError, match="exclude is torch.float32; it must be bool"):
         region_keyword_loss(V, E, exclude=torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"exclude has shape \(3, 3\); it must be \(2, 2\)"):
