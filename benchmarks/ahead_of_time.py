@@ -140,6 +140,7 @@ def _gated_conv_case(config: Config, kind: str, dtype: str, architecture: int, a
         "PHASES": phases,
         "BIASED": True,
         "KEEP_PRE": kind != "1x1 inference",
+        "WIDE": False,
         "ACTIVATION": "leaky_relu",
         "NEGATIVE_SLOPE": 0.2,
         "PRECISION": "tf32",
