@@ -34,6 +34,14 @@ def _triton_scores(
     return triton_scores(regions, keywords, mask, variant, gamma_attention, gamma_pooling)
 
 
+def _no_torch_scores(call: Call) -> str | None:
+    if call.device.type != "cuda" or torch.compiler.is_compiling() or not torch.cuda.is_initialized():
+        return None
+    if torch.cuda.is_current_stream_capturing():
+        return "the host reads the captions' lengths, which cannot be captured in a CUDA graph"
+    return None
+
+
 def _no_triton_scores(call: Call) -> str | None:
     if call.dtype == torch.float64:
         return "the kernels compute in float32, so float64 goes through torch or the reference"
@@ -54,7 +62,7 @@ register(
     "region_keyword_scores",
     {
         "reference": Implementation(reference.region_keyword_scores),
-        "torch": Implementation(region_keyword_torch.region_keyword_scores),
+        "torch": Implementation(region_keyword_torch.region_keyword_scores, _no_torch_scores),
         "triton": Implementation(_triton_scores, _no_triton_scores),
     },
     _prefer_scores,
@@ -90,8 +98,10 @@ def region_keyword_scores(
         impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
 
     Returns:
-        (B_img, B_cap) float32, or float64 for float64 features. A caption without keywords scores 0 against every image
-        and sends no gradient; a feature that is NaN makes its scores NaN.
+        (B_img, B_cap) float32, or float64 for float64 features. A feature that is NaN makes its scores NaN,
+        and one whose squared norm is not finite (in float32, a norm above 1.8e19) does so instead of giving wrong ones.
+        A caption without keywords scores 0, whatever the image, and sends no gradient; but NaN is what goes back
+        through scores that are NaN, even if 0 arrives at them.
 
     Raises:
         ValueError, TypeError: an argument does not fit.
