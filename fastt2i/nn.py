@@ -45,6 +45,9 @@ class GatedConv2d(nn.Module):
         activation: of the feature half.
         negative_slope: of `leaky_relu`.
         impl: None lets the dispatcher choose.
+
+    Raises:
+        ValueError: a setting is none that such a layer can have.
     """
 
     def __init__(
