@@ -1,25 +1,160 @@
-"""What every benchmark has: the device in each row."""
+"""The perf suite: one row for each case, with all contenders of it, the device and its limits.
+
+python -m pytest benchmarks --benchmark-only [--benchmark-json=FILE] [--device cpu|cuda] [--quick] [--minutes N]
+"""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.contest import Contender, Contest, hold, line
+from benchmarks.floors import Limits, measure_limits
+from benchmarks.operators import OperatorCase, compete
+from fastt2i import __version__
+from fastt2i.engine.memory import keep_freed_memory
 from fastt2i.machine import processor
+
+#: Seconds of the rounds of a case, by device; with --quick half of it.
+SECONDS = {"cpu": 3.0, "cuda": 1.5}
+
+_LIMITS = pytest.StashKey[Limits]()
+_LINES = pytest.StashKey[list[str]]()
+_BEGAN = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a case is run with.
+
+    Attributes:
+        seconds: that its rounds take, about.
+    """
+
+    benchmark: Any
+    device: torch.device
+    limits: Limits
+    seconds: float
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def compete(self, case: OperatorCase) -> None:
+        """Check and time an operator."""
+        compete(self.benchmark, case, self.device, self.limits, self.seconds)
+
+    def hold(self, contest: Contest, contenders: Mapping[str, Contender]) -> None:
+        """Time what is no operator."""
+        hold(self.benchmark, contest, contenders, self.seconds)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("perf suite")
+    group.addoption("--device", choices=("cpu", "cuda"), help="what is measured; the GPU where there is one")
+    group.addoption("--quick", action="store_true", help="only some cases, and fewer rounds of each")
+    group.addoption(
+        "--minutes", type=float, metavar="N", help="begin no case after N minutes; the most important first"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "importance(n): cases of a larger n are run first")
+    config.addinivalue_line("markers", "on(device): only on this one")
+    config.addinivalue_line("markers", "quick: one of those that --quick runs")
+    config.stash[_LINES] = []
+    # What its table would say of a case, ours says of all contenders.
+    config.option.benchmark_quiet = True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    device = _device(config).type
+    left = [item for item in items if _is_wanted(item, device, config.getoption("quick"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in left])
+    items[:] = sorted(left, key=lambda item: -_importance(item))
+
+
+def _is_wanted(item: pytest.Item, device: str, quick: bool) -> bool:
+    devices = {mark.args[0] for mark in item.iter_markers("on")}
+    return device in (devices or {device}) and (not quick or item.get_closest_marker("quick") is not None)
+
+
+def _importance(item: pytest.Item) -> int:
+    mark = item.get_closest_marker("importance")
+    return mark.args[0] if mark else 0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("minutes")
+    if minutes is not None and time.monotonic() - _BEGAN > 60 * minutes:
+        pytest.skip(f"the {minutes:g} minutes of --minutes are over")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """What is measured."""
+    return _device(request.config)
+
+
+@pytest.fixture(scope="session")
+def limits(device: torch.device, pytestconfig: pytest.Config) -> Limits:
+    """Measured once."""
+    keep_freed_memory()  # as training does, for the good of all contenders
+    pytestconfig.stash[_LIMITS] = measure_limits(device)
+    return pytestconfig.stash[_LIMITS]
 
 
 @pytest.fixture
-def device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def suite(benchmark: Any, device: torch.device, limits: Limits, pytestconfig: pytest.Config) -> Iterator[Suite]:
+    """What a case is run with."""
+    seconds = SECONDS[device.type] / (2 if pytestconfig.getoption("quick") else 1)
+    yield Suite(benchmark, device, limits, seconds)
+    if "candidates" in benchmark.extra_info:
+        told = line(benchmark.extra_info)
+        pytestconfig.stash[_LINES].append(told)
 
 
-@pytest.fixture(autouse=True)
-def name_the_device(benchmark: Any, device: torch.device) -> None:
-    """A figure without its machine says nothing."""
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.stash[_LINES]:
+        terminalreporter.section("medians of ours, and the times of others over them")
+        for told in config.stash[_LINES]:
+            terminalreporter.write_line(told)
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info["fastt2i"] = _machine(_device(config), config.stash.get(_LIMITS, None))
+
+
+def _machine(device: torch.device, limits: Limits | None) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    benchmark.extra_info["processor"] = f"{processor()}, {cores} cores"
-    benchmark.extra_info["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {cores} cores"
+    return {
+        "device": name,
+        "slug": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
+        "device_type": device.type,
+        "processor": processor(),
+        "cores": cores,
+        "versions": {
+            "fastt2i": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "triton": metadata.version("triton"),
+        },
+        **({"limits": asdict(limits)} if limits else {}),
+    }
+
+
+def _device(config: pytest.Config) -> torch.device:
+    asked = config.getoption("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch sees no GPU here; leave the option out, or say cpu")
+    return torch.device(asked)

@@ -2,51 +2,119 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
+#: Seconds of each part of a run, such as its forward and its backward.
+Sample = Mapping[str, float]
+#: Runs as often as told, and returns the mean of each part.
+Candidate = Callable[[int], Sample]
+
+#: Seconds that one sample takes at least: shorter runs are repeated, so that no clock and no interrupt decides.
+SHORTEST = 5e-3
+#: Rounds of all candidates.
+FEWEST, MOST = 5, 61
 
 
-def in_turns(
-    benchmark: Any, candidates: dict[str, Callable[[], float | None]], *, rounds: int, warm_up: int = 3
-) -> dict[str, list[float]]:
-    """Time candidates in rounds of all; the first is what the others are compared with.
+class Stopwatch:
+    """Takes the time of a device, from which the host may run away.
 
-    A candidate may return the seconds that count of it. Quartiles in milliseconds and the median of the ratios of each
-    round go into the row's `extra_info`, and are printed. Returns seconds of each round.
+    On a GPU, what its second-level cache holds is pushed out before a run, so that every run reads its inputs from
+    memory; meanwhile the host gets ahead.
     """
-    taken: dict[str, list[float]] = {name: [] for name in candidates}
 
-    def one_round() -> None:
-        for name, run in candidates.items():
-            taken[name].append(_seconds(run))
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pushes: Tensor | None = None
+        if device.type == "cuda":
+            cache = torch.cuda.get_device_properties(device).L2_cache_size
+            self._pushes = torch.empty(4 * cache, dtype=torch.uint8, device=device)
 
-    for _ in range(warm_up):
-        one_round()
-    for times in taken.values():
-        times.clear()
-    benchmark.pedantic(one_round, rounds=rounds)
-    first = next(iter(candidates))
-    print(f"\n{benchmark.group}")
-    for name, times in taken.items():
-        quartiles = statistics.quantiles(times, n=4)
-        ratios = statistics.quantiles([a / b for a, b in zip(taken[first], times, strict=True)], n=4)
-        benchmark.extra_info[name] = {
-            "milliseconds": [round(1e3 * t, 3) for t in quartiles],
-            f"times {first}": [round(ratio, 3) for ratio in ratios],
-        }
-        print(f"  {name:34} {1e3 * quartiles[1]:9.2f} ms {ratios[1]:7.2f}x  ({ratios[0]:.2f} to {ratios[2]:.2f})")
+    def clear(self) -> None:
+        """Make the caches of a GPU forget; on a CPU what fits into them is there in training too."""
+        if self._pushes is not None:
+            self._pushes.zero_()
+
+    def mark(self) -> Any:
+        """Now, on the device."""
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, marks: Sequence[Any]) -> list[float]:
+        """Between each mark and the next."""
+        if self._device.type != "cuda":
+            return [later - earlier for earlier, later in itertools.pairwise(marks)]
+        marks[-1].synchronize()
+        return [1e-3 * earlier.elapsed_time(later) for earlier, later in itertools.pairwise(marks)]
+
+    def timed(self, run: Callable[[], object], part: str) -> Candidate:
+        """A candidate of one part."""
+
+        def sample(repeats: int) -> Sample:
+            total = 0.0
+            for _ in range(repeats):
+                self.clear()
+                marks = [self.mark()]
+                run()
+                marks.append(self.mark())
+                total += self.seconds(marks)[0]
+            return {part: total / repeats}
+
+        return sample
+
+
+def take_turns(
+    benchmark: Any, candidates: Mapping[str, Candidate], ours: str, seconds: float
+) -> dict[str, list[Sample]]:
+    """Time candidates in rounds of all, for about as many seconds; each candidate's sample of each round.
+
+    The order changes from round to round, but ours is last, for that is what pytest-benchmark's own row tells. Each is
+    run twice before, and the second run decides how often it is repeated and how many rounds there are.
+    """
+    alone = {name: sum([sum(sample(1).values()) for _ in range(2)][1:]) for name, sample in candidates.items()}
+    repeats = {name: max(1, math.ceil(SHORTEST / took)) for name, took in alone.items()}
+    a_round = sum(alone[name] * repeats[name] for name in candidates)
+    rounds = min(MOST, max(FEWEST, int(seconds / a_round)))
+    taken: dict[str, list[Sample]] = {name: [] for name in candidates}
+    others, shuffle = [name for name in candidates if name != ours], random.Random(0)
+
+    def take(name: str) -> None:
+        taken[name].append(candidates[name](repeats[name]))
+
+    def take_others() -> None:
+        shuffle.shuffle(others)
+        for name in others:
+            take(name)
+
+    benchmark.pedantic(take, args=(ours,), setup=take_others, rounds=rounds)
     return taken
 
 
-def _seconds(run: Callable[[], float | None]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    own = run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began if own is None else own
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Lower quartile, median and upper quartile."""
+    return statistics.quantiles(values, n=4, method="inclusive")
+
+
+def milliseconds(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Quartiles of every part of a candidate's samples."""
+    return {part: [1e3 * t for t in quartiles([sample[part] for sample in samples])] for part in samples[0]}
+
+
+def ratios(theirs: Sequence[Sample], ours: Sequence[Sample]) -> dict[str, list[float]]:
+    """Quartiles of their time over ours, round by round: more than 1 is for us."""
+    return {
+        part: quartiles([a[part] / b[part] for a, b in zip(theirs, ours, strict=True)])
+        for part in ours[0]
+        if part in theirs[0]
+    }

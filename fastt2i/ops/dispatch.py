@@ -75,7 +75,7 @@ class Operator:
 
 _REGISTRY: dict[str, Operator] = {}
 _forced: str | None = None
-_choices: list[str] | None = None
+_choices: list[tuple[Call, str]] | None = None
 
 
 def register(
@@ -121,11 +121,16 @@ def example(op: str, device: torch.device) -> Call:
     )
 
 
+def forms(call: Call) -> dict[str, str | None]:
+    """Every implementation of the call's operator by its full name, with why it cannot run for this call, or None."""
+    return {name: _unavailable(call, name) for name in _names(call.op, None)}
+
+
 @contextmanager
-def forced(impl: str) -> Iterator[None]:
-    """Inside this block `impl=None` means this implementation, wherever it can run: for comparisons."""
+def forced(name: str) -> Iterator[None]:
+    """Inside this block `impl=None` means this `impl`, or this form of one, wherever it can run: for comparisons."""
     global _forced
-    before, _forced = _forced, impl
+    before, _forced = _forced, name
     try:
         yield
     finally:
@@ -133,8 +138,8 @@ def forced(impl: str) -> Iterator[None]:
 
 
 @contextmanager
-def recorded() -> Iterator[list[str]]:
-    """The names of the implementations that calls inside this block run, in their order."""
+def recorded() -> Iterator[list[tuple[Call, str]]]:
+    """The calls inside this block in their order, with the names of the implementations that they run."""
     global _choices
     before, _choices = _choices, []
     try:
@@ -154,12 +159,12 @@ def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable
     if impl is not None and impl not in IMPLEMENTATIONS:
         raise ValueError(f"{call.op}: impl is {impl!r}; it must be None or one of {', '.join(IMPLEMENTATIONS)}")
     operator = _REGISTRY[call.op]
-    if impl is None and _forced is not None and implementations(call)[_forced] is None:
+    if impl is None and _forced is not None and None in [_unavailable(call, n) for n in _names(call.op, _forced)]:
         impl = _forced
     only = impl is None and len(operator.implementations) == 1
     name = "reference" if only else _choose(call, impl, operator, arguments)
     if _choices is not None:
-        _choices.append(name)
+        _choices.append((call, name))
     return operator.implementations[name].run
 
 
@@ -201,7 +206,7 @@ def _is_fixed(call: Call) -> bool:
 
 
 def _names(op: str, impl: str | None) -> list[str]:
-    return [name for name in _REGISTRY[op].implementations if impl is None or name.split("/")[0] == impl]
+    return [name for name in _REGISTRY[op].implementations if impl in (None, name, name.split("/")[0])]
 
 
 def _unavailable(call: Call, name: str) -> str | None:

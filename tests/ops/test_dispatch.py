@@ -18,9 +18,11 @@ CPU = torch.device("cpu")
 def chosen(op: str, *tensors: torch.Tensor, impl: str | None = None) -> str:
     """The name of what would run."""
     call = dispatch.describe(op, *tensors, settings=(1,), shaping=2)
-    with dispatch.recorded() as names:
+    with dispatch.recorded() as choices:
         dispatch.select(call, impl, tensors)
-    return names[0]
+    [(recorded, name)] = choices
+    assert recorded == call
+    return name
 
 
 def test_every_registered_operator_lists_every_implementation() -> None:
@@ -70,6 +72,19 @@ def test_the_rule_of_the_gate() -> None:
         assert chosen("gate", pre) == "reference"
         short = torch.randn(2, 48, 4, 4).contiguous(memory_format=torch.channels_last)
         assert chosen("gate", short) == "torch"
+
+
+def test_a_form_can_be_forced_where_it_can_run() -> None:
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(8, 3, 3, 3)
+    forms = dispatch.forms(dispatch.describe("upsample_gated_conv2d", x, weight, settings=(1,), shaping=2))
+    there = [name for name, reason in forms.items() if reason is None]
+    assert {"reference", "torch/phases", "torch/plain", "torch/transposed"} <= set(there)
+    for name in there:
+        with dispatch.forced(name):
+            assert chosen("upsample_gated_conv2d", x, weight) == name
+    for name in set(forms) - set(there):
+        with dispatch.forced(name):
+            assert chosen("upsample_gated_conv2d", x, weight) == "torch/transposed"
 
 
 def test_reasons_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
