@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from typing_extensions import Self
 
 from fastt2i import ops
-from fastt2i.ops.checks import check_activation, check_pair, check_positive, check_variant
+from fastt2i.ops.checks import check_activation, check_padding, check_pair, check_positive, check_variant
 from fastt2i.ops.reference import activate
 
 Pair = int | tuple[int, int]
@@ -74,9 +74,9 @@ class GatedConv2d(nn.Module):
                 f"({2 * out_channels})"
             )
         check_activation("GatedConv2d", activation)
-        for name, value in {"stride": stride, "dilation": dilation, "padding": padding}.items():
-            if not isinstance(value, str):
-                check_pair("GatedConv2d", name, value)
+        check_pair("GatedConv2d", "stride", stride)
+        check_pair("GatedConv2d", "dilation", dilation)
+        check_padding("GatedConv2d", padding)
         self.kernel_size = check_pair("GatedConv2d", "kernel_size", kernel_size)
         check_positive(
             "GatedConv2d",

@@ -162,6 +162,7 @@ def test_what_no_layer_can_be_is_said_when_it_is_made() -> None:
         ({"kernel_size": (3,)}, r"kernel_size is \(3,\); it must be a whole number, or two of them"),
         ({"kernel_size": (0, 3)}, "kernel_height is 0; it must be more than 0"),
         ({"in_channels": 0}, "in_channels is 0; it must be more than 0"),
+        ({"padding": "full"}, "padding is 'full'; it must be numbers, 'same' or 'valid'"),
         ({"activation": "gelu"}, "activation is 'gelu'; it must be one of"),
     ]:
         with pytest.raises(ValueError, match="GatedConv2d: " + message):

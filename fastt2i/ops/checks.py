@@ -28,6 +28,14 @@ def check_pair(op: str, name: str, value: int | Sequence[int]) -> tuple[int, int
     return both[0], both[1]
 
 
+def check_padding(op: str, padding: int | Sequence[int] | str) -> None:
+    """Padding is a word that is known, or a pair of numbers."""
+    if not isinstance(padding, str):
+        check_pair(op, "padding", padding)
+    elif padding not in ("same", "valid"):
+        raise ValueError(f"{op}: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
+
+
 def check_floating(op: str, **tensors: Tensor | None) -> None:
     """All tensors are floating point, of one dtype and on one device; None is passed over."""
     given = {name: t for name, t in tensors.items() if t is not None}

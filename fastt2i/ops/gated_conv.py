@@ -16,6 +16,7 @@ from fastt2i.ops.checks import (
     check_convolution,
     check_gate,
     check_gated_conv2d,
+    check_padding,
     check_pair,
     check_tensors,
     check_upsample_gated_conv2d,
@@ -293,10 +294,9 @@ def _padding(
     x: Tensor, weight: Tensor, stride: Pair, padding: int | tuple[int, int] | str, dilation: Pair
 ) -> tuple[Tensor, Pair]:
     """Padding in numbers, with x padded already by what is needed on one side only."""
+    check_padding("gated_conv2d", padding)
     if not isinstance(padding, str):
         return x, check_pair("gated_conv2d", "padding", padding)
-    if padding not in ("same", "valid"):
-        raise ValueError(f"gated_conv2d: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
     if padding == "valid":
         return x, (0, 0)
     if stride != (1, 1):
