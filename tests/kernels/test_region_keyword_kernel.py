@@ -256,6 +256,7 @@ def test_compiles_without_a_graph_break(variant: str, backend: str, dynamic: boo
     def scores(v: Tensor, e: Tensor) -> Tensor:
         return region_keyword_scores(v, e, variant=variant, impl="triton")
 
+    torch.compiler.reset()  # what was compiled for other parameters counts against a limit
     function = torch.compile(scores, fullgraph=True, backend=backend, dynamic=dynamic)
     for keep in (3, 2):
         eager = all_of(v, e[:keep], None, upstream[:, :keep], variant=variant, impl="triton")
@@ -277,6 +278,7 @@ def test_autocast_takes_features_of_two_dtypes_and_changes_nothing(
         with torch.autocast(device.type, dtype=torch.bfloat16):
             return region_keyword_scores(v, e, variant=variant, impl="triton")
 
+    torch.compiler.reset()
     run = torch.compile(inside, fullgraph=True, backend="aot_eager") if compiled else inside
     v.requires_grad_(), e.requires_grad_()
     scores = run(v, e)
