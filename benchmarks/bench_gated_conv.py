@@ -135,7 +135,7 @@ def gated(
 
 @pytest.mark.importance(9)
 @pytest.mark.on("cpu")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.importance(6))])
 @pytest.mark.parametrize("shape", UPSAMPLING, ids=str)
 def test_upsampling(suite: Suite, shape: Shape, dtype: str) -> None:
     upsampling(suite, shape, dtype, headline=dtype == "fp32" or shape == UPSAMPLING[0])
@@ -171,7 +171,7 @@ def test_upsampling_inference(suite: Suite) -> None:
 
 @pytest.mark.importance(8)
 @pytest.mark.on("cpu")
-@pytest.mark.parametrize("shape", PLAIN, ids=str)
+@pytest.mark.parametrize("shape", [pytest.param(PLAIN[0], marks=pytest.mark.quick), *PLAIN[1:]], ids=str)
 def test_gated_conv2d(suite: Suite, shape: Shape) -> None:
     gated(suite, shape, "fp32", headline=shape == PLAIN[0])
 

@@ -1,18 +1,16 @@
 """Reading, decoding, resizing, whole loaders, and what a loader costs a training step: DALI and Pillow side by side.
 
-    python -m pytest benchmarks/bench_loaders.py --benchmark-only
-
-Each group has the same bytes, the same filter and the same output, compared before anything is timed. Names say how
-many cores a candidate may use; a time is that of a batch of 32, in the last group of a step.
+All contenders of a case have the same bytes, the same filter and the same output, compared before anything is timed.
+Ours is DALI; which of the two trains is decided by `--data.loader auto` on the machine at hand. A time is that of a
+batch of 32, in the last cases of a step.
 """
 
 from __future__ import annotations
 
 import io
-import statistics
-import time
 from collections.abc import Callable, Iterator
-from itertools import count
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.conftest import Suite
+from benchmarks.contest import Contender, Contest
+from benchmarks.results_file import OURS
 from benchmarks.steps import captions_features, make_step
+from benchmarks.turns import Candidate, Sample, Stopwatch
 from fastt2i.augment import draws_per_image
 from fastt2i.config import DataConfig, preset
 from fastt2i.data.index import Index, open_index
@@ -39,7 +41,8 @@ BATCH = 32
 IMAGES = 128
 WORKERS = 2
 SIZES = {"500x375 to 256": (500, 375, 256), "256x256 to 256": (256, 256, 256), "256x256 to 64": (256, 256, 64)}
-LOADERS: tuple[LoaderName, ...] = ("pillow", "dali", "memory")
+#: Steps that use up what a loader has made ahead, and that are timed then.
+AHEAD, STEPS = 6, 8
 
 
 @pytest.fixture(scope="module")
@@ -106,145 +109,188 @@ def assert_alike(found: list[NDArray[np.uint8]], expected: list[NDArray[np.uint8
         assert off.mean() <= (0.5 if device.type == "cpu" else 2) and off.max() <= (16 if device.type == "cpu" else 48)
 
 
-@pytest.mark.parametrize("size", [(500, 375), (256, 256)], ids=["500x375", "256x256"])
-@pytest.mark.benchmark(group="read")
-def test_read(benchmark: Any, folders: Callable[[int, int], Index], size: tuple[int, int]) -> None:
-    read = folders(*size).read
-    benchmark.name = f"{size[0]}x{size[1]}"
-    benchmark(lambda: [read(number) for number in range(BATCH)])
+def contest(what: str, case: str, images: int, **more: Any) -> Contest:
+    return Contest(what, case, "", "step", work={"images": images}, **more)
 
 
-@pytest.mark.parametrize("who", ["pillow", "dali"])
+@pytest.mark.importance(1)
 @pytest.mark.parametrize("size", [(500, 375), (256, 256)], ids=["500x375", "256x256"])
-def test_decode(
-    benchmark: Any, folders: Callable[[int, int], Index], size: tuple[int, int], who: str, device: torch.device
-) -> None:
+def test_read(suite: Suite, folders: Callable[[int, int], Index], size: tuple[int, int]) -> None:
+    """Through an index, which lets nothing lead out of the folder, and as any program reads files."""
+    index, watch = folders(*size), Stopwatch(torch.device("cpu"))
+    paths = [Path(index.name, key) for key in index.keys[:BATCH]]
+    assert all(path.read_bytes() == index.read(number) for number, path in enumerate(paths))
+
+    def ours() -> None:
+        for number in range(BATCH):
+            index.read(number)
+
+    def plain() -> None:
+        for path in paths:
+            path.read_bytes()
+
+    suite.hold(
+        contest("read", f"{size[0]}x{size[1]}", BATCH),
+        {OURS: Contender(watch.timed(ours, "step"), "ours"), "files": Contender(watch.timed(plain, "step"))},
+    )
+
+
+@pytest.mark.importance(3)
+@pytest.mark.quick
+@pytest.mark.parametrize("size", [(500, 375), (256, 256)], ids=["500x375", "256x256"])
+def test_decode(suite: Suite, folders: Callable[[int, int], Index], size: tuple[int, int]) -> None:
     contents = [folders(*size).read(number) for number in range(BATCH)]
-    benchmark.group = f"decode {size[0]}x{size[1]}, 1 core"
-    if who == "pillow":
-        benchmark(lambda: [pixels(content) for content in contents])
-        return
-    dali = pipeline(contents, device, *size, None)
-    assert_alike(on_the_host(dali.run()[0]), [pixels(content) for content in contents], device)
-    benchmark(dali.run)
+    decode_one_by_one(suite, "decode", f"{size[0]}x{size[1]}", contents, (*size, None), pixels)
 
 
-@pytest.mark.parametrize("who", ["pillow", "dali"])
+@pytest.mark.importance(3)
 @pytest.mark.parametrize("name", SIZES)
-def test_decode_and_resize(
-    benchmark: Any, folders: Callable[[int, int], Index], name: str, who: str, device: torch.device
-) -> None:
+def test_decode_and_resize(suite: Suite, folders: Callable[[int, int], Index], name: str) -> None:
     width, height, size = SIZES[name]
     contents = [folders(width, height).read(number) for number in range(BATCH)]
-    benchmark.group = f"decode and resize {name}, 1 core"
-    if who == "pillow":
-        benchmark(lambda: [decode(content, size) for content in contents])
-        return
-    dali = pipeline(contents, device, width, height, size)
-    assert_alike(on_the_host(dali.run()[0]), [decode(content, size) for content in contents], device)
-    benchmark(dali.run)
+    decode_one_by_one(suite, "decode and resize", name, contents, SIZES[name], lambda content: decode(content, size))
+
+
+def decode_one_by_one(
+    suite: Suite,
+    what: str,
+    case: str,
+    contents: list[bytes],
+    sizes: tuple[int, int, int | None],
+    one: Callable[[bytes], NDArray[np.uint8]],
+) -> None:
+    """DALI against Pillow, a core each."""
+    dali, watch = pipeline(contents, suite.device, *sizes), Stopwatch(torch.device("cpu"))
+
+    def by_pillow() -> list[NDArray[np.uint8]]:
+        return [one(content) for content in contents]
+
+    assert_alike(on_the_host(dali.run()[0]), by_pillow(), suite.device)
+    suite.hold(
+        contest(what, f"{case}, 1 core", BATCH),
+        {
+            OURS: Contender(watch.timed(dali.run, "step"), "ours", f"DALI {'mixed' if suite.on_cuda else 'cpu'}"),
+            "Pillow": Contender(watch.timed(by_pillow, "step")),
+        },
+    )
 
 
 def start(name: LoaderName, index: Index, size: int, device: torch.device) -> Loader:
-    if name == "dali":
-        pytest.importorskip("nvidia.dali")
     sampler = Sampler(index.caption_table(), batch_size=BATCH, seed=0, flip=True)
     return open_loader(
         index, sampler, DataConfig(workers=WORKERS), image_size=size, name=name, device=device, progress=False
     )
 
 
-@pytest.mark.parametrize("who", LOADERS)
+@pytest.mark.importance(3)
 @pytest.mark.parametrize("name", SIZES)
-def test_whole_loader(
-    benchmark: Any, folders: Callable[[int, int], Index], name: str, who: LoaderName, device: torch.device
-) -> None:
+def test_whole_loader(suite: Suite, folders: Callable[[int, int], Index], name: str) -> None:
+    pytest.importorskip("nvidia.dali")
     width, height, size = SIZES[name]
     index = folders(width, height)
-    benchmark.group = f"whole loader {name}, {WORKERS} cores"
-    with start(who, index, size, device) as loader, start("memory", index, size, device) as memory:
-        found, expected = next(loader), next(memory)
-        assert torch.equal(found.samples, expected.samples)
-        assert_alike(list(found.images.cpu().numpy()), list(expected.images.numpy()), device)
-        # Rounds of several steps, after some that use up what was made ahead.
-        benchmark.pedantic(steps, (loader, 8, device), rounds=8, warmup_rounds=1)
-    benchmark.extra_info["images_per_second"] = 8 * BATCH / benchmark.stats.stats.median
-
-
-def steps(loader: Loader, number: int, device: torch.device) -> None:
-    for _ in range(number):
-        next(loader)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def cached(inputs: Iterator[StepInputs]) -> Iterator[StepInputs]:
-    """Some inputs over and over."""
-    kept = [inputs for inputs, _ in zip(inputs, range(8), strict=False)]
-    return (kept[number % len(kept)] for number in count())
-
-
-@pytest.mark.parametrize("who", LOADERS)
-def test_step(benchmark: Any, who: LoaderName, device: torch.device) -> None:
-    """The demo's step on a CPU, that of 256 px on a GPU: with the loader, and with tensors that are there already.
-
-    The two take turns, so that neither has the better minutes of the machine.
-    """
-    config = preset("demo" if device.type == "cpu" else "256px")
-    size, batch = config.model.image_size, config.train.batch_size
-    index = open_index("shapes", image_size=size) if device.type == "cpu" else photographs_index(1024, 500, 375)
-    table = index.caption_table()
-    train_step, cache = make_step(config, device), captions_features(len(table.captions))
-    if who == "dali":
-        pytest.importorskip("nvidia.dali")
-
-    def inputs(name: LoaderName) -> Iterator[StepInputs]:
-        sampler = Sampler(table, batch_size=batch, seed=0, flip=config.data.flip)
-        loader = open_loader(index, sampler, config.data, image_size=size, name=name, device=device, progress=False)
-        opened.append(loader)
-        return iter(
-            InputSource(
-                loader,
-                cache,
-                None,
-                noise_dim=config.model.noise_dim,
-                draws=draws_per_image(config.loss.augment),
-                seed=0,
-                first_step=0,
-                device=device,
-            )
+    with (
+        start("dali", index, size, suite.device) as dali,
+        start("pillow", index, size, suite.device) as pillow,
+        start("memory", index, size, suite.device) as memory,
+    ):
+        first = [next(loader) for loader in (dali, pillow, memory)]
+        for other in first[1:]:
+            assert torch.equal(first[0].samples, other.samples)
+            assert_alike(list(first[0].images.cpu().numpy()), list(other.images.cpu().numpy()), suite.device)
+        suite.hold(
+            contest("whole loader", f"{name}, {WORKERS} cores", BATCH, headline=name == "500x375 to 256"),
+            {
+                OURS: Contender(in_steady_state(dali, suite.device), "ours", "DALI"),
+                "Pillow": Contender(in_steady_state(pillow, suite.device)),
+                "memory": Contender(in_steady_state(memory, suite.device), "implementation"),
+            },
         )
 
-    opened: list[Loader] = []
-    sources = {"loader": inputs(who), "cached": cached(inputs("memory"))}
-    taken: dict[str, list[float]] = {name: [] for name in sources}
-    number, weight = count(), torch.tensor(0.01, device=device)
 
-    def take(name: str) -> None:
-        began = time.perf_counter()
-        train_step(next(sources[name]), weight, with_penalty=False)
+def in_steady_state(loader: Iterator[Any], device: torch.device) -> Candidate:
+    """A batch of those that come when nothing is left of what was made ahead while others had their turn."""
+    watch = Stopwatch(device)
+
+    def sample(repeats: int) -> Sample:
+        for _ in islice(loader, AHEAD):
+            pass
+        marks = [watch.mark()]
+        for _ in islice(loader, STEPS * repeats):
+            pass
         if device.type == "cuda":
             torch.cuda.synchronize()
-        taken[name].append(time.perf_counter() - began)
+        marks.append(watch.mark())
+        return {"step": watch.seconds(marks)[0] / (STEPS * repeats)}
 
-    def pair() -> None:
-        order = ("loader", "cached") if next(number) % 2 else ("cached", "loader")
-        for name in order:
-            take(name)
+    return sample
 
+
+def inputs(loader: Loader, captions: int, config: Any, device: torch.device) -> Iterator[StepInputs]:
+    """What steps take, with the loader's images."""
+    return iter(
+        InputSource(
+            loader,
+            captions_features(captions),
+            None,
+            noise_dim=config.model.noise_dim,
+            draws=draws_per_image(config.loss.augment),
+            seed=0,
+            first_step=0,
+            device=device,
+        )
+    )
+
+
+@pytest.mark.importance(6)
+@pytest.mark.parametrize("source", ["500x375", "256x256"])
+def test_step(suite: Suite, folders: Callable[[int, int], Index], source: str) -> None:
+    """The demo's step on a CPU, that of 256 px on a GPU: with each loader, and with tensors that are there already."""
+    pytest.importorskip("nvidia.dali")
+    config = preset("256px" if suite.on_cuda else "demo")
+    size, batch = config.model.image_size, config.train.batch_size
+    if suite.on_cuda:
+        width, height = map(int, source.split("x"))
+        index = folders(width, height)
+    elif source == "500x375":
+        index = open_index("shapes", image_size=size)
+    else:
+        pytest.skip("the demo has images of one size")
+    table = index.caption_table()
+    take, weight, watch = (
+        make_step(config, suite.device),
+        torch.tensor(0.01, device=suite.device),
+        Stopwatch(suite.device),
+    )
+    opened: list[Loader] = []
+
+    def open_one(name: LoaderName) -> Iterator[StepInputs]:
+        sampler = Sampler(table, batch_size=batch, seed=0, flip=config.data.flip)
+        opened.append(
+            open_loader(index, sampler, config.data, image_size=size, name=name, device=suite.device, progress=False)
+        )
+        return inputs(opened[-1], len(table.captions), config, suite.device)
+
+    def steps(source: Iterator[StepInputs], repeats: int) -> Sample:
+        """Two that use up what was made ahead, four that count."""
+        for given in islice(source, 2):
+            take(given, weight, with_penalty=False)
+        marks = [watch.mark()]
+        for given in islice(source, 4 * repeats):
+            take(given, weight, with_penalty=False)
+        marks.append(watch.mark())
+        return {"step": watch.seconds(marks)[0] / (4 * repeats)}
+
+    # The demo's images fit into memory, so that is what `auto` takes there.
+    mine: LoaderName = "dali" if suite.on_cuda else "memory"
     try:
-        for _ in range(4):
-            pair()
-        for times in taken.values():
-            times.clear()
-        benchmark.group = f"a step with the loader and one with cached tensors, {size} px"
-        benchmark.pedantic(pair, rounds=60)
+        others: list[LoaderName] = [name for name in ("pillow", "dali", "memory") if name != mine]
+        contenders = {OURS: Contender(partial(steps, open_one(mine)), "ours", mine)}
+        contenders["cached tensors"] = Contender(partial(steps, cycle(list(islice(open_one("memory"), 8)))))
+        contenders |= {name: Contender(partial(steps, open_one(name)), "implementation", name) for name in others}
+        suite.hold(
+            contest("step with loader", f"{'256px' if suite.on_cuda else 'demo'}, {source}, batch {batch}", batch),
+            contenders,
+        )
     finally:
         for loader in opened:
             loader.close()
-    medians = {name: statistics.median(times) for name, times in taken.items()}
-    differences = [a - b for a, b in zip(taken["loader"], taken["cached"], strict=True)]
-    benchmark.extra_info["loader_ms"] = 1e3 * medians["loader"]
-    benchmark.extra_info["cached_ms"] = 1e3 * medians["cached"]
-    benchmark.extra_info["loader_costs_percent"] = 100 * statistics.median(differences) / medians["cached"]
-    print(f"\n{who}: {benchmark.extra_info}")

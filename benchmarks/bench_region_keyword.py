@@ -1,35 +1,51 @@
-"""The region-keyword loss, forward and backward, beside its definition in PyTorch and AttnGAN's loop over captions.
+"""Region-keyword scores and loss, forward and backward, beside AttnGAN's loop over captions.
 
-    python -m pytest benchmarks/bench_region_keyword.py --benchmark-only -s
-
-What is compared is checked against the definition in float64 first. Captions have 1 to T keywords, evenly.
+Captions have 1 to T keywords, evenly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import peak
-from benchmarks.turns import in_turns
+from benchmarks import floors
+from benchmarks.conftest import Suite
+from benchmarks.operators import OperatorCase, Run
+from benchmarks.results_file import Series
 from fastt2i.ops import region_keyword_loss, region_keyword_scores
-from fastt2i.ops.agreement import disagreement, expected, results
-
-#: Images and captions, regions, keywords of a caption, features; rounds on a CPU.
-SHAPES = {(64, 64, 16, 256): 21, (128, 256, 16, 256): 5, (48, 289, 18, 256): 15}
-#: Of AttnGAN (for birds) and XMC-GAN.
-GAMMAS = {"damsm": (4.0, 5.0, 10.0), "xmc": (5.0, 5.0, 50.0)}
 
 
-def words_loss(regions: Tensor, keywords: Tensor, lengths: list[int], gammas: tuple[float, float, float]) -> Tensor:
+class Shape(NamedTuple):
+    """Images and as many captions, regions of an image, most keywords of a caption, features."""
+
+    batch: int
+    regions: int
+    keywords: int
+    features: int
+
+    def __str__(self) -> str:
+        return f"B={self.batch} R={self.regions} T={self.keywords} D={self.features}"
+
+
+#: AttnGAN's regions and words (289, 18), at the batch of its authors; and what our presets have.
+SMALL, LARGE, ATTNGAN = Shape(64, 64, 16, 256), Shape(128, 256, 16, 256), Shape(48, 289, 18, 256)
+LARGE_CUDA = Shape(256, 289, 18, 256)
+#: By these the loss grows.
+BATCHES, BATCHES_CUDA = (16, 32, 96), (64, 128, 512)
+#: Sharpness of attention, pooling and matching, of XMC-GAN and of AttnGAN for birds.
+GAMMAS = {"xmc": (5.0, 5.0, 50.0), "damsm": (4.0, 5.0, 10.0)}
+#: Captions up to which AttnGAN's loop takes part: it takes a minute on a CPU beyond.
+LOOP = 64
+
+
+def words_loss(regions: Tensor, keywords: Tensor, mask: Tensor, lengths: list[int]) -> Tensor:
     """AttnGAN's form of the loss: caption after caption, against all images at once."""
-    attention_gamma, pooling_gamma, matching_gamma = gammas
+    attention_gamma, pooling_gamma, matching_gamma = GAMMAS["damsm"]
     columns = []
     for keyword, length in zip(keywords, lengths, strict=True):
         word = keyword[:length]
@@ -42,48 +58,82 @@ def words_loss(regions: Tensor, keywords: Tensor, lengths: list[int], gammas: tu
     return F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)
 
 
-@pytest.mark.parametrize("variant", GAMMAS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_region_keyword_loss(
-    benchmark: Any, shape: tuple[int, int, int, int], variant: str, device: torch.device
+def compete(
+    suite: Suite,
+    shape: Shape,
+    variant: str,
+    dtype: torch.dtype,
+    *,
+    loss: bool = True,
+    headline: bool = False,
+    series: Series | None = None,
 ) -> None:
     batch, regions, count, features = shape
     random, scale = torch.Generator().manual_seed(0), features**-0.25
     v, e = (
-        (scale * torch.randn(batch, rows, features, generator=random)).to(device).requires_grad_()
+        (scale * torch.randn(batch, rows, features, generator=random)).to(suite.device, dtype).requires_grad_()
         for rows in (regions, count)
     )
     lengths = [row % count + 1 for row in range(batch)]
-    mask = (torch.arange(count) < torch.tensor(lengths)[:, None]).to(device)
-    gammas = GAMMAS[variant]
-
-    scores = {
-        impl: partial(
-            region_keyword_scores,
-            variant=variant,
-            gamma_attention=gammas[0],
-            gamma_pooling=gammas[1],
-            impl=impl,
+    mask = (torch.arange(count) < torch.tensor(lengths)[:, None]).to(suite.device)
+    gammas = dict(zip(("gamma_attention", "gamma_pooling", "gamma_matching"), GAMMAS[variant], strict=True))
+    if not loss:
+        del gammas["gamma_matching"]
+    op: Run = partial(region_keyword_loss if loss else region_keyword_scores, variant=variant, **gammas)
+    looped = loss and variant == "damsm" and (batch <= LOOP or suite.on_cuda)
+    work = floors.of_region_keyword(batch, regions, sum(lengths), features, batch, v.element_size(), training=True)
+    suite.compete(
+        OperatorCase(
+            "region_keyword_loss" if loss else "region_keyword_scores",
+            f"{variant}, {shape}",
+            op,
+            (v, e, mask),
+            True,
+            work,
+            peers={"AttnGAN's loop": partial(words_loss, lengths=lengths)} if looped else None,
+            chunk=None if loss else 4,  # in a contrastive loss no sample stands alone
+            images=batch,
+            headline=headline,
+            series=series,
         )
-        for impl in (None, "reference")
-    }
-    right = expected(scores["reference"], (v, e, mask), training=True)
-    assert disagreement(results(scores[None], (v, e, mask), training=True), right) is None
+    )
 
-    def loss(impl: str | None) -> Tensor:
-        names = ("gamma_attention", "gamma_pooling", "gamma_matching")
-        return region_keyword_loss(v, e, mask, variant=variant, impl=impl, **dict(zip(names, gammas, strict=True)))
 
-    def train(make: Callable[[], Tensor]) -> None:
-        torch.autograd.grad(make(), (v, e))
+@pytest.mark.importance(9)
+@pytest.mark.on("cpu")
+@pytest.mark.parametrize(("shape", "variant"), [(SMALL, "xmc"), (SMALL, "damsm"), (ATTNGAN, "damsm")], ids=str)
+def test_region_keyword_loss(suite: Suite, shape: Shape, variant: str) -> None:
+    compete(suite, shape, variant, torch.float32, headline=True)
 
-    candidates = {"reference": partial(loss, "reference"), "ours": partial(loss, None)}
-    if variant == "damsm" and batch < 128:
-        candidates["AttnGAN's loop"] = partial(words_loss, v, e, lengths, gammas)
-        torch.testing.assert_close(candidates["AttnGAN's loop"](), candidates["ours"]())
-    benchmark.group = f"region_keyword_loss {variant} (B, R, T, D) = {shape}, forward and backward"
-    turns = {name: partial(train, make) for name, make in candidates.items()}
-    in_turns(benchmark, turns, rounds=SHAPES[shape], warm_up=1)
-    for name, run in turns.items():
-        benchmark.extra_info[name]["peak_bytes"] = peak(run, device)
-        print(f"  {name:34} {benchmark.extra_info[name]['peak_bytes'] / 2**20:9.1f} MiB")
+
+@pytest.mark.importance(9)
+@pytest.mark.on("cpu")
+def test_region_keyword_loss_of_a_large_batch(suite: Suite) -> None:
+    compete(suite, LARGE, "xmc", torch.float32, headline=True)
+
+
+@pytest.mark.importance(9)
+@pytest.mark.on("cuda")
+@pytest.mark.parametrize("shape", [LARGE_CUDA, LARGE, ATTNGAN], ids=str)
+@pytest.mark.parametrize("variant", GAMMAS)
+def test_region_keyword_loss_on_a_gpu(suite: Suite, shape: Shape, variant: str) -> None:
+    compete(suite, shape, variant, torch.bfloat16, headline=shape == LARGE_CUDA)
+
+
+@pytest.mark.importance(6)
+@pytest.mark.quick
+def test_region_keyword_scores(suite: Suite) -> None:
+    compete(suite, SMALL, "xmc", torch.bfloat16 if suite.on_cuda else torch.float32, loss=False)
+
+
+@pytest.mark.importance(4)
+@pytest.mark.parametrize("place", range(len(BATCHES)))
+def test_region_keyword_loss_by_batch(suite: Suite, place: int) -> None:
+    batch = (BATCHES_CUDA if suite.on_cuda else BATCHES)[place]
+    compete(
+        suite,
+        SMALL._replace(batch=batch, features=128),
+        "xmc",
+        torch.bfloat16 if suite.on_cuda else torch.float32,
+        series=Series("region_keyword_loss over the batch", "batch", batch),
+    )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,12 +39,16 @@ class Suite:
 
     Attributes:
         seconds: that its rounds take, about.
+        quick: without torch.compile.
+        traces: where traces go, if anywhere.
     """
 
     benchmark: Any
     device: torch.device
     limits: Limits
     seconds: float
+    quick: bool = False
+    traces: Path | None = None
 
     @property
     def on_cuda(self) -> bool:
@@ -51,7 +56,7 @@ class Suite:
 
     def compete(self, case: OperatorCase) -> None:
         """Check and time an operator."""
-        compete(self.benchmark, case, self.device, self.limits, self.seconds)
+        compete(self.benchmark, case, self.device, self.limits, self.seconds, compiled=not self.quick)
 
     def hold(self, contest: Contest, contenders: Mapping[str, Contender]) -> None:
         """Time what is no operator."""
@@ -61,7 +66,8 @@ class Suite:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("perf suite")
     group.addoption("--device", choices=("cpu", "cuda"), help="what is measured; the GPU where there is one")
-    group.addoption("--quick", action="store_true", help="only some cases, and fewer rounds of each")
+    group.addoption("--traces", type=Path, metavar="DIR", help="write traces of training steps there")
+    group.addoption("--quick", action="store_true", help="only some cases, fewer rounds, no torch.compile")
     group.addoption(
         "--minutes", type=float, metavar="N", help="begin no case after N minutes; the most important first"
     )
@@ -116,8 +122,9 @@ def limits(device: torch.device, pytestconfig: pytest.Config) -> Limits:
 @pytest.fixture
 def suite(benchmark: Any, device: torch.device, limits: Limits, pytestconfig: pytest.Config) -> Iterator[Suite]:
     """What a case is run with."""
-    seconds = SECONDS[device.type] / (2 if pytestconfig.getoption("quick") else 1)
-    yield Suite(benchmark, device, limits, seconds)
+    quick = pytestconfig.getoption("quick")
+    seconds = SECONDS[device.type] / (2 if quick else 1)
+    yield Suite(benchmark, device, limits, seconds, quick, pytestconfig.getoption("traces"))
     if "candidates" in benchmark.extra_info:
         told = line(benchmark.extra_info)
         pytestconfig.stash[_LINES].append(told)

@@ -20,16 +20,14 @@ class Contender:
     Attributes:
         sample: times it.
         role: `ours`, `alternative`, or `implementation`.
-        form: which implementation the dispatcher chose, if that is known.
+        form: which implementation it is, if that is known, and what else tells it.
         peak_bytes: the most memory that it takes, if that is known.
-        notes: what else was found of it, as plain figures.
     """
 
     sample: Candidate
     role: str = "alternative"
     form: str = ""
     peak_bytes: int | None = None
-    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,6 @@ def hold(benchmark: Any, contest: Contest, contenders: Mapping[str, Contender], 
             "rounds": len(taken[name]),
             **({"form": contender.form} if contender.form else {}),
             **({"peak_bytes": contender.peak_bytes} if contender.peak_bytes is not None else {}),
-            **({"notes": _rounded(contender.notes)} if contender.notes else {}),
         }
         for name, contender in contenders.items()
     }

@@ -61,8 +61,10 @@ class OperatorCase:
     series: Series | None = None
 
 
-def compete(benchmark: Any, case: OperatorCase, device: torch.device, limits: Limits, seconds: float) -> None:
-    """Check and time all that there is for a case."""
+def compete(
+    benchmark: Any, case: OperatorCase, device: torch.device, limits: Limits, seconds: float, *, compiled: bool = True
+) -> None:
+    """Check and time all that there is for a case; `compiled`: torch.compile too, which takes a while."""
     dtype = case.arguments[0].dtype
     truth = partial(case.op, impl=REFERENCE)
     right = expected(truth, case.arguments, case.training, case.chunk)
@@ -97,7 +99,7 @@ def compete(benchmark: Any, case: OperatorCase, device: torch.device, limits: Li
     ours, there = _ours(case, device)
     enter(OURS, case.op, "ours", ours)
     enter(REFERENCE, truth, "alternative")
-    for name, mode in _compilers(device).items():
+    for name, mode in (_compilers(device) if compiled else {}).items():
         torch._dynamo.reset()  # compiled code of other cases is not asked whether it fits
         try:
             enter(name, _unrestricted(torch.compile(truth, dynamic=False, fullgraph=True, mode=mode)), "alternative")

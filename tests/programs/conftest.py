@@ -6,38 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.untrained_language_model import write_untrained
+
 VOCABULARY = """
 a an the small large little big red orange yellow green cyan blue purple pink circle square triangle cross in
 on at of center middle top left right bottom upper lower corner black white gray brown background picture
 image canvas there is it and against placed with handwritten digit zero one two three four five six seven
 eight nine , .
 """
-WORDS = VOCABULARY.split()
 
 
 @pytest.fixture(scope="session")
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT with 16 features and a vocabulary of whole words."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    directory = tmp_path_factory.mktemp("language-model")
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{c}" for c in letters)]
-    vocabulary = list(dict.fromkeys(vocabulary))
-    (directory / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab=str(directory / "vocab.txt")).save_pretrained(directory)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(directory)
-    return directory
+    return write_untrained(tmp_path_factory.mktemp("language-model"), VOCABULARY.split(), features=16, layers=1)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,103 @@
+"""An update of the generator: Adam and the moving average of its weights, as the engine makes it and as others do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.conftest import Suite
+from benchmarks.contest import Contender, Contest
+from benchmarks.floors import Work
+from benchmarks.memory import peak
+from benchmarks.results_file import OURS
+from benchmarks.turns import Stopwatch
+from fastt2i.config import OptimConfig, preset
+from fastt2i.engine.ema import Ema
+from fastt2i.engine.optim import make_player
+from fastt2i.engine.precision import Precision
+from fastt2i.models.generator import Generator
+
+DECAY = 0.999
+#: Adam reads the parameter, its gradient and two moments and writes all but the gradient; then the average is read and
+#: written, and the parameter, which the same pass has at hand, is not read again.
+PASSES = 4 + 3 + 2
+
+
+def _networks(device: torch.device, number: int) -> list[Generator]:
+    """The same one, several times, with the same gradients."""
+    config, random = preset("64px").model, torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    first = Generator(config, 384).to(device)
+    gradients = [torch.randn(p.shape, generator=random).to(device) for p in first.parameters()]
+    copies = [first, *(copy.deepcopy(first) for _ in range(number - 1))]
+    for network in copies:
+        for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+    return copies
+
+
+def _peers(network: nn.Module, config: OptimConfig, **options: bool) -> Callable[[], None]:
+    """torch's Adam, and an average that is updated one parameter after the other."""
+    parameters = list(network.parameters())
+    average = [p.detach().clone() for p in parameters]
+    adam = torch.optim.Adam(parameters, config.generator_lr, (config.beta1, config.beta2), **options)
+
+    def update() -> None:
+        adam.step()
+        with torch.no_grad():
+            for mean, parameter in zip(average, parameters, strict=True):
+                mean.mul_(DECAY).add_(parameter, alpha=1 - DECAY)
+
+    return update
+
+
+@pytest.mark.importance(5)
+@pytest.mark.quick
+def test_adam_and_average(suite: Suite) -> None:
+    config = replace(preset("64px").optim, name="adam")
+    mine, loop, foreach, compiled = networks = _networks(suite.device, 4)
+    player = make_player("generator", mine, config, Precision("fp32", suite.device))
+    ema = Ema(mine, DECAY)
+    weight = torch.tensor(1 - DECAY, device=suite.device)
+
+    def ours() -> None:
+        player.optimizer.step()
+        ema.update(weight)
+
+    capturable = {"capturable": suite.on_cuda}
+    updates: dict[str, Callable[[], None]] = {
+        OURS: ours,
+        "reference": _peers(loop, config, foreach=False, **capturable),
+        "foreach": _peers(foreach, config, foreach=True, **capturable),
+    }
+    if not suite.quick:
+        updates["torch.compile"] = torch.compile(_peers(compiled, config, foreach=True, **capturable))
+    for update in updates.values():
+        update()
+    for other in networks[1 : len(updates)]:
+        for found, expected in zip(mine.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(found, expected)
+    watch, numbers = Stopwatch(suite.device), sum(p.numel() for p in mine.parameters())
+    suite.hold(
+        Contest(
+            "optimizer and EMA",
+            f"{numbers / 1e6:.1f} M parameters",
+            "fp32",
+            "step",
+            headline=True,
+            floor=Work(4 * PASSES * numbers, 0).floor(suite.limits, torch.float32),
+        ),
+        {
+            name: Contender(
+                watch.timed(update, "step"),
+                "ours" if name == OURS else "alternative",
+                peak_bytes=peak(update, suite.device),
+            )
+            for name, update in updates.items()
+        },
+    )
