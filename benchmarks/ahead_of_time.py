@@ -47,6 +47,7 @@ class Case:
         types: of the parameters that are neither pointers to the dtype nor integers.
         aligned: whether sizes and strides are multiples of 16, which Triton tells the compiler.
         odd: integers that are not, even so.
+        channels_last: whether channels have a stride of 1; else neighbouring positions have.
     """
 
     kernel: JITFunction
@@ -58,10 +59,12 @@ class Case:
     types: dict[str, str] = field(default_factory=dict)
     aligned: bool = True
     odd: tuple[str, ...] = ()
+    channels_last: bool = True
 
     def __str__(self) -> str:
         aligned = "" if self.aligned else ", unaligned"
-        return f"{self.name}, {self.dtype}, sm_{self.architecture}{aligned}"
+        layout = "" if self.channels_last else ", NCHW"
+        return f"{self.name}, {self.dtype}, sm_{self.architecture}{aligned}{layout}"
 
 
 @dataclass(frozen=True)
@@ -95,43 +98,82 @@ def cases() -> Iterator[Case]:
 
 
 def gate_cases() -> Iterator[Case]:
-    """All kernels and activations for sm_90, each other dtype, architecture and alignment with one activation."""
+    """All kernels and activations for sm_90; each other dtype, architecture, alignment, layout and tile with one."""
     kernels = (gate.forward_kernel, gate.backward_kernel, gate.backward_backward_kernel)
     for kernel in kernels:
         for activation in ACTIVATIONS:
-            yield _gate_case(kernel, activation, "bf16", 90)
+            yield _gate_case(kernel, activation, "bf16")
         for dtype in ("fp16", "fp32"):
-            yield _gate_case(kernel, "leaky_relu", dtype, 90)
+            yield _gate_case(kernel, "leaky_relu", dtype)
         for architecture in (80, 100):
             yield _gate_case(kernel, "silu", "bf16", architecture)
-        yield _gate_case(kernel, "silu", "bf16", 90, aligned=False)
+        for few in (2, 16):
+            yield _gate_case(kernel, "silu", "bf16", channels=few, aligned=False)
+        for channels_last in (True, False):
+            yield _gate_case(kernel, "silu", "bf16", aligned=False, channels_last=channels_last)
+        yield _gate_case(kernel, "silu", "bf16", channels_last=False)
 
 
-def _gate_case(kernel: JITFunction, activation: str, dtype: str, architecture: int, aligned: bool = True) -> Case:
+def _gate_case(
+    kernel: JITFunction,
+    activation: str,
+    dtype: str,
+    architecture: int = 90,
+    channels: int = gate.MOST_CHANNELS,
+    aligned: bool = True,
+    channels_last: bool = True,
+) -> Case:
     constants = {
         "ACTIVATION": activation,
         "NEGATIVE_SLOPE": 0.2,
-        "BLOCK_P": gate.TILE // gate.MOST_CHANNELS,
-        "BLOCK_C": gate.MOST_CHANNELS,
+        "BLOCK_P": gate.TILE // channels,
+        "BLOCK_C": channels,
     }
-    name = f"gate {kernel.fn.__name__} {activation}"
-    return Case(kernel, name, dtype, architecture, constants, gate.OPTIONS, {"p_partial": "*fp32"}, aligned)
+    tile = "" if channels == gate.MOST_CHANNELS else f" of {channels} channels"
+    return Case(
+        kernel, f"gate {kernel.fn.__name__} {activation}{tile}", dtype, architecture, constants, gate.OPTIONS,
+        {"p_partial": "*fp32"}, aligned, channels_last=channels_last,
+    )  # fmt: skip
 
 
 def gated_conv_cases() -> Iterator[Case]:
-    """Every tile that fits, for every architecture; 3x3 with pre kept, upsampling, and 1x1 for inference."""
+    """Every tile that fits, for every architecture; 3x3 with pre kept, upsampling, and 1x1 for inference.
+
+    And every tile for sm_90 with all else that a call may ask for.
+    """
     for config in CONFIGS:
         for architecture, limit in SHARED_MEMORY.items():
             for dtype in ("bf16", "fp32"):
                 if config.shared_memory(DTYPES[dtype].itemsize) <= limit:
                     yield _gated_conv_case(config, "3x3", dtype, architecture)
             yield _gated_conv_case(config, "upsampling", "bf16", architecture)
-        yield _gated_conv_case(config, "1x1 inference", "fp16", 90)
+        yield _gated_conv_case(config, "1x1 inference", "fp16")
         if config.any_channels:
-            yield _gated_conv_case(config, "3x3", "bf16", 90, aligned=False)
+            yield _gated_conv_case(config, "3x3", "bf16", aligned=False)
+            for activation in sorted({*ACTIVATIONS} - {"leaky_relu"}):
+                yield _gated_conv_case(config, "3x3", "bf16", changes=f" {activation}", ACTIVATION=activation)
+        yield _gated_conv_case(config, "3x3", "bf16", changes=" stride 2", STRIDE_H=2, STRIDE_W=2)
+        dilated = {"DILATION_H": 2, "DILATION_W": 2, "PAD_H": 2, "PAD_W": 2}
+        yield _gated_conv_case(config, "3x3", "bf16", changes=" dilation 2", **dilated)
+        yield _gated_conv_case(config, "3x3", "bf16", changes=" in 64 bits", WIDE=True)
+        yield _gated_conv_case(config, "3x3", "bf16", changes=" odd sizes", odd=("height", "width", "rows", "columns"))
+        yield _gated_conv_case(config, "3x3", "bf16", channels_last=False)
+        if config.shared_memory(DTYPES["fp32"].itemsize) <= SHARED_MEMORY[90]:
+            yield _gated_conv_case(config, "3x3", "fp32", changes=" ieee", PRECISION="ieee")
 
 
-def _gated_conv_case(config: Config, kind: str, dtype: str, architecture: int, aligned: bool = True) -> Case:
+def _gated_conv_case(
+    config: Config,
+    kind: str,
+    dtype: str,
+    architecture: int = 90,
+    aligned: bool = True,
+    channels_last: bool = True,
+    odd: tuple[str, ...] = (),
+    changes: str = "",
+    **changed: Any,
+) -> Case:
+    """A tile; `changes` says what else is `changed`."""
     taps, pad, phases = {"3x3": (3, 1, 1), "upsampling": (2, 1, 2), "1x1 inference": (1, 0, 1)}[kind]
     constants = {
         **dict.fromkeys(("STRIDE_H", "STRIDE_W", "DILATION_H", "DILATION_W"), 1),
@@ -140,6 +182,7 @@ def _gated_conv_case(config: Config, kind: str, dtype: str, architecture: int, a
         "PHASES": phases,
         "BIASED": True,
         "KEEP_PRE": kind != "1x1 inference",
+        "WIDE": False,
         "ACTIVATION": "leaky_relu",
         "NEGATIVE_SLOPE": 0.2,
         "PRECISION": "tf32",
@@ -149,8 +192,10 @@ def _gated_conv_case(config: Config, kind: str, dtype: str, architecture: int, a
         "BLOCK_K": config.depth,
     }
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
-    name = f"gated_conv {kind} {config.name}"
-    return Case(gated_conv.forward_kernel, name, dtype, architecture, constants, options, aligned=aligned)
+    return Case(
+        gated_conv.forward_kernel, f"gated_conv {kind}{changes} {config.name}", dtype, architecture,
+        constants | changed, options, aligned=aligned, odd=odd, channels_last=channels_last,
+    )  # fmt: skip
 
 
 def region_keyword_cases() -> Iterator[Case]:
@@ -206,7 +251,7 @@ def compile_case(case: Case) -> Compiled:
         elif parameter.startswith("p_"):
             signature[parameter] = case.types.get(parameter, f"*{case.dtype}")
             attributes[(place,)] = [["tt.divisibility", 16]]  # torch aligns its memory
-        elif parameter.endswith("_c"):  # channels-last: what Triton makes of a stride of 1
+        elif parameter.endswith("_c" if case.channels_last else ("_p", "_w")):  # what Triton makes of a stride of 1
             signature[parameter], constants[parameter] = "constexpr", 1
         else:
             signature[parameter] = case.types.get(parameter, "i32")

@@ -48,6 +48,7 @@ def examine() -> Findings:
     else:
         findings["devices"] = _devices()
         findings |= _operators()
+        findings["times of operators"] = _tables()
     findings["loaders"] = _loaders()
     findings["language model"] = {"all-MiniLM-L6-v2": _language_model()}
     findings["folders"] = _folders()
@@ -113,7 +114,7 @@ def _devices() -> dict[str, str]:
 
 def _times() -> Findings:
     """For every device: where its table of times is, and each call with its implementations, fastest first."""
-    from fastt2i.ops.times import path_of, table_of, versions
+    from fastt2i.ops.table import path_of, table_of, versions
 
     findings: Findings = {}
     for device in _torch_devices():
@@ -125,6 +126,14 @@ def _times() -> Findings:
             left_out = {name: "left out: wrong, or cannot run" for name, t in times.items() if t is None}
             section[call] = {name: f"{t:.3f} ms" for t, name in timed} | left_out
     return findings
+
+
+def _tables() -> dict[str, str]:
+    """For every device: how many calls were timed, and where the table is."""
+    from fastt2i.ops.table import path_of, table_of
+
+    counts = {device: len(table_of(device)) for device in _torch_devices()}
+    return {str(d): f"{count or 'no'} calls timed; the table is {path_of(d)}" for d, count in counts.items()}
 
 
 def _torch_devices() -> list[Any]:

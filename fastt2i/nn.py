@@ -11,6 +11,7 @@ from torch.distributed import ProcessGroup
 from typing_extensions import Self
 
 from fastt2i import ops
+from fastt2i.ops.checks import check_activation, check_padding, check_pair, check_positive, check_variant
 from fastt2i.ops.reference import activate
 
 Pair = int | tuple[int, int]
@@ -44,6 +45,9 @@ class GatedConv2d(nn.Module):
         activation: of the feature half.
         negative_slope: of `leaky_relu`.
         impl: None lets the dispatcher choose.
+
+    Raises:
+        ValueError: a setting is none that such a layer can have.
     """
 
     def __init__(
@@ -69,8 +73,19 @@ class GatedConv2d(nn.Module):
                 f"GatedConv2d: groups is {groups}; it must divide in_channels ({in_channels}) and 2 * out_channels "
                 f"({2 * out_channels})"
             )
+        check_activation("GatedConv2d", activation)
+        check_pair("GatedConv2d", "stride", stride)
+        check_pair("GatedConv2d", "dilation", dilation)
+        check_padding("GatedConv2d", padding)
+        self.kernel_size = check_pair("GatedConv2d", "kernel_size", kernel_size)
+        check_positive(
+            "GatedConv2d",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_height=self.kernel_size[0],
+            kernel_width=self.kernel_size[1],
+        )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.activation, self.negative_slope, self.impl = activation, negative_slope, impl
         shape = (2 * out_channels, in_channels // groups, *self.kernel_size)
@@ -111,7 +126,7 @@ class GatedConv2d(nn.Module):
         negative_slope: float = 0.2,
         impl: str | None = None,
     ) -> Self:
-        """This layer with the weights of existing ones, copied: the same outputs.
+        """This layer with the weights of existing ones, copied: the same outputs. What is frozen stays so.
 
         Args:
             feature_conv: the convolution whose output is activated; or, alone, one to 2 * Cout channels whose first
@@ -121,8 +136,9 @@ class GatedConv2d(nn.Module):
             activation, negative_slope, impl: as of the layer. A GLU has `activation="identity"`.
 
         Raises:
-            TypeError: it is another kind of layer.
-            ValueError: the convolutions do not fit together, or what they do this layer cannot.
+            TypeError: it is another kind of layer, be it a subclass of Conv2d, whose outputs may be others.
+            ValueError: the convolutions do not fit together, or what they do this layer cannot: hooks, such as those of
+                `weight_norm` and `spectral_norm`, belong to what they do.
         """
         layer = cls._like(feature_conv, gate_conv, activation, negative_slope, impl)
         convs = [feature_conv] if gate_conv is None else [feature_conv, gate_conv]
@@ -131,6 +147,8 @@ class GatedConv2d(nn.Module):
             if layer.bias is not None:
                 rows = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
                 layer.bias.copy_(torch.cat(rows))
+                layer.bias.requires_grad_(any(conv.bias is not None and conv.bias.requires_grad for conv in convs))
+        layer.weight.requires_grad_(feature_conv.weight.requires_grad)
         return layer.train(feature_conv.training)
 
     def to_conv(self) -> nn.Conv2d:
@@ -193,9 +211,9 @@ class GatedConv2d(nn.Module):
             dtype=weight.dtype,
         )
         with torch.no_grad():
-            conv.weight.copy_(weight)
-            if conv.bias is not None and bias is not None:
-                conv.bias.copy_(bias)
+            conv.weight.copy_(weight).requires_grad_(self.weight.requires_grad)
+            if conv.bias is not None and bias is not None and self.bias is not None:
+                conv.bias.copy_(bias).requires_grad_(self.bias.requires_grad)
         return conv.train(self.training)
 
     def extra_repr(self) -> str:
@@ -288,8 +306,12 @@ def _rows(feature_conv: nn.Conv2d, gate_conv: nn.Conv2d | None) -> int:
     """How many rows a gated convolution made of these has; they have to fit together."""
     given = [feature_conv] if gate_conv is None else [feature_conv, gate_conv]
     for conv in given:
-        if not isinstance(conv, nn.Conv2d):
-            raise TypeError(f"from_conv: {type(conv).__name__} is no torch.nn.Conv2d")
+        if type(conv) is not nn.Conv2d:
+            raise TypeError(f"from_conv: {type(conv).__name__} is not torch.nn.Conv2d itself, and may do other things")
+        if hooks := [*conv._forward_pre_hooks.values(), *conv._forward_hooks.values()]:
+            raise ValueError(
+                f"from_conv: the convolution has a hook ({_name(hooks[0])}), which would be lost; remove it before"
+            )
         if conv.padding_mode != "zeros":
             raise ValueError(f"from_conv: padding_mode is {conv.padding_mode!r}; it must be 'zeros'")
     if gate_conv is None:
@@ -306,7 +328,15 @@ def _rows(feature_conv: nn.Conv2d, gate_conv: nn.Conv2d | None) -> int:
         ours, theirs = getattr(feature_conv, name), getattr(gate_conv, name)
         if ours != theirs:
             raise ValueError(f"from_conv: {name} is {ours} in feature_conv and {theirs} in gate_conv; they must agree")
+    for name in ("weight", "bias"):
+        ours, theirs = getattr(feature_conv, name), getattr(gate_conv, name)
+        if ours is not None and theirs is not None and ours.requires_grad != theirs.requires_grad:
+            raise ValueError(f"from_conv: one {name} has requires_grad=False; both must, or none: they become one")
     return 2 * feature_conv.out_channels
+
+
+def _name(hook: object) -> str:
+    return getattr(hook, "__name__", type(hook).__name__)
 
 
 class RegionKeywordLoss(nn.Module):
@@ -316,7 +346,11 @@ class RegionKeywordLoss(nn.Module):
         variant: `xmc` or `damsm`.
         gamma_attention, gamma_pooling, gamma_matching: sharpness of attention, pooling and matching.
         gather: a process group whose ranks' batches are one; None is this process alone.
+        even: with `gather`, all ranks' batches have the same sizes, and the host waits for none.
         impl: None lets the dispatcher choose.
+
+    Raises:
+        ValueError: there is no such variant, or a gamma is not positive and finite.
     """
 
     def __init__(
@@ -327,12 +361,16 @@ class RegionKeywordLoss(nn.Module):
         gamma_matching: float = 50.0,
         *,
         gather: ProcessGroup | None = None,
+        even: bool = False,
         impl: str | None = None,
     ) -> None:
         super().__init__()
+        check_variant("RegionKeywordLoss", variant)
+        gammas = {"gamma_attention": gamma_attention, "gamma_pooling": gamma_pooling, "gamma_matching": gamma_matching}
+        check_positive("RegionKeywordLoss", **gammas)
         self.variant = variant
         self.gamma_attention, self.gamma_pooling, self.gamma_matching = gamma_attention, gamma_pooling, gamma_matching
-        self.gather, self.impl = gather, impl
+        self.gather, self.even, self.impl = gather, even, impl
 
     def forward(
         self,
@@ -352,6 +390,7 @@ class RegionKeywordLoss(nn.Module):
             gamma_matching=self.gamma_matching,
             exclude=exclude,
             gather=self.gather,
+            even=self.even,
             impl=self.impl,
         )
 

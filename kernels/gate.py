@@ -52,13 +52,20 @@ def _tile(batch, channels, positions, BLOCK_P: tl.constexpr, BLOCK_C: tl.constex
     """Which batch, position and channel every element of this program's tile has, and whether it exists."""
     p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
     c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
-    return p // positions, p % positions, c, (p < batch * positions) & (c < channels)
+    return p // positions, p % positions, c, (p < tl.cast(batch, tl.int64) * positions) & (c < channels)
 
 
 @triton.jit
-def _halves(p_feature, to_gate, m):
+def to_gate(channels, stride):
+    """How far behind the feature half the gate half lies: more than 32 bits hold, for strides that are large."""
+    return tl.cast(channels, tl.int64) * stride
+
+
+@triton.jit
+def _halves(p_feature, channels, stride, m):
     """The feature half and the gate half of a tile, in float32."""
-    return tl.load(p_feature, m, 0.0).to(tl.float32), tl.load(p_feature + to_gate, m, 0.0).to(tl.float32)
+    p_gate = p_feature + to_gate(channels, stride)
+    return tl.load(p_feature, m, 0.0).to(tl.float32), tl.load(p_gate, m, 0.0).to(tl.float32)
 
 
 @triton.jit
@@ -69,7 +76,7 @@ def forward_kernel(
 ):  # fmt: skip
     b, p, c, m = _tile(batch, channels, positions, BLOCK_P, BLOCK_C)
     o_pre = b * pre_b + c * pre_c + p * pre_p
-    f, g = _halves(p_pre + o_pre, channels * pre_c, m)
+    f, g = _halves(p_pre + o_pre, channels, pre_c, m)
     act, _, _ = activate(f, ACTIVATION, NEGATIVE_SLOPE)
     tl.store(p_y + b * y_b + c * y_c + p * y_p, act * tl.sigmoid(g), m)
 
@@ -82,7 +89,7 @@ def backward_kernel(
 ):  # fmt: skip
     b, p, c, m = _tile(batch, channels, positions, BLOCK_P, BLOCK_C)
     o_pre = b * pre_b + c * pre_c + p * pre_p
-    f, g = _halves(p_pre + o_pre, channels * pre_c, m)
+    f, g = _halves(p_pre + o_pre, channels, pre_c, m)
     dy = tl.load(p_dy + b * dy_b + c * dy_c + p * dy_p, m, 0.0).to(tl.float32)
     act, slope, _ = activate(f, ACTIVATION, NEGATIVE_SLOPE)
     s = tl.sigmoid(g)
@@ -90,7 +97,7 @@ def backward_kernel(
     dg = dy * act * s * (1.0 - s)
     o_dpre = b * dpre_b + c * dpre_c + p * dpre_p
     tl.store(p_dpre + o_dpre, df, m)
-    tl.store(p_dpre + o_dpre + channels * dpre_c, dg, m)
+    tl.store(p_dpre + o_dpre + to_gate(channels, dpre_c), dg, m)
     # Partial sums (tiles of positions, 2 * channels) of what the bias gets.
     o_c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     o_partial = tl.program_id(0).to(tl.int64) * 2 * channels + o_c
@@ -106,17 +113,17 @@ def backward_backward_kernel(
 ):  # fmt: skip
     b, p, c, m = _tile(batch, channels, positions, BLOCK_P, BLOCK_C)
     o_pre = b * pre_b + c * pre_c + p * pre_p
-    f, g = _halves(p_pre + o_pre, channels * pre_c, m)
+    f, g = _halves(p_pre + o_pre, channels, pre_c, m)
     dy = tl.load(p_dy + b * dy_b + c * dy_c + p * dy_p, m, 0.0).to(tl.float32)
     o_ddpre = b * ddpre_b + c * ddpre_c + p * ddpre_p
-    u, v = _halves(p_ddpre + o_ddpre, channels * ddpre_c, m)
+    u, v = _halves(p_ddpre + o_ddpre, channels, ddpre_c, m)
     act, slope, curvature = activate(f, ACTIVATION, NEGATIVE_SLOPE)
     s = tl.sigmoid(g)
     s1 = s * (1.0 - s)
     tl.store(p_ddy + b * ddy_b + c * ddy_c + p * ddy_p, u * slope * s + v * act * s1, m)
     o_dpre = b * dpre_b + c * dpre_c + p * dpre_p
     tl.store(p_dpre + o_dpre, dy * (u * curvature * s + v * slope * s1), m)
-    tl.store(p_dpre + o_dpre + channels * dpre_c, dy * s1 * (u * slope + v * act * (1.0 - 2.0 * s)), m)
+    tl.store(p_dpre + o_dpre + to_gate(channels, dpre_c), dy * s1 * (u * slope + v * act * (1.0 - 2.0 * s)), m)
 
 
 def forward(pre: Tensor, activation: str, negative_slope: float) -> Tensor:

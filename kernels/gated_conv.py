@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gate import activate, like
-from .launch import interpreting
+from .gate import activate, like, to_gate
+from .launch import convolution_precision, interpreting
 from .tiles import Config
 
 
@@ -29,25 +29,26 @@ def forward_kernel(
     x_b, x_c, x_h, x_w, y_b, y_c, y_h, y_w, pre_b, pre_c, pre_h, pre_w,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr,
-    PHASES: tl.constexpr, BIASED: tl.constexpr, KEEP_PRE: tl.constexpr,
+    PHASES: tl.constexpr, BIASED: tl.constexpr, KEEP_PRE: tl.constexpr, WIDE: tl.constexpr,
     ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """rows and columns are those of one phase's output; PHASES is 1, or 2 where it upsamples."""
+    """rows and columns are those of one phase's output; PHASES is 1, or 2 where it upsamples; WIDE: see `_wide`."""
+    index: tl.constexpr = tl.int64 if WIDE else tl.int32
     phase = tl.program_id(2)
     phase_h, phase_w = phase // PHASES, phase % PHASES
     p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
-    m_p = p < batch * rows * columns
-    b, h, w = p // (rows * columns), (p // columns % rows).to(tl.int32), (p % columns).to(tl.int32)
+    m_p = p < tl.cast(batch, tl.int64) * rows * columns
+    b, h, w = p // (rows * columns), (p // columns % rows).to(index), (p % columns).to(index)
     # Where the first tap of each position lies; a later phase begins a pixel later.
     first_h = h * STRIDE_H - PAD_H + phase_h
     first_w = w * STRIDE_W - PAD_W + phase_w
-    k = tl.arange(0, BLOCK_K)
+    k = tl.arange(0, BLOCK_K).to(index)
     n = tl.program_id(1) * 2 * BLOCK_C + tl.arange(0, 2 * BLOCK_C)
-    # Offsets are 32-bit numbers from the tile's first image: a tile holds few large images, or small ones.
+    # Offsets are counted from the tile's first image: a tile holds few large images, or small ones.
     first_b = tl.program_id(0).to(tl.int64) * BLOCK_P // (rows * columns)
     p_x += first_b * x_b
-    o_b = (b - first_b).to(tl.int32) * x_b
+    o_b = (b - first_b).to(index) * x_b
     p_weight += phase.to(tl.int64) * KERNEL_H * KERNEL_W * in_channels * 2 * channels
     acc = tl.zeros((BLOCK_P, 2 * BLOCK_C), tl.float32)
     steps = tl.cdiv(in_channels, BLOCK_K)
@@ -63,7 +64,7 @@ def forward_kernel(
             b_x, b_weight = b_x.to(tl.float32), b_weight.to(tl.float32)
         acc = tl.dot(b_x, b_weight, acc, input_precision=PRECISION)
     f, g = tl.split(tl.reshape(acc, (BLOCK_P, BLOCK_C, 2)))
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     m_c = c < channels
     if BIASED:
         f += tl.load(p_bias + c, m_c, 0.0).to(tl.float32)[None, :]
@@ -73,7 +74,7 @@ def forward_kernel(
     if KEEP_PRE:
         o_pre = (b * pre_b + out_h * pre_h + out_w * pre_w)[:, None] + c[None, :] * pre_c
         tl.store(p_pre + o_pre, f, m)
-        tl.store(p_pre + o_pre + channels * pre_c, g, m)
+        tl.store(p_pre + o_pre + to_gate(channels, pre_c), g, m)
         # The gate of what was rounded: its backward starts from there.
         f, g = f.to(p_pre.dtype.element_ty).to(tl.float32), g.to(p_pre.dtype.element_ty).to(tl.float32)
     act, _, _ = activate(f, ACTIVATION, NEGATIVE_SLOPE)
@@ -165,6 +166,7 @@ def _launch(
             len(x), x.shape[1], x.shape[2], x.shape[3], channels, rows, columns,
             *x.stride(), *y.stride(), *(pre.stride() if keep_pre else y.stride()),
             *stride, *padding, *dilation, *packed.shape[1:3], phases, bias is not None, keep_pre,
+            _wide(x, packed, config.positions // (rows * columns) + 1),
             activation, negative_slope, _precision(x), interpreting() and x.dtype == torch.bfloat16,
             config.positions, config.channels, config.depth,
             num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
@@ -172,6 +174,13 @@ def _launch(
     return y, pre
 
 
+def _wide(x: Tensor, packed: Tensor, images: int) -> bool:
+    """Whether what a program reads lies further apart than 32 bits count; it has this many images behind its first."""
+    farthest = min(images, len(x) - 1) * x.stride(0)
+    farthest += sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
+    return max(farthest, packed[0].numel()) >= 2**31
+
+
 def _precision(x: Tensor) -> str:
     """What cuDNN would do with float32."""
-    return "tf32" if x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
+    return "tf32" if x.dtype == torch.float32 and convolution_precision() == "tf32" else "ieee"

@@ -29,6 +29,12 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def convolution_precision() -> str:
+    """How cuDNN rounds float32 in convolutions: `tf32`, or something else where it does not."""
+    # Not `allow_tf32`, which raises where somebody has set this, its newer name. Type stubs do not know it yet.
+    return torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+
+
 @cache
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a program may take on a CUDA device."""

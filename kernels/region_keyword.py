@@ -314,8 +314,7 @@ def operands(regions: Tensor, keywords: Tensor, mask: Tensor, variant: str) -> O
     order = torch.argsort(~flat, stable=True)
     # What stands where no keyword is reaches nothing, be it NaN.
     real = keywords.flatten(0, 1).masked_fill(~flat[:, None], 0.0)[order]
-    v_norm = torch.linalg.vector_norm(regions, dim=2, keepdim=True, dtype=torch.float32)
-    e_norm = torch.linalg.vector_norm(real, dim=1, keepdim=True, dtype=torch.float32)
+    v_norm, e_norm = _norm(regions), _norm(real)
     if variant == "xmc":
         v_radial, e_radial = v_norm >= NORM_FLOOR, e_norm >= NORM_FLOOR
         v_floored, e_floored = v_norm.clamp(min=NORM_FLOOR), e_norm.clamp(min=NORM_FLOOR)
@@ -373,12 +372,15 @@ def forward(
 
 def backward(
     dscores: Tensor, regions: Tensor, keywords: Tensor, mask: Tensor, scores: Tensor, cosine: Tensor, lse: Tensor,
-    square: Tensor, variant: str, gamma_attention: float, gamma_pooling: float,
+    square: Tensor, variant: str, gamma_attention: float, gamma_pooling: float, for_regions: bool, for_keywords: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The gradients of regions and keywords, in their dtype, given that of the scores (I, J) in float32."""
-    dregions = torch.empty(regions.shape, dtype=regions.dtype, device=regions.device)
-    dkeywords = torch.empty(keywords.shape, dtype=keywords.dtype, device=keywords.device)
-    if not dregions.numel() or not dkeywords.numel():
+    """The gradients of regions and keywords, in their dtype, given that of the scores (I, J) in float32.
+
+    An empty tensor takes the place of one that is not wanted.
+    """
+    dregions = torch.empty(regions.shape if for_regions else (0,), dtype=regions.dtype, device=regions.device)
+    dkeywords = torch.empty(keywords.shape if for_keywords else (0,), dtype=keywords.dtype, device=keywords.device)
+    if not dscores.numel():
         return dregions.zero_(), dkeywords.zero_()
     given = operands(regions, keywords, mask, variant)
     # float16 has no room for small gradients: the largest becomes 1 on the way through.
@@ -390,7 +392,8 @@ def backward(
     group = max(1, min(images, WORKSPACE // (rows * (2 * padded + width) * regions.element_size())))
     de_tiles = triton.cdiv(rows, tiles["BLOCK_M"]) * triton.cdiv(width, tiles["BLOCK_D"])
     parts = min(group, triton.cdiv(PROGRAMS, de_tiles))
-    de = torch.zeros(parts, rows, width, dtype=torch.float32, device=regions.device)
+    de = torch.zeros(parts, rows, width, dtype=torch.float32, device=regions.device) if for_keywords else None
+    dv = torch.empty(group, padded, width, dtype=torch.float32, device=regions.device) if for_regions else None
     radial = torch.zeros(rows, dtype=torch.float32, device=regions.device)
     for i in range(0, images, group):
         s = slice(i, i + group)
@@ -398,14 +401,17 @@ def backward(
         coefficients = _coefficients(
             share, mask.shape, variant, gamma_pooling, dscores[s], scores[s], cosine[s], square[s], radial
         )
-        dv = _regions_and_keywords(
-            share, regions.shape[1], mask.shape, variant, gamma_attention, lse[s], coefficients, de
+        _regions_and_keywords(
+            share, regions.shape[1], mask.shape, variant, gamma_attention, lse[s], coefficients, dv, de
         )
-        dregions[s] = _unscaled(dv, given.v[s], given.v_shrunk[s], given.v_radial[s], regions.shape[2]) * largest
-    de, norm = de.sum(dim=0), given.e.float().square().sum(dim=1, keepdim=True).clamp(min=1e-30)
-    de -= given.e * (radial[:, None] / norm)
-    de = _unscaled(de, given.e, given.e_shrunk, given.e_radial, keywords.shape[2]) * largest
-    dkeywords.flatten(0, 1)[given.order] = de.to(keywords.dtype)
+        if dv is not None:
+            own = dv[: len(share.v)]
+            dregions[s] = _unscaled(own, share.v, given.v_shrunk[s], given.v_radial[s], regions.shape[2]) * largest
+    if de is not None:
+        de, norm = de.sum(dim=0), given.e.float().square().sum(dim=1, keepdim=True).clamp(min=1e-30)
+        de -= given.e * (radial[:, None] / norm)
+        de = _unscaled(de, given.e, given.e_shrunk, given.e_radial, keywords.shape[2]) * largest
+        dkeywords.flatten(0, 1)[given.order] = de.to(keywords.dtype)
     return dregions, dkeywords
 
 
@@ -441,16 +447,15 @@ def _coefficients(
 
 def _regions_and_keywords(
     given: Operands, regions: int, shape: torch.Size, variant: str, gamma: float, lse: Tensor, coefficients: Tensor,
-    de: Tensor,
-) -> Tensor:  # fmt: skip
-    """The gradient of a group's v, (I, P, Q) in float32; that of e is added to de (parts, M, Q)."""
+    dv: Tensor | None, de: Tensor | None,
+) -> None:  # fmt: skip
+    """Fill dv (I or more, P, Q) with the gradient of a group's v, and add that of e to de (parts, M, Q), in float32."""
     (images, padded, width), (captions, count), rows = given.v.shape, shape, len(given.e)
     tiles = _blocks(given, variant, count)
     context, w, b = (
         torch.empty(rows, images, size, dtype=given.v.dtype, device=given.v.device) for size in (width, padded, padded)
     )
     square = torch.empty_like(lse)
-    dv = torch.empty(images, padded, width, dtype=torch.float32, device=given.v.device)
     _attend(given, regions, shape, variant, gamma, None, None, square, context)
     grid = _row_tiles(shape, variant, tiles.weights["BLOCK_M"]), triton.cdiv(padded, tiles.weights["BLOCK_R"]), images
     weights_kernel[grid](
@@ -458,16 +463,17 @@ def _regions_and_keywords(
         captions, rows, regions, padded, gamma,
         D=width, CAPTION=caption_rows(variant, count), enable_fp_fusion=True, **tiles.weights,
     )  # fmt: skip
-    grid = triton.cdiv(padded, tiles.regions["BLOCK_R"]), triton.cdiv(width, tiles.regions["BLOCK_D"]), images
-    regions_kernel[grid](
-        w, given.e, b, context, given.start, dv, captions, padded, D=width, enable_fp_fusion=True, **tiles.regions
-    )
-    grid = triton.cdiv(rows, tiles.keywords["BLOCK_M"]), triton.cdiv(width, tiles.keywords["BLOCK_D"]), len(de)
-    keywords_kernel[grid](
-        w, given.v, given.start, de, captions, rows, images * padded, triton.cdiv(images, len(de)) * padded,
-        D=width, enable_fp_fusion=True, **tiles.keywords,
-    )  # fmt: skip
-    return dv
+    if dv is not None:
+        grid = triton.cdiv(padded, tiles.regions["BLOCK_R"]), triton.cdiv(width, tiles.regions["BLOCK_D"]), images
+        regions_kernel[grid](
+            w, given.e, b, context, given.start, dv, captions, padded, D=width, enable_fp_fusion=True, **tiles.regions
+        )
+    if de is not None:
+        grid = triton.cdiv(rows, tiles.keywords["BLOCK_M"]), triton.cdiv(width, tiles.keywords["BLOCK_D"]), len(de)
+        keywords_kernel[grid](
+            w, given.v, given.start, de, captions, rows, images * padded, triton.cdiv(images, len(de)) * padded,
+            D=width, enable_fp_fusion=True, **tiles.keywords,
+        )  # fmt: skip
 
 
 def blocks(width: int, dtype: torch.dtype, caption: int, generation: int) -> Blocks:
@@ -528,9 +534,16 @@ def _pad_features(features: int) -> int:
     return max(16, triton.next_power_of_2(features)) if features <= 256 else _pad(features, 128)
 
 
+def _norm(x: Tensor) -> Tensor:
+    """|x| along the last dimension in float32; NaN in the place of infinity, for x / infinity would be 0."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return norm.masked_fill(norm == torch.inf, torch.nan)
+
+
 def _power_of_two(norm: Tensor) -> Tensor:
-    """The power of two next above the norm."""
-    return torch.ldexp(torch.ones_like(norm), torch.frexp(norm).exponent)
+    """The power of two next above the norm; NaN for NaN."""
+    power = torch.ldexp(torch.ones_like(norm), torch.frexp(norm).exponent)
+    return power.masked_fill(norm.isnan(), torch.nan)
 
 
 def _scaled(x: Tensor, shrunk: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -77,3 +77,14 @@ def test_a_trained_generator_takes_whole_layers(gated: dict[str, Any]) -> None:
     assert (kinds(new).count("UpsampleGatedConv2d"), kinds(new).count("GatedConv2d")) == (2, 2)
     assert not {"BatchNorm2d", "GLU", "Gate"} & set(kinds(new))
     torch.testing.assert_close(results(new), results(old))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # old-style norms of weights are what many models have
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.weight_norm])
+def test_a_normalised_weight_stays_with_its_convolution(gated: dict[str, Any], norm: Any) -> None:
+    old = nn.Sequential(norm(nn.Conv2d(6, 8, 3)), nn.GLU(dim=1)).double().eval()
+    x = torch.randn(2, 6, 5, 4, dtype=torch.float64)
+    expected = old(x)
+    new = gated["replace_glu"](old)
+    assert kinds(new) == ["Sequential", "Conv2d", "Gate"]
+    torch.testing.assert_close(new(x), expected)

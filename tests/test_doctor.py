@@ -34,6 +34,7 @@ def test_both_forms_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     doctor.main([])
     text = capsys.readouterr().out
     assert findings["versions"]["torch"] == torch.__version__
+    assert "calls timed; the table is /" in findings["times of operators"]["cpu"]
     for section in findings:
         assert f"{section}\n" in text
 

@@ -109,12 +109,78 @@ def test_what_cannot_become_a_layer_is_one_sentence() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             GatedConv2d.from_conv(*convs)
-    with pytest.raises(TypeError, match="from_conv: ConvTranspose2d is no torch.nn.Conv2d"):
+    with pytest.raises(TypeError, match="from_conv: ConvTranspose2d is not torch.nn.Conv2d itself"):
         GatedConv2d.from_conv(nn.ConvTranspose2d(4, 4, 3))
     with pytest.raises(ValueError, match="it must have a 3x3 kernel, a padding of 1 and neither stride"):
         UpsampleGatedConv2d.from_conv(c(4, 4))
     with pytest.raises(ValueError, match="a layer of 2 groups is no pair of convolutions; use to_conv"):
         GatedConv2d(4, 4, 3, groups=2).to_convs()
+
+
+class Doubled(nn.Conv2d):
+    """A subclass whose outputs are others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # old-style weight_norm is what many models have
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (nn.utils.weight_norm, ValueError, r"the convolution has a hook \(WeightNorm\), which would be lost"),
+        (nn.utils.spectral_norm, ValueError, r"the convolution has a hook \(SpectralNorm\), which would be lost"),
+        (nn.utils.parametrizations.spectral_norm, TypeError, "ParametrizedConv2d is not torch.nn.Conv2d itself"),
+        (lambda c: Doubled(4, 4, 3), TypeError, "from_conv: Doubled is not torch.nn.Conv2d itself"),
+    ],
+)
+def test_what_does_more_than_its_weights_say_is_no_layer(change: Any, error: type[Exception], message: str) -> None:
+    changed = change(nn.Conv2d(4, 4, 3))
+    for convs in ((changed,), (nn.Conv2d(4, 4, 3), changed)):
+        with pytest.raises(error, match=message):
+            GatedConv2d.from_conv(*convs)
+
+
+def test_what_is_frozen_stays_so_and_back() -> None:
+    feature, gate = conv(2, 3, kernel_size=1), conv(2, 3, kernel_size=1)
+    for each in (feature, gate):
+        each.weight.requires_grad_(False)
+    layer = GatedConv2d.from_conv(feature, gate)
+    assert not layer.weight.requires_grad and layer.bias.requires_grad
+    for back in (layer.to_conv(), *layer.to_convs()):
+        assert not back.weight.requires_grad and back.bias.requires_grad
+    feature.bias.requires_grad_(False)
+    with pytest.raises(ValueError, match="one bias has requires_grad=False; both must, or none"):
+        GatedConv2d.from_conv(feature, gate)
+    gate.bias.requires_grad_(False)
+    assert not any(parameter.requires_grad for parameter in GatedConv2d.from_conv(feature, gate).parameters())
+
+
+def test_what_no_layer_can_be_is_said_when_it_is_made() -> None:
+    for arguments, message in [
+        ({"stride": (1, 2, 3)}, r"stride is \(1, 2, 3\); it must be a whole number, or two of them"),
+        ({"kernel_size": (3,)}, r"kernel_size is \(3,\); it must be a whole number, or two of them"),
+        ({"kernel_size": (0, 3)}, "kernel_height is 0; it must be more than 0"),
+        ({"in_channels": 0}, "in_channels is 0; it must be more than 0"),
+        ({"padding": "full"}, "padding is 'full'; it must be numbers, 'same' or 'valid'"),
+        ({"activation": "gelu"}, "activation is 'gelu'; it must be one of"),
+    ]:
+        with pytest.raises(ValueError, match="GatedConv2d: " + message):
+            GatedConv2d(**{"in_channels": 4, "out_channels": 4, "kernel_size": 3} | arguments)
+    with pytest.raises(ValueError, match="RegionKeywordLoss: variant is 'clip'; it must be one of xmc, damsm"):
+        RegionKeywordLoss("clip")
+    with pytest.raises(ValueError, match="RegionKeywordLoss: gamma_matching is inf; it must be more than 0 and finite"):
+        RegionKeywordLoss(gamma_matching=float("inf"))
+
+
+def test_the_loss_hands_on_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ops, "region_keyword_loss", lambda *features, **settings: given.update(settings))
+    group: Any = object()
+    gammas = {"gamma_attention": 1.0, "gamma_pooling": 2.0, "gamma_matching": 3.0}
+    settings = {"variant": "damsm", "impl": "torch", **gammas}
+    RegionKeywordLoss(gather=group, even=True, **settings)(torch.ones(1, 1, 1), torch.ones(1, 1, 1))
+    assert given == settings | {"gather": group, "even": True, "exclude": None}
 
 
 def test_groups_that_do_not_divide_are_one_sentence() -> None:

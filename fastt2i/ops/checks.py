@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from fastt2i.ops.reference import ACTIVATIONS, VARIANTS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def check_tensors(op: str, **arguments: Tensor | None) -> None:
+    """All are tensors; None is passed over."""
+    for name, argument in arguments.items():
+        if argument is not None and not isinstance(argument, Tensor):
+            raise TypeError(f"{op}: {name} is a {type(argument).__name__}; it must be a torch.Tensor")
+
+
+def check_pair(op: str, name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """A whole number stands for two; the two numbers."""
+    both = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2 or not all(isinstance(number, int) for number in both):
+        raise ValueError(f"{op}: {name} is {value!r}; it must be a whole number, or two of them: height, then width")
+    return both[0], both[1]
+
+
+def check_padding(op: str, padding: int | Sequence[int] | str) -> None:
+    """Padding is a word that is known, or a pair of numbers."""
+    if not isinstance(padding, str):
+        check_pair(op, "padding", padding)
+    elif padding not in ("same", "valid"):
+        raise ValueError(f"{op}: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
 
 
 def check_floating(op: str, **tensors: Tensor | None) -> None:
@@ -52,6 +78,10 @@ def check_gated_conv2d(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, 
             f"{op}: weight has shape {tuple(weight.shape)}; it must be (2 * Cout, Cin / groups, kh, kw), with an even "
             "number of rows: the feature half, then the gate half"
         )
+    if 0 in weight.shape[1:]:
+        raise ValueError(f"{op}: weight has shape {tuple(weight.shape)}; there must be a channel and a tap each way")
+    if not isinstance(groups, int):
+        raise ValueError(f"{op}: groups is {groups!r}; it must be a whole number")
     if groups < 1 or weight.shape[0] % groups or x.shape[1] != weight.shape[1] * groups:
         raise ValueError(
             f"{op}: x has {x.shape[1]} channels and weight has {weight.shape[0]} rows of {weight.shape[1]}, which do "
@@ -108,6 +138,11 @@ def check_region_keyword(op: str, regions: Tensor, keywords: Tensor, mask: Tenso
             shape = tuple(keywords.shape[:2])
             raise ValueError(f"{op}: keyword_mask has shape {tuple(mask.shape)}; it must be {shape}, as keywords")
         check_device(op, regions, keyword_mask=mask)
+    check_variant(op, variant)
+
+
+def check_variant(op: str, variant: str) -> None:
+    """The variant is one that exists."""
     if variant not in VARIANTS:
         raise ValueError(f"{op}: variant is {variant!r}; it must be one of {', '.join(VARIANTS)}")
 
@@ -145,7 +180,7 @@ def check_device(op: str, first: Tensor, **tensors: Tensor) -> None:
 
 
 def check_positive(op: str, **numbers: float) -> None:
-    """All numbers are positive."""
+    """All numbers are positive and finite."""
     for name, number in numbers.items():
-        if not number > 0:
-            raise ValueError(f"{op}: {name} is {number}; it must be more than 0")
+        if not 0 < number < math.inf:
+            raise ValueError(f"{op}: {name} is {number}; it must be more than 0 and finite")

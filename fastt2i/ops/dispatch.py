@@ -1,7 +1,7 @@
 """The one place that decides which implementation of an operator runs.
 
 A name is `reference`, or an `impl` and a form of it, such as `torch/phases`. What was timed on this machine
-(`fastt2i.ops.tuning`) decides; a rule of thumb does where nothing was.
+(`fastt2i.ops.tuning`) decides, where all that may run was; else a rule of thumb does. What was found wrong never runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fastt2i.kernels.launch import unavailable_reason
-from fastt2i.ops.times import is_on, known, measure
+from fastt2i.ops.table import best, table_of
+from fastt2i.ops.times import is_on, measure
 
 IMPLEMENTATIONS = ("reference", "torch", "triton")
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
@@ -30,7 +31,7 @@ class Call(NamedTuple):
     shapes: tuple[torch.Size, ...]
     """Of the tensors that decide the work."""
     settings: tuple[Any, ...]
-    """What else does: stride, groups and the like."""
+    """What else does: activation, stride, groups and the like."""
     layout: str
     """Of the first tensor: `channels_last`, `contiguous` or `strided`."""
     training: bool
@@ -152,8 +153,8 @@ def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable
 
     Raises:
         ValueError: there is no such implementation.
-        RuntimeError: it cannot run for this call; or times are being taken, none of this call is known, and a CUDA
-            graph is being captured.
+        RuntimeError: it cannot run for this call, or gave wrong results when it was to be timed; or times are being
+            taken, this call's are not known, and a CUDA graph is being captured.
     """
     if impl is not None and impl not in IMPLEMENTATIONS:
         raise ValueError(f"{call.op}: impl is {impl!r}; it must be None or one of {', '.join(IMPLEMENTATIONS)}")
@@ -174,25 +175,30 @@ def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[A
         assert impl is not None  # the reference runs everywhere
         reason = next(iter(reasons.values()), None) or _missing(call, impl)
         raise RuntimeError(f"{call.op}: impl={impl!r} cannot run: {reason}")
-    if len(names) == 1:
-        return names[0]
-    times = known(call.device, call.key()) if _is_fixed(call) else {}
-    if is_on() and call.shapes[0].numel() and not set(names) <= set(times):
-        candidates = {name: operator.implementations[name].run for name in names}
-        truth = operator.implementations["reference"].run
-        times = measure(call.device, call.key(), call.training, candidates, truth, arguments)
-    timed = [name for name in names if times.get(name) is not None]
-    if timed:
-        return min(timed, key=lambda name: times[name] or 0.0)
-    # What was tried and dropped is in the table without a time.
-    left = [name for name in names if name not in times] or names
-    return next((name for name in operator.prefer(call) if name in left), left[0])
+    if len(names) > 1 and is_on() and call.shapes[0].numel():
+        key = call.key()
+        if not set(names) <= set(table_of(call.device).get(key, {})):
+            candidates = {name: operator.implementations[name].run for name in names}
+            truth = operator.implementations["reference"].run
+            measure(call.device, key, call.training, candidates, truth, arguments)
+    name = _best(call, tuple(names), operator.prefer(call))
+    if name is None:
+        raise RuntimeError(
+            f"{call.op}: impl={impl!r} cannot run: all of it was left out when times were taken, being wrong or failing"
+        )
+    return name
+
+
+def _best(call: Call, names: tuple[str, ...], preferred: tuple[str, ...]) -> str | None:
+    if not torch.compiler.is_compiling():
+        return best(call.device, call.key(), names, preferred)
+    from fastt2i.ops.traced import best_when_traced
+
+    return best_when_traced(call.device, call.key() if _is_fixed(call) else "", names, preferred)
 
 
 def _is_fixed(call: Call) -> bool:
-    """Whether all sizes are; to look one up that torch.compile keeps open would fix it."""
-    if not torch.compiler.is_compiling():
-        return True
+    """Whether all sizes are, when traced; to look one up that torch.compile keeps open would fix it."""
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
     sizes = [size for shape in call.shapes for size in shape]

@@ -12,7 +12,15 @@ from fastt2i.kernels.launch import interpreting, shared_memory, unavailable_reas
 from fastt2i.kernels.tiles import CONFIGS, Config
 from fastt2i.ops import gate_torch, reference, upsampling
 from fastt2i.ops.autocast import cast_for_autocast
-from fastt2i.ops.checks import check_convolution, check_gate, check_gated_conv2d, check_upsample_gated_conv2d
+from fastt2i.ops.checks import (
+    check_convolution,
+    check_gate,
+    check_gated_conv2d,
+    check_padding,
+    check_pair,
+    check_tensors,
+    check_upsample_gated_conv2d,
+)
 from fastt2i.ops.dispatch import Call, Implementation, describe, register, select
 
 Pair = tuple[int, int]
@@ -184,9 +192,10 @@ def gate(
         ValueError, TypeError: an argument does not fit.
         RuntimeError: the implementation asked for cannot run here.
     """
+    check_tensors("gate", pre=pre)
     check_gate(pre, activation)
     arguments = (pre, activation, negative_slope)
-    return select(describe("gate", pre), impl, arguments)(*arguments)
+    return select(describe("gate", pre, settings=(activation,)), impl, arguments)(*arguments)
 
 
 def gated_conv2d(
@@ -224,13 +233,16 @@ def gated_conv2d(
         ValueError, TypeError: an argument does not fit.
         RuntimeError: the implementation asked for cannot run here.
     """
+    check_tensors("gated_conv2d", x=x, weight=weight, bias=bias)
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_gated_conv2d("gated_conv2d", x, weight, bias, groups, activation)
-    stride, dilation = _pair(stride), _pair(dilation)
+    stride = check_pair("gated_conv2d", "stride", stride)
+    dilation = check_pair("gated_conv2d", "dilation", dilation)
     x, padding = _padding(x, weight, stride, padding, dilation)
     check_convolution("gated_conv2d", x, weight, stride, padding, dilation)
     arguments = (x, weight, bias, stride, padding, dilation, groups, activation, negative_slope)
-    call = describe("gated_conv2d", x, weight, bias, settings=(*stride, *padding, *dilation, groups), shaping=2)
+    settings = (activation, _biased(bias), *stride, *padding, *dilation, groups)
+    call = describe("gated_conv2d", x, weight, bias, settings=settings, shaping=2)
     return select(call, impl, arguments)(*arguments)
 
 
@@ -264,24 +276,27 @@ def upsample_gated_conv2d(
         ValueError, TypeError: an argument does not fit.
         RuntimeError: the implementation asked for cannot run here.
     """
+    check_tensors("upsample_gated_conv2d", x=x, weight=weight, bias=bias)
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_upsample_gated_conv2d(x, weight, bias, activation)
     arguments = (x, weight, bias, activation, negative_slope)
-    return select(describe("upsample_gated_conv2d", x, weight, bias, shaping=2), impl, arguments)(*arguments)
+    settings = (activation, _biased(bias))
+    call = describe("upsample_gated_conv2d", x, weight, bias, settings=settings, shaping=2)
+    return select(call, impl, arguments)(*arguments)
 
 
-def _pair(value: int | tuple[int, int]) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _biased(bias: Tensor | None) -> str:
+    """As it stands in the table of times."""
+    return "unbiased" if bias is None else "biased"
 
 
 def _padding(
     x: Tensor, weight: Tensor, stride: Pair, padding: int | tuple[int, int] | str, dilation: Pair
 ) -> tuple[Tensor, Pair]:
     """Padding in numbers, with x padded already by what is needed on one side only."""
+    check_padding("gated_conv2d", padding)
     if not isinstance(padding, str):
-        return x, _pair(padding)
-    if padding not in ("same", "valid"):
-        raise ValueError(f"gated_conv2d: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
+        return x, check_pair("gated_conv2d", "padding", padding)
     if padding == "valid":
         return x, (0, 0)
     if stride != (1, 1):

@@ -61,7 +61,17 @@ def upsample_gated_conv2d(
 
 def l2_normalize(x: Tensor) -> Tensor:
     """x / |x| along the last dimension; tiny vectors go to zero instead of to NaN."""
-    return x * x.square().sum(dim=-1, keepdim=True).clamp(min=NORM_FLOOR).rsqrt()
+    return x * squared_norm(x).clamp(min=NORM_FLOOR).rsqrt()
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """|x|^2 along the last dimension, which stays."""
+    return finite_or_nan(x.square().sum(dim=-1, keepdim=True))
+
+
+def finite_or_nan(square: Tensor) -> Tensor:
+    """NaN in the place of infinity: what is divided by that would be 0, as if it were a result."""
+    return square.masked_fill(square == torch.inf, torch.nan)
 
 
 def region_keyword_scores(
@@ -75,8 +85,8 @@ def region_keyword_scores(
     # A context vector may be zero, and the norm of a zero vector has no gradient: floor the square, far below where the
     # published floor of the product takes hold.
     tiny = torch.finfo(context_IJTD.dtype).tiny
-    context_norm = context_IJTD.square().sum(dim=3).clamp(min=tiny).sqrt()
-    keyword_norm = e_JTD.square().sum(dim=2).clamp(min=tiny).sqrt()
+    context_norm = squared_norm(context_IJTD).clamp(min=tiny).sqrt().squeeze(3)
+    keyword_norm = squared_norm(e_JTD).clamp(min=tiny).sqrt().squeeze(2)
     cosine_IJT = (context_IJTD * e_JTD).sum(dim=3) / (context_norm * keyword_norm).clamp(min=COSINE_FLOOR)
     return pool(gamma_pooling * cosine_IJT, mask) / (gamma_pooling if variant == "xmc" else 1.0)
 

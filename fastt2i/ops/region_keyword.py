@@ -10,7 +10,14 @@ from fastt2i.kernels.launch import unavailable_reason
 from fastt2i.kernels.tiles import MOST_KEYWORDS
 from fastt2i.ops import reference, region_keyword_torch
 from fastt2i.ops.autocast import promote_for_autocast
-from fastt2i.ops.checks import check_as_many, check_exclude, check_floating, check_positive, check_region_keyword
+from fastt2i.ops.checks import (
+    check_as_many,
+    check_exclude,
+    check_floating,
+    check_positive,
+    check_region_keyword,
+    check_tensors,
+)
 from fastt2i.ops.dispatch import Call, Implementation, describe, register, select
 from fastt2i.ops.gather import Ranks
 
@@ -25,6 +32,14 @@ def _triton_scores(
     from fastt2i.ops.region_keyword_triton import region_keyword_scores as triton_scores
 
     return triton_scores(regions, keywords, mask, variant, gamma_attention, gamma_pooling)
+
+
+def _no_torch_scores(call: Call) -> str | None:
+    if call.device.type != "cuda" or torch.compiler.is_compiling() or not torch.cuda.is_initialized():
+        return None
+    if torch.cuda.is_current_stream_capturing():
+        return "the host reads the captions' lengths, which cannot be captured in a CUDA graph"
+    return None
 
 
 def _no_triton_scores(call: Call) -> str | None:
@@ -47,7 +62,7 @@ register(
     "region_keyword_scores",
     {
         "reference": Implementation(reference.region_keyword_scores),
-        "torch": Implementation(region_keyword_torch.region_keyword_scores),
+        "torch": Implementation(region_keyword_torch.region_keyword_scores, _no_torch_scores),
         "triton": Implementation(_triton_scores, _no_triton_scores),
     },
     _prefer_scores,
@@ -83,14 +98,17 @@ def region_keyword_scores(
         impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
 
     Returns:
-        (B_img, B_cap) float32, or float64 for float64 features. A caption without keywords scores 0 against every image
-        and sends no gradient; a feature that is NaN makes its scores NaN.
+        (B_img, B_cap) float32, or float64 for float64 features. A feature that is NaN makes its scores NaN,
+        and one whose squared norm is not finite (in float32, a norm above 1.8e19) does so instead of giving wrong ones.
+        A caption without keywords scores 0, whatever the image, and sends no gradient; but NaN is what goes back
+        through scores that are NaN, even if 0 arrives at them.
 
     Raises:
         ValueError, TypeError: an argument does not fit.
         RuntimeError: the implementation asked for cannot run here.
     """
     op = "region_keyword_scores"
+    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=keyword_mask)
     regions, keywords = promote_for_autocast(regions, keywords)
     check_region_keyword(op, regions, keywords, keyword_mask, variant)
     check_positive(op, gamma_attention=gamma_attention, gamma_pooling=gamma_pooling)
@@ -127,6 +145,7 @@ def region_keyword_attention(
         ValueError, TypeError: an argument does not fit.
     """
     op = "region_keyword_attention"
+    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=keyword_mask)
     regions, keywords = promote_for_autocast(regions, keywords)
     check_region_keyword(op, regions, keywords, keyword_mask, variant)
     check_as_many(op, regions, keywords)
@@ -187,6 +206,7 @@ def region_keyword_loss(
         RuntimeError: the implementation asked for cannot run here.
     """
     op = "region_keyword_loss"
+    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=keyword_mask, exclude=exclude)
     regions, keywords = promote_for_autocast(regions, keywords)
     check_region_keyword(op, regions, keywords, keyword_mask, variant)
     check_positive(op, gamma_matching=gamma_matching)
@@ -237,6 +257,7 @@ def global_match_loss(
         ValueError, TypeError: an argument does not fit.
     """
     op = "global_match_loss"
+    check_tensors(op, global_features=global_features, sentences=sentences, exclude=exclude)
     global_features, sentences = promote_for_autocast(global_features, sentences)
     check_floating(op, global_features=global_features, sentences=sentences)
     if global_features.ndim != 2 or global_features.shape != sentences.shape:

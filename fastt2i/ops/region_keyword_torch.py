@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastt2i.ops.reference import COSINE_FLOOR, NORM_FLOOR, accumulating, pool
+from fastt2i.ops.reference import COSINE_FLOOR, NORM_FLOOR, accumulating, finite_or_nan, pool, squared_norm
 
 #: Bytes of one (M, G, R) buffer, of which there are three or four: on a CPU about its second-level cache, on a GPU what
 #: fills it.
@@ -184,7 +184,7 @@ def _pack(keywords: Tensor, mask: Tensor, variant: str, gamma: float) -> _Packed
     lengths, order = mask.sum(dim=1).sort(stable=True)
     slots = (count * order[:, None] + torch.arange(count, device=mask.device))[mask[order]]
     features, scale, moves = _scaled(accumulating(keywords.flatten(0, 1)[slots]), variant)
-    norm = features.square().sum(dim=1).clamp(min=_tiny(features)).sqrt()
+    norm = squared_norm(features)[:, 0].clamp(min=_tiny(features)).sqrt()
     factor = gamma if variant == "xmc" else 1.0
     return _Packed(slots, slots // count, features.mul_(factor), scale, moves, norm, factor, lengths.tolist())
 
@@ -237,7 +237,7 @@ def _score(
         _attend(v_GRD, packed, chunk, variant, gamma, s, other, a)
         c = other if gram is not None else spaces.take("c", (rows, images, features))
         _each(a, v_GRD if gram is None else gram, out=c)
-        square = c.mul_(a if gram is not None else c).sum(dim=2)
+        square = finite_or_nan(c.mul_(a if gram is not None else c).sum(dim=2))
         numerator = s.mul_(a).sum(dim=2).div_(packed.factor)
         norms = square.clamp(min=_tiny(square)).sqrt_().mul_(packed.norm[chunk.rows, None])
         cosine_MG[chunk.rows] = numerator.div_(norms.clamp_(min=COSINE_FLOOR))
@@ -379,7 +379,7 @@ def _scaled(x: Tensor, variant: str) -> tuple[Tensor, Tensor, Tensor]:
     if variant == "damsm":
         one = x.new_ones(()).expand(*x.shape[:-1], 1)
         return x.clone(), one, one.new_zeros(()).bool().expand_as(one)
-    square = x.square().sum(dim=-1, keepdim=True)
+    square = squared_norm(x)
     scale = square.clamp(min=NORM_FLOOR).rsqrt()
     return x * scale, scale, square >= NORM_FLOOR
 

@@ -38,8 +38,13 @@ def region_keyword_backward(
     variant: str,
     gamma_attention: float,
     gamma_pooling: float,
+    for_regions: bool,
+    for_keywords: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of regions and keywords; having no formula of its own, it raises where it is differentiated."""
+    """The gradients of regions and keywords, an empty tensor for one that is not wanted.
+
+    Having no formula of its own, it raises where it is differentiated.
+    """
     return kernels.backward(
         dscores.contiguous(),
         regions,
@@ -52,6 +57,8 @@ def region_keyword_backward(
         variant,
         gamma_attention,
         gamma_pooling,
+        for_regions,
+        for_keywords,
     )
 
 
@@ -67,7 +74,11 @@ def _(
 
 @region_keyword_backward.register_fake
 def _(dscores: Tensor, regions: Tensor, keywords: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    return regions.new_empty(regions.shape), keywords.new_empty(keywords.shape)
+    *_, for_regions, for_keywords = others
+    return (
+        regions.new_empty(regions.shape if for_regions else 0),
+        keywords.new_empty(keywords.shape if for_keywords else 0),
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -77,7 +88,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, dscores: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
-    return *region_keyword_backward(dscores, *ctx.saved_tensors, *ctx.settings), None, None, None, None
+    for_regions, for_keywords = ctx.needs_input_grad[:2]
+    dregions, dkeywords = region_keyword_backward(dscores, *ctx.saved_tensors, *ctx.settings, for_regions, for_keywords)
+    return dregions if for_regions else None, dkeywords if for_keywords else None, None, None, None, None
 
 
 region_keyword.register_autograd(_differentiate, setup_context=_save)

@@ -16,8 +16,6 @@ from torch import Tensor
 from fastt2i.ops import gate_torch
 from fastt2i.ops.reference import accumulating
 
-#: Which of the 3 taps meet in which of the 2 pixels, by phase: (phase, pixel, tap).
-MEETING = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
@@ -26,9 +24,8 @@ def phase_weights(weight: Tensor) -> Tensor:
 
     Taps are added up in float32 or wider, so that half-precision kernels are rounded once.
     """
-    wide = accumulating(weight)
-    meeting = wide.new_tensor(MEETING)
-    return torch.einsum("pur,qvs,oirs->pqoiuv", meeting, meeting, wide).to(weight.dtype)
+    taps = _meet(_meet(accumulating(weight), 2), 4)  # (O, I, p, u, q, v)
+    return taps.permute(2, 4, 0, 1, 3, 5).contiguous().to(weight.dtype)
 
 
 def transposed_weight(weight: Tensor) -> Tensor:
@@ -42,10 +39,21 @@ def transposed_weight(weight: Tensor) -> Tensor:
 
 def folded(dtransposed: Tensor) -> Tensor:
     """The gradient of a 3x3 kernel (O, I, 3, 3), given that of its `transposed_weight` (I, O, 4, 4)."""
-    wide = accumulating(dtransposed)
-    meeting = wide.new_tensor(MEETING)
-    taps = wide.flip(2, 3).unflatten(3, (2, 2)).unflatten(2, (2, 2))  # (I, O, u, p, v, q)
-    return torch.einsum("ioupvq,pur,qvs->oirs", taps, meeting, meeting).to(dtransposed.dtype)
+    taps = accumulating(dtransposed).flip(2, 3).unflatten(3, (2, 2)).unflatten(2, (2, 2))  # (I, O, u, p, v, q)
+    return _part(_part(taps, 2), 3).permute(1, 0, 2, 3).contiguous().to(dtransposed.dtype)
+
+
+def _meet(x: Tensor, dim: int) -> Tensor:
+    """The sums of the 3 taps of a dimension that meet in a pixel, (phase, pixel) in its place."""
+    # Sums, not a product with a table: to bring a table to a GPU is what no CUDA graph can capture.
+    first, second, third = x.unbind(dim)
+    return torch.stack((first, second + third, first + second, third), dim).unflatten(dim, (2, 2))
+
+
+def _part(x: Tensor, dim: int) -> Tensor:
+    """The other way, the transpose of `_meet`: (pixel, phase) at `dim` go back to the 3 taps that met there."""
+    (a, c), (b, d) = (pixel.unbind(dim) for pixel in x.unbind(dim))
+    return torch.stack((a + c, b + c, b + d), dim)
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, negative_slope: float) -> Tensor:

@@ -26,6 +26,10 @@ LOSSES: Losses = {
         lambda x, w: upsample_gated_conv2d(x, w, impl="triton").square().sum(),
         [(4, 16, 8, 8), (64, 16, 3, 3)],
     ),
+    "upsample_gated_conv2d in PyTorch": (
+        lambda x, w: upsample_gated_conv2d(x, w, impl="torch").square().sum(),
+        [(4, 16, 8, 8), (64, 16, 3, 3)],
+    ),
     "region_keyword_loss": (
         lambda v, e: region_keyword_loss(v, e, impl="triton"),
         [(6, 64, 32), (6, 9, 32)],

@@ -10,6 +10,8 @@ from torch import Tensor
 from fastt2i.ops import gate
 from fastt2i.ops.reference import ACTIVATIONS
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 #: Rounding of inputs is not the kernel's: they are drawn in the dtype. Outputs are rounded once.
 BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 SHAPES = [
@@ -22,18 +24,6 @@ SHAPES = [
     (2, 6, 11),
     (2, 2, 3, 4, 5),
 ]
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory is NaN, so that a lane that no program writes shows."""
-    empty = torch.empty
-
-    def poisoned_empty(*arguments: object, **options: object) -> Tensor:
-        tensor = empty(*arguments, **options)
-        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(torch, "empty", poisoned_empty)
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, layout: str, seed: int = 0) -> Tensor:
@@ -133,13 +123,15 @@ def test_empty(device: torch.device) -> None:
 
 def test_torch_knows_the_operators(device: torch.device) -> None:
     from fastt2i.ops.gate_triton import gate as op
-    from fastt2i.ops.gate_triton import gate_backward
+    from fastt2i.ops.gate_triton import gate_backward, gate_backward_backward
 
     for layout in ("contiguous", "channels_last"):
         pre = draw((2, 6, 5, 3), torch.float32, device, layout).requires_grad_()
         dy = draw((2, 3, 5, 3), torch.float32, device, layout).requires_grad_()
         torch.library.opcheck(op, (pre, "silu", 0.2))
         torch.library.opcheck(gate_backward, (dy, pre, "leaky_relu", 0.2))
+        ddpre = draw((2, 6, 5, 3), torch.float32, device, layout)
+        torch.library.opcheck(gate_backward_backward, (ddpre, dy.detach(), pre.detach(), "silu", 0.2))
 
 
 def test_compiles_without_a_graph_break(device: torch.device) -> None:

@@ -14,6 +14,8 @@ from fastt2i.kernels.tiles import CONFIGS
 from fastt2i.ops import dispatch, gated_conv2d, upsample_gated_conv2d
 from fastt2i.ops.reference import ACTIVATIONS
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 #: Rounding of inputs is not the kernel's: they are drawn in the dtype. What is added up is rounded once or twice.
 BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 TILES = tuple(f"triton/{config.name}" for config in CONFIGS)
@@ -34,15 +36,8 @@ SIZES = [(2, 7, 5), (1, 1, 1), (3, 32, 16), (1, 40, 33)]
 
 
 @pytest.fixture(autouse=True)
-def exact_and_poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """float32 is not TF32, and fresh memory is NaN, so that a lane that no program writes shows."""
-    empty = torch.empty
-
-    def poisoned_empty(*arguments: object, **options: object) -> Tensor:
-        tensor = empty(*arguments, **options)
-        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(torch, "empty", poisoned_empty)
+def exact() -> Iterator[None]:
+    """float32 is not TF32."""
     with torch.backends.cudnn.flags(allow_tf32=False):
         yield
 

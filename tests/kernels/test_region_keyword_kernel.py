@@ -9,7 +9,9 @@ from torch import Tensor
 
 from benchmarks.memory import peak
 from fastt2i.kernels import region_keyword as kernels
-from fastt2i.ops import region_keyword_scores
+from fastt2i.ops import region_keyword_loss, region_keyword_scores
+
+pytestmark = pytest.mark.usefixtures("poisoned")
 
 #: Rounding of inputs is not the kernel's: they are drawn in the dtype. Attention, its gradient and contexts are rounded
 #: once each before a product, with independent errors, and gradients once more: a few half units in the last place,
@@ -17,24 +19,13 @@ from fastt2i.ops import region_keyword_scores
 BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 #: Images, captions, regions, keywords of a caption, features. In float32 the interpreter walks in small steps.
 SHAPES = [(2, 3, 1, 1, 32), (3, 2, 49, 5, 100), (2, 2, 64, 16, 32), (1, 3, 289, 18, 32), (2, 1, 49, 32, 300)]
+SHAPES += [(1, 2, 256, 5, 256), (1, 1, 10, 2, 768)]
 LARGE = [(4, 3, 64, 16, 256), (2, 3, 289, 18, 256), (3, 2, 49, 32, 768), (2, 2, 256, 5, 384)]
 CASES = [
     *((shape, torch.float32) for shape in SHAPES),
     *((shape, dtype) for dtype in (torch.float16, torch.bfloat16) for shape in SHAPES + LARGE),
 ]
 MASKS = ["all", "ragged", "holes", "some captions empty", "none"]
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory is NaN, so that a lane that no program writes shows."""
-    empty = torch.empty
-
-    def poisoned_empty(*arguments: object, **options: object) -> Tensor:
-        tensor = empty(*arguments, **options)
-        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(torch, "empty", poisoned_empty)
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, variant: str) -> tuple[Tensor, Tensor]:
@@ -89,6 +80,41 @@ def test_scores_and_gradients(variant: str, shape: tuple[int, ...], dtype: torch
     v, e = draw(shape, dtype, device, variant)
     mask = mask_of("ragged", shape[1], shape[3], device)
     check(v, e, mask, BOUNDS[dtype], variant=variant, gamma_attention=4.0, gamma_pooling=5.0)
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_the_loss_and_its_gradients(variant: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Sharpened by gamma_matching, as training has it, with pairs that are no negatives."""
+    v, e = draw((5, 5, 20, 6, 32), dtype, device, variant)
+    mask, classes = mask_of("ragged", 5, 6, device), torch.tensor([0, 1, 0, 2, 3], device=device)
+    gammas = {"gamma_attention": 4.0, "gamma_pooling": 5.0, "gamma_matching": 10.0}
+    settings = {"variant": variant, "exclude": classes[:, None] == classes, **gammas}
+    results = []
+    for impl, inputs in (("triton", (v, e)), ("reference", (v.double(), e.double()))):
+        inputs = [x.requires_grad_() for x in inputs]
+        loss = region_keyword_loss(*inputs, mask, impl=impl, **settings)
+        results.append([loss, *torch.autograd.grad(loss, inputs)])
+    for name, ours, truth in zip(("loss", "regions", "keywords"), *results, strict=True):
+        assert (ours.double() - truth).norm() <= BOUNDS[dtype] * truth.norm(), name
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_a_gradient_that_nobody_wants_is_not_computed(
+    variant: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v, e = draw((3, 4, 20, 5, 16), torch.float32, device, variant)
+    both = all_of(v, e, None, upstream_of(v, e), variant=variant, impl="triton")
+    for name, alone, spared in (("regions", v, "keywords_kernel"), ("keywords", e, "regions_kernel")):
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, spared, None)  # no launch
+            scores = region_keyword_scores(v, e, variant=variant, impl="triton")
+            assert not scores.requires_grad
+            alone.requires_grad_()
+            scores = region_keyword_scores(v, e, variant=variant, impl="triton")
+            (gradient,) = torch.autograd.grad(scores, alone, upstream_of(v, e))
+        assert torch.equal(gradient, both[name]), name
+        alone.requires_grad_(False)
 
 
 @pytest.mark.parametrize("variant", ["xmc", "damsm"])
@@ -164,6 +190,30 @@ def test_nan_features_come_out_as_nan(variant: str, device: torch.device) -> Non
     assert scores[:, 2].isnan().all() and scores[:, [0, 1, 3]].isfinite().all()
 
 
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_norms_that_float32_cannot_square_come_out_as_nan(variant: str, device: torch.device) -> None:
+    v, e = draw((3, 4, 5, 2, 16), torch.float32, device, variant)
+    big = v.clone()
+    big[1] *= 1e18
+    check(big, e, None, 1e-5, variant=variant)
+    big[1] *= 100
+    scores = region_keyword_scores(big, e, variant=variant, impl="triton")
+    assert scores[1].isnan().all() and scores[[0, 2]].isfinite().all()
+    big = e.clone()
+    big[2] *= 1e20
+    assert region_keyword_scores(v, big, variant=variant, impl="triton")[:, 2].isnan().all()
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_a_caption_without_keywords_scores_zero_against_nan_too(variant: str, device: torch.device) -> None:
+    v, e = draw((2, 2, 5, 3, 16), torch.float32, device, variant)
+    v[1] = torch.nan
+    for kind in ("none", "some captions empty"):
+        mask = mask_of(kind, 2, 3, device)
+        scores = region_keyword_scores(v, e, mask, variant=variant, impl="triton")
+        assert not scores[:, ~mask.any(dim=1)].any()
+
+
 @pytest.mark.parametrize(("images", "captions"), [(0, 3), (2, 0), (0, 0)])
 def test_empty_batches(images: int, captions: int, device: torch.device) -> None:
     v = torch.zeros(images, 4, 8, device=device, requires_grad=True)
@@ -191,23 +241,51 @@ def test_torch_knows_the_operators(device: torch.device) -> None:
         settings = (variant, 4.0, 5.0)
         outputs = region_keyword(v, e, mask, *settings)
         torch.library.opcheck(region_keyword, (v.requires_grad_(), e.requires_grad_(), mask, *settings))
-        inputs = (upstream_of(v, e), v.detach(), e.detach(), mask, *outputs, *settings)
-        torch.library.opcheck(region_keyword_backward, inputs)
+        for wanted in ((True, True), (False, True)):
+            inputs = (upstream_of(v, e), v.detach(), e.detach(), mask, *outputs, *settings, *wanted)
+            torch.library.opcheck(region_keyword_backward, inputs)
 
 
 @pytest.mark.parametrize("variant", ["xmc", "damsm"])
-def test_compiles_without_a_graph_break(variant: str, device: torch.device) -> None:
+@pytest.mark.parametrize(("backend", "dynamic"), [("aot_eager", False), ("aot_eager", True), ("inductor", False)])
+def test_compiles_without_a_graph_break(variant: str, backend: str, dynamic: bool, device: torch.device) -> None:
     v, e = draw((2, 3, 5, 4, 16), torch.float32, device, variant)
     upstream = upstream_of(v, e)
-    eager = all_of(v, e, None, upstream, variant=variant, impl="triton")
     v.requires_grad_(), e.requires_grad_()
 
     def scores(v: Tensor, e: Tensor) -> Tensor:
         return region_keyword_scores(v, e, variant=variant, impl="triton")
 
-    out = torch.compile(scores, fullgraph=True, backend="aot_eager")(v, e)
-    compiled = dict(zip(eager, (out, *torch.autograd.grad(out, (v, e), upstream)), strict=True))
-    torch.testing.assert_close(compiled, eager)
+    torch.compiler.reset()  # what was compiled for other parameters counts against a limit
+    function = torch.compile(scores, fullgraph=True, backend=backend, dynamic=dynamic)
+    for keep in (3, 2):
+        eager = all_of(v, e[:keep], None, upstream[:, :keep], variant=variant, impl="triton")
+        part = e[:keep].detach().requires_grad_()
+        out = function(v, part)
+        gradients = torch.autograd.grad(out, (v, part), upstream[:, :keep])
+        torch.testing.assert_close(dict(zip(eager, (out, *gradients), strict=True)), eager)
+
+
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_takes_features_of_two_dtypes_and_changes_nothing(
+    variant: str, compiled: bool, device: torch.device
+) -> None:
+    v, e = draw((2, 3, 5, 4, 16), torch.float32, device, variant)
+    plain = all_of(v, e, None, upstream_of(v, e), variant=variant, impl="triton")
+
+    def inside(v: Tensor, e: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            return region_keyword_scores(v, e, variant=variant, impl="triton")
+
+    torch.compiler.reset()
+    run = torch.compile(inside, fullgraph=True, backend="aot_eager") if compiled else inside
+    v.requires_grad_(), e.requires_grad_()
+    scores = run(v, e)
+    gradients = torch.autograd.grad(scores, (v, e), upstream_of(v, e))
+    torch.testing.assert_close(dict(zip(plain, (scores, *gradients), strict=True)), plain, rtol=0, atol=0)
+    mixed, same = run(v.bfloat16(), e), region_keyword_scores(v.bfloat16().float(), e, variant=variant, impl="triton")
+    torch.testing.assert_close(mixed, same, rtol=0, atol=0)
 
 
 def test_what_it_cannot_do_is_said_in_one_sentence(device: torch.device) -> None:

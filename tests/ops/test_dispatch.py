@@ -155,3 +155,13 @@ def test_captions_longer_than_the_kernels_take_go_through_torch_on_a_gpu() -> No
         reason = dispatch.implementations(call._replace(device=torch.device("cuda")))["triton"]
         assert (reason is not None) == refused
         assert not refused or "129 for every caption" in str(reason)
+
+
+def test_what_reads_lengths_on_the_host_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    v, e = torch.zeros(1, 4, 8), torch.zeros(1, 3, 8)
+    call = dispatch.describe("region_keyword_scores", v, e, settings=("xmc",), shaping=2)
+    call = call._replace(device=torch.device("cuda"))
+    assert dispatch.implementations(call)["torch"] is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert "cannot be captured in a CUDA graph" in str(dispatch.implementations(call)["torch"])

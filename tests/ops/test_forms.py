@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastt2i.ops import dispatch, gate_torch
 from fastt2i.ops.reference import ACTIVATIONS
+from fastt2i.ops.upsampling import folded
 
 UPSAMPLING = ("torch/phases", "torch/transposed", "torch/plain")
 #: Rounding of the inputs is no form's: they are drawn in the dtype. A few roundings of the dtype, added at random.
@@ -131,3 +134,26 @@ def test_what_is_kept_for_the_backward(activation: str) -> None:
     if activation in ("leaky_relu", "elu", "silu"):  # the others keep less in the definition, too
         assert plain >= 1.6 * 3 * x.nbytes
         assert upsampled >= 2.1 * 9 * x.nbytes
+
+
+class Recorded(TorchDispatchMode):
+    """The names of all operators that torch runs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket._qualified_op_name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["reference", *UPSAMPLING])
+def test_nothing_travels_between_host_and_device(name: str) -> None:
+    """A table that is brought to a GPU, or a value that is read from it, is what no CUDA graph can capture."""
+    x, (weight, bias) = draw(2, 3, 4, 5), parameters(3, 4)
+    with Recorded() as recorded:
+        all_results(lambda *t: form("upsample_gated_conv2d", name)(*t, "leaky_relu", 0.2), x, weight, bias)
+        folded(draw(3, 8, 4, 4))
+    assert "aten::convolution" in recorded.names
+    assert not recorded.names & {"aten::lift_fresh", "aten::_local_scalar_dense"}

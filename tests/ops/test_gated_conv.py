@@ -228,6 +228,19 @@ X, (W, B) = torch.randn(2, 3, 8, 8), (torch.randn(8, 3, 3, 3), torch.randn(8))
         (lambda: gated_conv2d(X, W, padding="full"), ValueError, "padding is 'full'; it must be numbers, 'same' or"),
         (lambda: gated_conv2d(X, W, stride=2, padding="same"), ValueError, r"the stride is \(2, 2\); 'same' needs"),
         (
+            lambda: gated_conv2d(X, W, stride=(1, 2, 3)),
+            ValueError,
+            r"stride is \(1, 2, 3\); it must be a whole number, or two of them: height, then width",
+        ),
+        (lambda: gated_conv2d(X, W, stride=(2,)), ValueError, r"stride is \(2,\); it must be a whole number, or two"),
+        (lambda: gated_conv2d(X, W, dilation=1.5), ValueError, "dilation is 1.5; it must be a whole number"),
+        (lambda: gated_conv2d(X, W, padding=[1, "1"]), ValueError, r"padding is \[1, '1'\]; it must be a whole"),
+        (lambda: gated_conv2d(X, W, groups=1.0), ValueError, "groups is 1.0; it must be a whole number"),
+        (lambda: gated_conv2d(X, W[:, :, :0]), ValueError, r"weight has shape \(8, 3, 0, 3\); there must be a channel"),
+        (lambda: gated_conv2d(X.tolist(), W), TypeError, "x is a list; it must be a torch.Tensor"),
+        (lambda: upsample_gated_conv2d(X, W.numpy()), TypeError, "weight is a ndarray; it must be a torch.Tensor"),
+        (lambda: gate([[1.0, 2.0]]), TypeError, "gate: pre is a list; it must be a torch.Tensor"),
+        (
             lambda: gated_conv2d(X, W, dilation=(1, 4)),
             ValueError,
             "the kernel reaches over 9 pixels of width and x has 8 with its padding",
@@ -237,3 +250,10 @@ X, (W, B) = torch.randn(2, 3, 8, 8), (torch.randn(8, 3, 3, 3), torch.randn(8))
 def test_what_does_not_fit_is_one_sentence(call: object, kind: type, sentence: str) -> None:
     with pytest.raises(kind, match=sentence):
         call()
+
+
+def test_two_numbers_may_stand_in_a_list() -> None:
+    torch.testing.assert_close(
+        gated_conv2d(X, W, stride=[1, 2], padding=[1, 0], dilation=[2, 1]),
+        gated_conv2d(X, W, stride=(1, 2), padding=(1, 0), dilation=(2, 1)),
+    )

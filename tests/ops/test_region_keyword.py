@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastt2i.ops import global_match_loss, region_keyword_attention, region_keyword_loss, region_keyword_scores
+
+
+def without_images_of_the_class(logits: Tensor, classes: list[int]) -> Tensor:
+    """A caption's own image stays."""
+    logits = logits.clone()
+    for i, j in product(range(len(classes)), repeat=2):
+        if i != j and classes[i] == classes[j]:
+            logits[i, j] = -math.inf
+    return logits
 
 
 def attngan_words_loss(
@@ -40,21 +50,17 @@ def attngan_words_loss(
             cosine = (context * word).sum(0) / (context.norm(dim=0) * word.norm(dim=0)).clamp(min=1e-8)
             column.append(torch.exp(gamma2 * cosine).sum().log())
         columns.append(torch.stack(column))
-    logits = gamma3 * torch.stack(columns, dim=1)
-    for i in range(batch):
-        for j in range(batch):
-            if i != j and classes[i] == classes[j]:
-                logits = logits.clone()
-                logits[i, j] = -math.inf
+    logits = without_images_of_the_class(gamma3 * torch.stack(columns, dim=1), classes)
     own = torch.arange(batch)
     return F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)
 
 
-def attngan_sent_loss(images: Tensor, sentences: Tensor, gamma3: float) -> Tensor:
-    """AttnGAN's sentence loss: gamma3 times the cosine, both ways."""
+def attngan_sent_loss(images: Tensor, sentences: Tensor, classes: list[int], gamma3: float) -> Tensor:
+    """AttnGAN's sentence loss: gamma3 times the cosine, both ways; images of the sentence's class are no negatives."""
     norms = images.norm(dim=1)[:, None] * sentences.norm(dim=1)[None]
     logits = gamma3 * (images @ sentences.T) / norms.clamp(min=1e-8)
     own = torch.arange(len(images))
+    logits = without_images_of_the_class(logits, classes)
     return F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)
 
 
@@ -141,7 +147,7 @@ def test_global_loss_is_both_papers_sentence_loss() -> None:
         global_match_loss(images, texts), xmcgan_contrastive_loss(images, texts, 0.1), [images, texts]
     )
     ours = global_match_loss(images, texts, temperature=1 / 10)
-    assert_same_with_gradients(ours, attngan_sent_loss(images, texts, 10.0), [images, texts])
+    assert_same_with_gradients(ours, attngan_sent_loss(images, texts, list(range(6)), 10.0), [images, texts])
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +182,9 @@ def test_the_recipe_for_attngan(document: dict[str, Any], classes: list[int] | N
     theirs = attngan_words_loss(images, words, LENGTHS, classes or list(range(5)), (4.0, 5.0, 10.0))
     assert_same_with_gradients(ours, theirs, [images, words])
     codes, sentences = (x[:, 0].clone().requires_grad_() for x in features(5, 1, 1, 9))
-    if classes is None:
-        ours = document["sent_loss"](codes, sentences, None)
-        assert_same_with_gradients(ours, attngan_sent_loss(codes, sentences, 10.0), [codes, sentences])
+    ours = document["sent_loss"](codes, sentences, ids)
+    theirs = attngan_sent_loss(codes, sentences, classes or list(range(5)), 10.0)
+    assert_same_with_gradients(ours, theirs, [codes, sentences])
 
 
 def test_the_recipe_for_xmcgan(document: dict[str, Any]) -> None:
@@ -227,6 +233,36 @@ def test_nan_features_come_out_as_nan(variant: str) -> None:
     assert region_keyword_scores(regions, words, variant=variant)[:, 2].isnan().all()
     assert region_keyword_loss(regions, words, variant=variant).isnan()
     assert global_match_loss(regions[:, 0], words[:, 0]).isnan()
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_norms_that_float32_cannot_square_come_out_as_nan(variant: str, impl: str) -> None:
+    """Divided by an infinite norm they would be zeros, and the score a number; right up to there."""
+    regions, words = (x.float() for x in features(3, 4, 2, 5))
+    for large, scores_of in ((1e18, torch.isfinite), (1e20, torch.isnan)):
+        big = regions.clone()
+        big[1] *= large
+        scores = region_keyword_scores(big, words, variant=variant, impl=impl)
+        assert scores_of(scores[1]).all() and scores[[0, 2]].isfinite().all()
+        exact = region_keyword_scores(big.double(), words.double(), variant=variant)
+        torch.testing.assert_close(scores[scores.isfinite()].double(), exact[scores.isfinite()], rtol=1e-5, atol=1e-5)
+        big = words.clone()
+        big[2] *= large
+        assert scores_of(region_keyword_scores(regions, big, variant=variant, impl=impl)[:, 2]).all()
+    assert global_match_loss(1e20 * regions[:, 0], words[:, 0]).isnan()
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("variant", ["xmc", "damsm"])
+def test_a_caption_without_keywords_scores_zero_against_nan_too(variant: str, impl: str) -> None:
+    regions, words = features(2, 4, 2, 5)
+    regions[1] = torch.nan
+    none = torch.zeros(2, 2, dtype=torch.bool)
+    assert not region_keyword_scores(regions, words, none, variant=variant, impl=impl).any()
+    one = torch.tensor([[True, False], [False, False]])
+    scores = region_keyword_scores(regions, words, one, variant=variant, impl=impl)
+    assert scores[1, 0].isnan() and scores[0, 0].isfinite() and not scores[:, 1].any()
 
 
 @pytest.mark.parametrize("variant", ["xmc", "damsm"])
@@ -379,6 +415,8 @@ V, E = torch.randn(2, 4, 5), torch.randn(2, 3, 5)
         ((V, E, torch.ones(3, 2).bool()), ValueError, r"keyword_mask has shape \(3, 2\); it must be \(2, 3\)"),
         ((V[:, :0], E), ValueError, "at least one region, one keyword"),
         ((V, torch.randn(3, 3, 5)), ValueError, "there are 2 images and 3 captions"),
+        ((V, E, [[True] * 3] * 2), TypeError, "keyword_mask is a list; it must be a torch.Tensor"),
+        ((V.tolist(), E), TypeError, "regions is a list; it must be a torch.Tensor"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(arguments: tuple[Tensor, ...], kind: type, sentence: str) -> None:
@@ -400,6 +438,13 @@ def test_bad_settings_are_one_sentence() -> None:
         region_keyword_loss(V, E, variant="xm")
     with pytest.raises(ValueError, match="gamma_attention is 0; it must be more than 0"):
         region_keyword_scores(V, E, gamma_attention=0)
+    for name in ("gamma_attention", "gamma_pooling", "gamma_matching"):
+        for gamma in (torch.inf, torch.nan, -1.0):
+            with pytest.raises(ValueError, match=f"{name} is {gamma}; it must be more than 0 and finite"):
+                region_keyword_loss(V, E, **{name: gamma})
+    for call in (region_keyword_loss, lambda v, e, exclude: global_match_loss(v[:, 0], e[:, 0], exclude=exclude)):
+        with pytest.raises(TypeError, match="exclude is a list; it must be a torch.Tensor"):
+            call(V, E, exclude=[[False, True], [True, False]])
     with pytest.raises(TypeError, match="exclude is torch.float32; it must be bool"):
         region_keyword_loss(V, E, exclude=torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"exclude has shape \(3, 3\); it must be \(2, 2\)"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory import peak
-from fastt2i.ops import reference, region_keyword_loss, region_keyword_scores, region_keyword_torch, times, tuning
+from fastt2i.ops import reference, region_keyword_loss, region_keyword_scores, region_keyword_torch, table, tuning
 from fastt2i.ops.region_keyword_torch import region_keyword_blocks, region_keyword_blocks_backward
 
 VARIANTS = ["xmc", "damsm"]
@@ -273,7 +273,7 @@ def test_it_is_timed_and_checked_like_every_operator(variant: str, cache: object
     with tuning():
         region_keyword_scores(v.requires_grad_(), e.requires_grad_(), mask, variant=variant)
     (taken,) = (
-        t for call, t in times.table_of(v.device).items() if f"5x4x16 fp32 contiguous training {variant}" in call
+        t for call, t in table.table_of(v.device).items() if f"5x4x16 fp32 contiguous training {variant}" in call
     )
     assert set(taken) == {"reference", "torch"} and None not in taken.values()
 

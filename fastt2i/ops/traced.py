@@ -1,0 +1,10 @@
+"""What torch.compile takes for a constant instead of tracing it. Imported then alone: torch's compiler loads slowly."""
+
+from __future__ import annotations
+
+import torch
+
+from fastt2i.ops.table import best
+
+#: It may read a file, which cannot be traced: what is known by then goes into the compiled code.
+best_when_traced = torch.compiler.assume_constant_result(best)
