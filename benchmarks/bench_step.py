@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import dfgan
 from benchmarks.conftest import Suite
 from benchmarks.contest import Contender, Contest
 from benchmarks.floors import Work
@@ -248,12 +249,36 @@ def test_step(suite: Suite) -> None:
     compete(suite, "demo", measures=True, compiled=False)
 
 
-@pytest.mark.importance(1)
+@pytest.mark.importance(6)
 @pytest.mark.on("cpu")
-@pytest.mark.parametrize(("name", "batch"), [("64px", 16), ("256px", 4)])
-def test_larger_steps(suite: Suite, name: str, batch: int) -> None:
-    """At the batches at which DF-GAN's step was measured."""
-    compete(suite, name, batch=batch, compiled=False)
+@pytest.mark.parametrize(("name", "batch"), [("64px", 16), pytest.param("256px", 4, marks=pytest.mark.importance(1))])
+def test_against_df_gan(suite: Suite, name: str, batch: int) -> None:
+    """A preset's step against DF-GAN's published networks of the same resolution, with their own step, eager fp32."""
+    config = preset(name)
+    config.train = dataclasses.replace(config.train, batch_size=batch)
+    size, every, device = config.model.image_size, config.loss.penalty_every, suite.device
+    inputs, watch = make_inputs(config, device), Stopwatch(device)
+    random = torch.Generator().manual_seed(0)
+    real, sentence, noise = (
+        torch.randn(batch, *shape, generator=random).to(device)
+        for shape in ((3, size, size), (dfgan.SENTENCE,), (dfgan.NOISE,))
+    )
+    ours, theirs = Way("auto").prepare(config, device), dfgan.Step(size, device)
+    dtype = Precision("auto", device).name
+    suite.hold(
+        Contest(
+            "training step", f"{name}, batch {batch}, DF-GAN", dtype, "step", headline=True, work={"images": batch}
+        ),
+        {
+            OURS: Contender(
+                timed(ours, inputs, every, watch), "ours", dtype, peak(partial(ours, inputs, True), device)
+            ),
+            "DF-GAN": Contender(
+                watch.timed(partial(theirs, real, sentence, noise), "step"),
+                peak_bytes=peak(partial(theirs, real, sentence, noise), device),
+            ),
+        },
+    )
 
 
 @pytest.mark.importance(10)
