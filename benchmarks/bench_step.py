@@ -246,7 +246,7 @@ def test_small_step(suite: Suite) -> None:
 @pytest.mark.importance(10)
 @pytest.mark.on("cpu")
 def test_step(suite: Suite) -> None:
-    compete(suite, "demo", measures=True, compiled=False)
+    compete(suite, "demo", measures=True)
 
 
 @pytest.mark.importance(6)
