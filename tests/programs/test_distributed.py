@@ -188,7 +188,9 @@ def test_ranks_decide_of_compiling_together(
     monkeypatch.setitem(ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     result = run(2, [*options, "--resume", "--train.steps", "60", "--engine.compile", "on"])
     (sentence,) = re.findall(r"fastt2i: error: .*", result.stderr)
-    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert result.returncode != 0
+    # Of tracebacks there is torchrun's own, which does not come from here.
+    assert "fastt2i/" not in re.sub(r"fastt2i/train.py FAILED", "", result.stderr), result.stderr
     assert re.search(r"engine.compile is on, but torch.compile fails here: .*No working C\+\+ compiler", sentence)
 
 
