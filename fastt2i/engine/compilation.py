@@ -63,6 +63,7 @@ class CompileTrial:
 
     Attributes:
         choice: whether to compile; None while that is open.
+        faster: whether compiled steps are the faster ones; None where that was not measured.
         findings: what was decided and measured, by name; for whoever logs it, who empties it.
     """
 
@@ -80,6 +81,7 @@ class CompileTrial:
         say: Callable[[str], None],
     ) -> None:
         self.choice = choice
+        self.faster: bool | None = None
         self.findings: dict[str, float] = {}
         self._run, self._compile = plain, compile
         #: The way before the one that is tried.
@@ -159,7 +161,7 @@ class CompileTrial:
         return False
 
     def _judge(self, seconds: float) -> None:
-        faster = self._world.once(lambda: seconds < self._plain_seconds)
+        faster = self.faster = self._world.once(lambda: seconds < self._plain_seconds)
         self.findings["ms_compiled"] = 1e3 * seconds
         told = f"{1e3 * seconds:.1f} ms a step, {1e3 * self._plain_seconds:.1f} without"
         self._say(f"torch.compile is {'on' if faster else 'off'}: {told}")

@@ -23,7 +23,7 @@ class StepRunner:
         config: how to run it.
         device: where.
         steps: of the whole run.
-        compiled_before: whether the run that is gone on with was compiled; None if there is none, or it was open.
+        compiled_before: what `compiling_pays` was in the run that is gone on with; None if there is none.
         say: tells the user what is going on.
 
     Attributes:
@@ -44,6 +44,7 @@ class StepRunner:
     ) -> None:
         self.losses = LossLog(step.world)
         self.step, self._clock = step, clock
+        self._compiled_before = compiled_before
         if config.graphs == "on" and device.type != "cuda":
             say(f"engine.graphs is on, but only steps on a GPU can be captured, and this is the {device}")
         graphed = config.graphs != "off" and device.type == "cuda"
@@ -80,6 +81,11 @@ class StepRunner:
     def compiled(self) -> bool | None:
         """Whether steps are compiled; None while that is open."""
         return self._trial.choice
+
+    @property
+    def compiling_pays(self) -> bool | None:
+        """Whether compiled steps are the faster ones, as was measured in this run or before it; None if it was not."""
+        return self._compiled_before if self._trial.faster is None else self._trial.faster
 
     def findings(self) -> dict[str, float]:
         """What was found of torch.compile since this was asked last: `compiled`, `ms_compiled`, `ms_uncompiled`."""

@@ -315,7 +315,7 @@ class Trainer:
             "scores": self.scores,
             "data": self.data.digest,
             "loader": self.loader,
-            "compiled": self.run_step.compiled,
+            "compiled": self.run_step.compiling_pays,
             "quarantined": [(problem.where, problem.what) for problem in self.quarantined],
         }
         self.checkpoints.save(self.step, self.state.tensors(), state)

@@ -213,6 +213,16 @@ def test_what_is_decided_of_compiling_is_logged(
     assert record["step"] == 24 and record["compiled"] == 0 and record["ms_uncompiled"] > 0
 
 
+def test_what_was_not_measured_of_compiling_is_open_again_in_a_longer_run(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*tiny, "--out", str(tmp_path / "run")]
+    train.main(arguments)
+    assert "6 steps are too few to find out whether it pays" in capsys.readouterr().out
+    train.main([*arguments, "--resume", "--train.steps", "48", "--log.every", "12"])
+    assert "torch.compile is off: what is left takes" in capsys.readouterr().out
+
+
 def test_a_short_run_can_be_profiled(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Loading and logging have their names in the trace, too."""
     assert train.main([*tiny, "--profile", "--out", str(tmp_path / "run")]) == 0
