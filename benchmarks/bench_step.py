@@ -42,6 +42,7 @@ PEERS, AMP, COMPILED = "peers' form, fp32", "eager + AMP", "torch.compile"
 #: By which the host asks for kernels.
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 NO_BF16 = "this processor has no instructions for bfloat16, and products take a hundred times as long without"
+LONG = "compiling a step takes minutes on a CPU; -m slow does it"
 #: Relative difference of the first step's losses from those of peers' form, for the roundings of many layers.
 BOUNDS = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 
@@ -173,7 +174,14 @@ def check(config: Config, inputs: StepInputs, ways: dict[str, Way]) -> dict[str,
 
 
 def compete(
-    suite: Suite, name: str, *, batch: int | None = None, measures: bool = False, compiled: bool = True
+    suite: Suite,
+    name: str,
+    *,
+    batch: int | None = None,
+    measures: bool = False,
+    compiled: bool = True,
+    note: str = "",
+    headline: bool = True,
 ) -> None:
     """All ways of a preset's step."""
     config = preset(name)
@@ -185,11 +193,11 @@ def compete(
         ways["without graphs"] = Way("auto")
     if measures:
         ways |= MEASURES
+    unavailable = {}
+    if not multiplies_bf16(suite.device):
+        unavailable |= {name: NO_BF16 for name, way in ways.items() if way.precision == "bf16"}
     if not compiled:
-        ways = {name: way for name, way in ways.items() if not way.compiled}
-    unavailable = (
-        {} if multiplies_bf16(suite.device) else {n: NO_BF16 for n, w in ways.items() if w.precision == "bf16"}
-    )
+        unavailable |= {name: LONG for name, way in ways.items() if way.compiled}
     ways = {name: way for name, way in ways.items() if name not in unavailable}
     contenders: dict[str, Contender] = {}
     errors = check(config, inputs, {name: way for name, way in ways.items() if not way.compiled})
@@ -219,10 +227,10 @@ def compete(
     suite.hold(
         Contest(
             "training step",
-            f"{name}, batch {batch}",
+            f"{name}, batch {batch}{note}",
             Precision("auto", suite.device).name,
             "step",
-            headline=True,
+            headline=headline,
             work={"images": batch},
             floor=work.floor(suite.limits, dtype),
             errors=errors,
@@ -246,7 +254,14 @@ def test_small_step(suite: Suite) -> None:
 @pytest.mark.importance(10)
 @pytest.mark.on("cpu")
 def test_step(suite: Suite) -> None:
-    compete(suite, "demo", measures=True)
+    compete(suite, "demo", measures=True, compiled=False)
+
+
+@pytest.mark.slow
+@pytest.mark.on("cpu")
+def test_compiled_step(suite: Suite) -> None:
+    """With torch.compile, whose ways take minutes to begin."""
+    compete(suite, "demo", note=", compiled too", headline=False)
 
 
 @pytest.mark.importance(6)

@@ -34,24 +34,21 @@ class SeparatePasses(TrainStep):
     draws_once = False
 
     def __call__(self, inputs: StepInputs, ema_weight: Tensor, with_penalty: bool) -> dict[str, Tensor]:
-        if self.draws_once:
-            fake, kl = self._generate(inputs)
-        else:
-            with torch.no_grad():
-                fake, kl = self._generate(inputs)
-        total, losses = self._discriminator_losses(inputs, fake.detach())
-        if with_penalty:
-            images = to_signed(inputs.images).requires_grad_()
-            penalty = self._penalty(inputs, images, inputs.text.sentence.detach().requires_grad_())
-            total = total + self.config.penalty_weight * self.config.penalty_every * penalty
-        self.discriminator.minimise(total)
-        if not self.draws_once:
-            fake, kl = self._generate(inputs)
-        with self._scoring():
-            total, generator_losses = self._generator_losses(inputs, fake, kl)
-        self.generator.minimise(total)
-        self.ema.update(ema_weight)
-        return {name: loss.detach() for name, loss in (losses | generator_losses).items()}
+        with self.precision.in_force():
+            if self.draws_once:
+                drawn = self._draw(inputs)
+            else:
+                with torch.no_grad():
+                    drawn = self._draw(inputs)
+            losses = self._differentiate_discriminator(inputs, drawn, with_penalty)
+            self.discriminator.step()
+            if not self.draws_once:
+                drawn = self._draw(inputs)
+            with self._scoring():
+                losses |= self._differentiate_generator(inputs, drawn)
+            self.generator.step()
+            self.ema.update(ema_weight)
+            return {name: loss.detach() for name, loss in losses.items()}
 
     def _discriminator_losses(self, inputs: StepInputs, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
