@@ -18,6 +18,7 @@ from benchmarks import floors
 from benchmarks.conftest import Suite
 from benchmarks.operators import OperatorCase, Run
 from benchmarks.results_file import Series
+from fastt2i.machine import multiplies_bf16
 from fastt2i.ops import gate, gated_conv2d, upsample_gated_conv2d
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -58,6 +59,12 @@ def draw(*shape: int, device: torch.device, dtype: torch.dtype, scale: float = 1
     return (x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x).requires_grad_(training)
 
 
+def skip_emulated(suite: Suite, dtype: str) -> None:
+    """Convolutions in half precision take seconds each where a processor has no instructions for it."""
+    if dtype == "bf16" and not multiplies_bf16(suite.device):
+        pytest.skip("this processor has no instructions for bfloat16")
+
+
 def layer(shape: Shape, kernel: int, device: torch.device, dtype: torch.dtype, training: bool) -> tuple[Tensor, ...]:
     """Input, weight and bias."""
     make = partial(draw, device=device, dtype=dtype, training=training)
@@ -79,6 +86,7 @@ def upsampling(
     note: str = "",
     headline: bool = False,
 ) -> None:
+    skip_emulated(suite, dtype)
     arguments = layer(shape, 3, suite.device, DTYPES[dtype], training)
     x, weight, _ = arguments
     outputs = shape.batch * shape.out * (2 * shape.size) ** 2
@@ -112,6 +120,7 @@ def gated(
     headline: bool = False,
     series: Series | None = None,
 ) -> None:
+    skip_emulated(suite, dtype)
     arguments = layer(shape, kernel, suite.device, DTYPES[dtype], training)
     x, weight, _ = arguments
     outputs = shape.batch * shape.out * (shape.size // stride) ** 2

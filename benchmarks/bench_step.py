@@ -33,8 +33,9 @@ from benchmarks.turns import Candidate, Sample, Stopwatch
 from fastt2i.config import Config, preset
 from fastt2i.engine.compilation import compile_step
 from fastt2i.engine.graphs import WARM_UP, GraphedStep
-from fastt2i.engine.precision import Precision, multiplies_bf16
+from fastt2i.engine.precision import Precision
 from fastt2i.engine.step import StepInputs, TrainStep
+from fastt2i.machine import multiplies_bf16
 from fastt2i.ops import tuning
 from fastt2i.ops.dispatch import forced
 

@@ -6,6 +6,8 @@ import platform
 from functools import cache
 from pathlib import Path
 
+import torch
+
 
 @cache
 def processor() -> str:
@@ -15,3 +17,12 @@ def processor() -> str:
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
+
+
+@cache
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for products of bfloat16; where they are emulated, float32 is faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from fastt2i.errors import UserError
+from fastt2i.machine import multiplies_bf16
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,11 +62,3 @@ class Precision:
     def autocast(self) -> torch.autocast:
         """The context that the networks run in."""
         return torch.autocast(self._device_type, dtype=self.dtype, enabled=self.name in AUTOCAST_DTYPES)
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether a device has instructions for products of bfloat16; where they are emulated, float32 is faster."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))

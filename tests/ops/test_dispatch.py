@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastt2i import ops
-from fastt2i.ops import dispatch
+from fastt2i.ops import dispatch, gated_conv
 
 CPU = torch.device("cpu")
 
@@ -38,17 +38,22 @@ def test_every_registered_operator_lists_every_implementation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "size", "expected"),
+    ("dtype", "size", "multiplies", "expected"),
     [
-        (torch.float32, 7, "torch/plain"),
-        (torch.float32, 8, "torch/transposed"),
-        (torch.float32, 31, "torch/transposed"),
-        (torch.float32, 32, "torch/phases"),
-        (torch.bfloat16, 15, "torch/plain"),
-        (torch.bfloat16, 16, "torch/phases"),
+        (torch.float32, 7, True, "torch/plain"),
+        (torch.float32, 8, True, "torch/transposed"),
+        (torch.float32, 31, False, "torch/transposed"),
+        (torch.float32, 32, False, "torch/phases"),
+        (torch.bfloat16, 15, True, "torch/plain"),
+        (torch.bfloat16, 16, True, "torch/phases"),
+        (torch.bfloat16, 7, False, "torch/transposed"),
+        (torch.float16, 32, False, "torch/transposed"),
     ],
 )
-def test_the_rule_of_upsampling(dtype: torch.dtype, size: int, expected: str) -> None:
+def test_the_rule_of_upsampling(
+    dtype: torch.dtype, size: int, multiplies: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gated_conv, "multiplies_bf16", lambda device: multiplies)
     x, weight = torch.randn(2, 3, size, size, dtype=dtype), torch.randn(8, 3, 3, 3, dtype=dtype)
     assert chosen("upsample_gated_conv2d", x, weight) == expected
     assert chosen("upsample_gated_conv2d", x, weight, impl="torch") == expected

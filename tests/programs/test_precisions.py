@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastt2i import train
-from fastt2i.engine.precision import multiplies_bf16
+from fastt2i.machine import multiplies_bf16
 
 #: Most of the demo's 2,200: when both runs have learnt nearly all there is, what is left between them is rounding.
 STEPS = 1800
