@@ -160,7 +160,7 @@ def test_upsampling_on_a_gpu(suite: Suite, shape: Shape, dtype: str) -> None:
 
 @pytest.mark.importance(7)
 def test_upsampling_as_attngan_gates_it(suite: Suite) -> None:
-    shape, dtype = (UPSAMPLING_CUDA[0], "bf16") if suite.on_cuda else (UPSAMPLING[1], "fp32")
+    shape, dtype = (UPSAMPLING_CUDA[0], "bf16") if suite.on_cuda else (UPSAMPLING[0], "fp32")
     upsampling(
         suite,
         shape,

@@ -25,8 +25,8 @@ from fastt2i import __version__
 from fastt2i.engine.memory import keep_freed_memory
 from fastt2i.machine import processor
 
-#: Seconds of the rounds of a case, by device; with --quick half of it.
-SECONDS = {"cpu": 3.0, "cuda": 1.5}
+#: Seconds of the rounds of a case, by device; with --quick two thirds of it.
+SECONDS = {"cpu": 1.5, "cuda": 1.5}
 
 _LIMITS = pytest.StashKey[Limits]()
 _LINES = pytest.StashKey[list[str]]()
@@ -123,7 +123,7 @@ def limits(device: torch.device, pytestconfig: pytest.Config) -> Limits:
 def suite(benchmark: Any, device: torch.device, limits: Limits, pytestconfig: pytest.Config) -> Iterator[Suite]:
     """What a case is run with."""
     quick = pytestconfig.getoption("quick")
-    seconds = SECONDS[device.type] / (2 if quick else 1)
+    seconds = SECONDS[device.type] / (1.5 if quick else 1)
     yield Suite(benchmark, device, limits, seconds, quick, pytestconfig.getoption("traces"))
     if "candidates" in benchmark.extra_info:
         told = line(benchmark.extra_info)

@@ -45,6 +45,7 @@ class OperatorCase:
         work: the fewest bytes and operations.
         peers: what peers do instead, of the same arguments and with the same result.
         chunk: samples that float64 takes at once; None where they do not stand alone.
+        kinks: whether rounding may choose the side of one, see `agreement.expected`.
         images: that a call handles.
     """
 
@@ -56,6 +57,7 @@ class OperatorCase:
     work: Work
     peers: Mapping[str, Run] | None = None
     chunk: int | None = CHUNK
+    kinks: bool = True
     images: int = 1
     headline: bool = False
     series: Series | None = None
@@ -67,7 +69,7 @@ def compete(
     """Check and time all that there is for a case; `compiled`: torch.compile too, which takes a while."""
     dtype = case.arguments[0].dtype
     truth = partial(case.op, impl=REFERENCE)
-    right = expected(truth, case.arguments, case.training, case.chunk)
+    right = expected(truth, case.arguments, case.training, case.chunk, kinks=case.kinks)
     contest = Contest(
         case.operator,
         case.case,

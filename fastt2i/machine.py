@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @cache
@@ -22,6 +24,8 @@ def processor() -> str:
 @cache
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether a device has instructions for products of bfloat16; where they are emulated, float32 is faster."""
+    import torch  # here, for programs that show their help do not wait for it
+
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has = torch.cpu.get_capabilities()

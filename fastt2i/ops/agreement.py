@@ -35,7 +35,7 @@ def upstream(y: Tensor) -> Tensor:
 
 
 def expected(
-    truth: Run, arguments: tuple[Any, ...], training: bool, chunk: int | None = CHUNK
+    truth: Run, arguments: tuple[Any, ...], training: bool, chunk: int | None = CHUNK, *, kinks: bool = True
 ) -> list[tuple[Tensor, float]]:
     """The result and the gradients in float64, each with how far off a candidate may be.
 
@@ -48,9 +48,10 @@ def expected(
         arguments: of a call; the first holds the samples.
         training: whether gradients count.
         chunk: samples taken at once in float64; None where they do not stand alone, as in a contrastive loss.
+        kinks: whether what is rounded once more counts; it does not where the function is smooth and nothing folded.
     """
     exact = _exact(truth, arguments, training, chunk)
-    rounded = _exact(truth, tuple(_rounded_once_more(a) for a in arguments), training, chunk)
+    rounded = _exact(truth, tuple(map(_rounded_once_more, arguments)), training, chunk) if kinks else exact
     usual = results(truth, arguments, training)
     bound = BOUNDS[usual[0].dtype]
     return [
