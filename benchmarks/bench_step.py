@@ -228,7 +228,7 @@ def compete(
         Contest(
             "training step",
             f"{name}, batch {batch}{note}",
-            Precision("auto", suite.device).name,
+            "auto",
             "step",
             headline=headline,
             work={"images": batch},
@@ -284,7 +284,7 @@ def test_against_df_gan(suite: Suite, name: str, batch: int) -> None:
     dtype = Precision("auto", device).name
     suite.hold(
         Contest(
-            "training step", f"{name}, batch {batch}, DF-GAN", dtype, "step", headline=True, work={"images": batch}
+            "training step", f"{name}, batch {batch}, DF-GAN", "auto", "step", headline=True, work={"images": batch}
         ),
         {
             OURS: Contender(
