@@ -109,7 +109,7 @@ def _stages(out: Path, device: str, tiny: bool) -> list[Stage]:
 
     def tests(seconds: float) -> list[list[str]]:
         if tiny:
-            return [pytest("tests/kernels/test_gate_kernel.py", "-k", "leaky_relu and fp32", "--maxfail=3")]
+            return [pytest("tests/kernels/test_launch.py")]
         kernels = pytest("tests/kernels", "--ignore=tests/kernels/test_ahead_of_time.py", "-m", "not slow")
         return [kernels, pytest("tests", "-m", "gpu", "--ignore=tests/programs", "--ignore=tests/kernels")]
 

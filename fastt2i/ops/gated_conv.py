@@ -121,13 +121,21 @@ def _prefer_convolution(call: Call) -> tuple[str, ...]:
     return ("triton/conv+gate", "reference") if call.device.type == "cuda" else _prefer_gate(call)
 
 
+def _multiplies_bf16(device: torch.device) -> bool:
+    if not torch.compiler.is_compiling():
+        return multiplies_bf16(device)
+    from fastt2i.ops.traced import multiplies_bf16_when_traced
+
+    return multiplies_bf16_when_traced(device)
+
+
 def _prefer_upsampling(call: Call) -> tuple[str, ...]:
     if call.device.type == "cuda":
         return ("triton/transposed+gate", "torch/transposed")
     pixels = call.shapes[0][2] * call.shapes[0][3]
     if call.dtype in (torch.float32, torch.float64):
         form = "phases" if pixels >= PHASES_FROM else "transposed" if pixels >= TRANSPOSED_FROM else "plain"
-    elif multiplies_bf16(call.device):
+    elif _multiplies_bf16(call.device):
         form = "phases" if pixels >= HALF_PHASES_FROM else "plain"
     else:
         form = "transposed"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from fastt2i.machine import multiplies_bf16
 from fastt2i.ops.table import best
 
 #: It may read a file, which cannot be traced: what is known by then goes into the compiled code.
 best_when_traced = torch.compiler.assume_constant_result(best)
+
+#: Its cache is what cannot be traced, and what it asks of the machine.
+multiplies_bf16_when_traced = torch.compiler.assume_constant_result(multiplies_bf16.__wrapped__)

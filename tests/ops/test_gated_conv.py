@@ -190,8 +190,9 @@ def test_the_phases_are_the_definition(
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("op", [upsample_gated_conv2d, gated_conv2d])
-def test_compiles_without_a_graph_break(op: object, backend: str) -> None:
-    x, (weight, bias) = randn(2, 3, 8, 8), convolution(3, 4)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["fp64", "bf16"])
+def test_compiles_without_a_graph_break(op: object, backend: str, dtype: torch.dtype) -> None:
+    x, weight, bias = (tensor.to(dtype) for tensor in (randn(2, 3, 8, 8), *convolution(3, 4)))
     weight.requires_grad_()
     compiled = torch.compile(op, fullgraph=True, backend=backend)
     y = compiled(x, weight, bias)
