@@ -169,6 +169,11 @@ def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable
 
 
 def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[Any, ...]) -> str:
+    if not is_on() and not torch.compiler.is_compiling() and call.key() not in table_of(call.device):
+        # Nothing was timed: whether the others could run is not asked, which takes longer than some calls.
+        for preferred in operator.prefer(call):
+            if impl in _spellings(preferred) and _unavailable(call, preferred) is None:
+                return preferred
     reasons = {name: _unavailable(call, name) for name in _names(call.op, impl)}
     names = [name for name, reason in reasons.items() if reason is None]
     if not names:
@@ -206,7 +211,12 @@ def _is_fixed(call: Call) -> bool:
 
 
 def _names(op: str, impl: str | None) -> list[str]:
-    return [name for name in _REGISTRY[op].implementations if impl in (None, name, name.split("/")[0])]
+    return [name for name in _REGISTRY[op].implementations if impl in _spellings(name)]
+
+
+def _spellings(name: str) -> tuple[str | None, ...]:
+    """Every `impl` that means this implementation, among others or alone."""
+    return None, name, name.split("/")[0]
 
 
 def _unavailable(call: Call, name: str) -> str | None:

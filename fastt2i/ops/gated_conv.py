@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -31,6 +32,9 @@ Pair = tuple[int, int]
 #: without instructions for half precision emulates them, but not the transposed convolution, which is computed in
 #: float32: that was 13 times as fast on one with AVX2 alone.
 TRANSPOSED_FROM, PHASES_FROM, HALF_PHASES_FROM = 64, 1024, 256
+
+#: Bytes of pre from which the gate's leaner form was faster on a CPU: below, PyTorch's own time a call is what counts.
+LEAN_FROM = 2**21
 
 
 # What needs Triton is imported when first used: it takes a while to load, and may not be there.
@@ -110,15 +114,23 @@ def _no_tile_or_groups(config: Config, call: Call) -> str | None:
 
 
 def _prefer_gate(call: Call) -> tuple[str, ...]:
-    if call.device.type == "cuda":
-        return ("triton", "reference")
-    # What short rows cost on a CPU is told in gate_torch; without a backward nothing is kept anyway.
-    short = call.layout == "channels_last" and call.shapes[-1][0] // 2 * call.dtype.itemsize < gate_torch.VECTORS
-    return ("torch",) if call.training or short else ("reference",)
+    return _by_pre(call, *call.shapes[0])
 
 
 def _prefer_convolution(call: Call) -> tuple[str, ...]:
-    return ("triton/conv+gate", "reference") if call.device.type == "cuda" else _prefer_gate(call)
+    (batch, _, *sizes), (rows, *_) = call.shapes
+    strides = call.settings[2:4]
+    names = _by_pre(call, batch, rows, *(-(-size // stride) for size, stride in zip(sizes, strides, strict=True)))
+    return ("triton/conv+gate", "reference") if names[0] == "triton" else names
+
+
+def _by_pre(call: Call, batch: int, channels: int, *sizes: int) -> tuple[str, ...]:
+    if call.device.type == "cuda":
+        return ("triton", "reference")
+    # What short rows cost is told in gate_torch; and what its form spares are passes over memory, and memory.
+    short = call.layout == "channels_last" and channels // 2 * call.dtype.itemsize < gate_torch.VECTORS
+    large = batch * channels * math.prod(sizes) * call.dtype.itemsize >= LEAN_FROM
+    return ("torch",) if short or (call.training and large) else ("reference",)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
@@ -150,7 +162,8 @@ register(
         "triton": Implementation(_gate_triton, _no_triton),
     },
     _prefer_gate,
-    "triton on CUDA; torch on a CPU where a backward follows or rows of channels are short; else reference",
+    "triton on CUDA; on a CPU torch where a backward follows and pre takes "
+    f"{LEAN_FROM // 2**20} MiB, or rows of channels are short; else reference",
 )
 register(
     "gated_conv2d",

@@ -58,17 +58,17 @@ def as_file(benchmark: Benchmark, content: dict[str, Any], path: Path) -> Path:
 
 
 def test_a_case_is_written_as_the_report_reads_it(content: dict[str, Any], tmp_path: Path) -> None:
-    benchmark = Benchmark()
-    compete(benchmark, gate_case(), CPU, LIMITS, 0.05, compiled=False)
+    benchmark, size = Benchmark(), 163  # from 2 MiB it is our own form that runs
+    compete(benchmark, gate_case(size), CPU, LIMITS, 0.05, compiled=False)
     case = read_result(as_file(benchmark, content, tmp_path / "result.json")).cases[0]
     assert (case.key.operator, case.key.dtype, case.key.direction) == ("gate", "fp32", "training")
     assert {name: c.role for name, c in case.candidates.items()} == {"ours": "ours", "reference": "alternative"}
     assert case.ours.form == "torch" and set(case.ours.milliseconds) == {"forward", "backward", "both"}
     assert (case.ours.rounds or 0) >= FEWEST
-    result = 2 * 5 * 37 * 37 * 4
+    result = 2 * 5 * size * size * 4
     for candidate in case.candidates.values():  # the result, its gradient and that of both halves
         assert candidate.peak_bytes is not None and 4 * result <= candidate.peak_bytes < 12 * result
-    assert case.floor and case.floor.bound_by == "bytes" and case.floor.bytes == 8 * 2 * 5 * 37 * 37 * 4
+    assert case.floor and case.floor.bound_by == "bytes" and case.floor.bytes == 8 * result
     assert len(case.errors["ours"]) == 2 and max(case.errors["ours"]) < 1e-6
     assert "triton" in case.unavailable and "CUDA" in case.unavailable["triton"]
     assert "reference" in line(benchmark.extra_info)

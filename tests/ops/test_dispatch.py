@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastt2i import ops
-from fastt2i.ops import dispatch, gated_conv
+from fastt2i.ops import dispatch, gated_conv, gated_conv2d
 
 CPU = torch.device("cpu")
 
@@ -70,13 +70,26 @@ def test_the_rule_of_region_keyword_scores(keywords: int, expected: str) -> None
 
 
 def test_the_rule_of_the_gate() -> None:
-    pre = torch.randn(2, 64, 4, 4)
+    """From 2 MiB where a backward follows, and for short rows."""
+    pre = torch.randn(2, 64, 64, 64)
     assert chosen("gate", pre) == "reference"
     assert chosen("gate", pre.requires_grad_()) == "torch"
+    assert chosen("gate", pre[:, :, :-1].detach().requires_grad_()) == "reference"
+    assert chosen("gate", pre.detach().double()[:1].requires_grad_()) == "torch"
     with torch.no_grad():
         assert chosen("gate", pre) == "reference"
         short = torch.randn(2, 48, 4, 4).contiguous(memory_format=torch.channels_last)
         assert chosen("gate", short) == "torch"
+        assert chosen("gate", short.contiguous()) == "reference"
+
+
+@pytest.mark.parametrize(("stride", "expected"), [(1, "torch"), (2, "reference")])
+def test_the_rule_of_gated_convolutions(stride: int, expected: str) -> None:
+    """That of the gate, of what the convolution makes."""
+    x, weight = torch.randn(2, 16, 64, 64, requires_grad=True), torch.randn(64, 16, 3, 3)
+    with dispatch.recorded() as choices:
+        gated_conv2d(x, weight, stride=stride, padding=1)
+    assert [name for _, name in choices] == [expected]
 
 
 def test_a_form_can_be_forced_where_it_can_run() -> None:
