@@ -210,8 +210,12 @@ def test_gated_conv2d_inference(suite: Suite) -> None:
 @pytest.mark.parametrize("place", range(len(SIZES)))
 def test_gated_conv2d_by_resolution(suite: Suite, place: int) -> None:
     size = (SIZES_CUDA if suite.on_cuda else SIZES)[place]
-    shape, dtype = (Shape(16, 48, 48, size), "bf16") if suite.on_cuda else (Shape(4, 48, 48, size), "fp32")
-    gated(suite, shape, dtype, series=Series("gated_conv2d over the resolution", "pixels", size))
+    gated(
+        suite,
+        Shape(16, 48, 48, size),
+        "bf16" if suite.on_cuda else "fp32",
+        series=Series("gated_conv2d over the resolution", "pixels", size),
+    )
 
 
 @pytest.mark.importance(8)

@@ -169,8 +169,8 @@ def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable
 
 
 def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[Any, ...]) -> str:
-    if not is_on() and not torch.compiler.is_compiling() and call.key() not in table_of(call.device):
-        # Nothing was timed: whether the others could run is not asked, which takes longer than some calls.
+    if not is_on() and not torch.compiler.is_compiling() and not _is_timed(call):
+        # Whether the others could run is not asked, which would take longer than some calls.
         for preferred in operator.prefer(call):
             if impl in _spellings(preferred) and _unavailable(call, preferred) is None:
                 return preferred
@@ -192,6 +192,11 @@ def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[A
             f"{call.op}: impl={impl!r} cannot run: all of it was left out when times were taken, being wrong or failing"
         )
     return name
+
+
+def _is_timed(call: Call) -> bool:
+    table = table_of(call.device)
+    return bool(table) and call.key() in table
 
 
 def _best(call: Call, names: tuple[str, ...], preferred: tuple[str, ...]) -> str | None:
