@@ -362,7 +362,7 @@ def _natural(image_size: int, generator: tuple[int, ...], discriminator: tuple[i
 #: for photographs, and have not been trained to their end yet.
 PRESETS: dict[str, Callable[[], Config]] = {
     "demo": _demo,
-    "64px": lambda: _natural(64, (128, 128, 128, 96, 64), (32, 64, 128, 192, 192), 64),
+    "64px": lambda: _natural(64, (256, 128, 64, 48, 32), (16, 32, 64, 128, 256), 64),
     "128px": lambda: _natural(128, (256, 256, 192, 128, 64, 32), (32, 64, 128, 192, 256, 256), 64),
     "256px": lambda: _natural(256, (256, 256, 192, 128, 96, 48, 24), (24, 48, 96, 160, 224, 256, 256), 32),
 }
