@@ -28,7 +28,8 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu_, "elu": F.elu
 
 def gate(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
     """act(f) * sigmoid(g) of pre (B, 2C, *) = [f, g], differentiable any number of times."""
-    if torch.compiler.is_compiling():  # which fuses the definition, and chooses itself what to keep
+    # A compiler fuses the definition, and chooses itself what to keep; and torch.func can transform nothing else.
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return reference.gate(pre, activation, negative_slope)
     return _Gate.apply(pre, activation, negative_slope)[0]
 

@@ -95,6 +95,17 @@ def test_the_lean_gate_is_the_definition(activation: str, slope: float, channels
     assert torch.autograd.gradgradcheck(lambda t: run(t, activation, slope), pre.requires_grad_())
 
 
+def test_the_lean_gate_can_be_transformed() -> None:
+    """By torch.func: gradients of each sample, and forward mode."""
+    pre, run = draw(3, 6, 5, 3), form("gate", "torch")
+    loss = lambda t: run(t[None], "tanh", 0.2).square().sum()  # noqa: E731
+    whole = pre.clone().requires_grad_()
+    (truth,) = torch.autograd.grad(run(whole, "tanh", 0.2).square().sum(), whole)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(pre), truth)
+    _, along = torch.func.jvp(lambda t: run(t, "tanh", 0.2).square().sum(), (pre,), (truth,))
+    torch.testing.assert_close(along, truth.square().sum())
+
+
 def test_short_rows_are_those_that_fill_no_two_registers() -> None:
     for dtype, channels in ((torch.float32, 32), (torch.bfloat16, 64)):
         for less in (0, 1):
