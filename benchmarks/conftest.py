@@ -22,7 +22,6 @@ from benchmarks.contest import Contender, Contest, hold, line
 from benchmarks.floors import Limits, measure_limits
 from benchmarks.operators import OperatorCase, compete
 from fastt2i import __version__
-from fastt2i.engine.memory import keep_freed_memory
 from fastt2i.machine import processor
 
 #: Seconds of the rounds of a case, by device; with --quick two thirds of it.
@@ -114,7 +113,6 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(scope="session")
 def limits(device: torch.device, pytestconfig: pytest.Config) -> Limits:
     """Measured once."""
-    keep_freed_memory()  # as training does, for the good of all contenders
     pytestconfig.stash[_LIMITS] = measure_limits(device)
     return pytestconfig.stash[_LIMITS]
 
