@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastt2i.ops import reference
 
@@ -28,10 +29,15 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu_, "elu": F.elu
 
 def gate(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
     """act(f) * sigmoid(g) of pre (B, 2C, *) = [f, g], differentiable any number of times."""
-    # A compiler fuses the definition, and chooses itself what to keep; and torch.func can transform nothing else.
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    # A compiler fuses the definition, and chooses itself what to keep; and transforms take no function of ours.
+    if torch.compiler.is_compiling() or _is_transformed():
         return reference.gate(pre, activation, negative_slope)
     return _Gate.apply(pre, activation, negative_slope)[0]
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func is at work, or forward mode."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def short_rows(pre: Tensor) -> bool:

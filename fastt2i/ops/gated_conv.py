@@ -114,19 +114,19 @@ def _no_tile_or_groups(config: Config, call: Call) -> str | None:
 
 
 def _prefer_gate(call: Call) -> tuple[str, ...]:
-    return _by_pre(call, *call.shapes[0])
+    return ("triton", "reference") if call.device.type == "cuda" else _prefer_on_a_cpu(call, *call.shapes[0])
 
 
 def _prefer_convolution(call: Call) -> tuple[str, ...]:
+    if call.device.type == "cuda":
+        return ("triton/conv+gate", "reference")
     (batch, _, *sizes), (rows, *_) = call.shapes
     strides = call.settings[2:4]
-    names = _by_pre(call, batch, rows, *(-(-size // stride) for size, stride in zip(sizes, strides, strict=True)))
-    return ("triton/conv+gate", "reference") if names[0] == "triton" else names
+    return _prefer_on_a_cpu(call, batch, rows, *(-(-n // stride) for n, stride in zip(sizes, strides, strict=True)))
 
 
-def _by_pre(call: Call, batch: int, channels: int, *sizes: int) -> tuple[str, ...]:
-    if call.device.type == "cuda":
-        return ("triton", "reference")
+def _prefer_on_a_cpu(call: Call, batch: int, channels: int, *sizes: int) -> tuple[str, ...]:
+    """By the shape of pre."""
     # What short rows cost is told in gate_torch; and what its form spares are passes over memory, and memory.
     short = call.layout == "channels_last" and channels // 2 * call.dtype.itemsize < gate_torch.VECTORS
     large = batch * channels * math.prod(sizes) * call.dtype.itemsize >= LEAN_FROM

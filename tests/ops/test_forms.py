@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastt2i.ops import dispatch, gate_torch
@@ -96,7 +97,7 @@ def test_the_lean_gate_is_the_definition(activation: str, slope: float, channels
 
 
 def test_the_lean_gate_can_be_transformed() -> None:
-    """By torch.func: gradients of each sample, and forward mode."""
+    """Gradients of each sample, and forward mode, by torch.func and without."""
     pre, run = draw(3, 6, 5, 3), form("gate", "torch")
     loss = lambda t: run(t[None], "tanh", 0.2).square().sum()  # noqa: E731
     whole = pre.clone().requires_grad_()
@@ -104,6 +105,9 @@ def test_the_lean_gate_can_be_transformed() -> None:
     torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(pre), truth)
     _, along = torch.func.jvp(lambda t: run(t, "tanh", 0.2).square().sum(), (pre,), (truth,))
     torch.testing.assert_close(along, truth.square().sum())
+    with forward_ad.dual_level():
+        loss_of_dual = run(forward_ad.make_dual(pre, truth), "tanh", 0.2).square().sum()
+        torch.testing.assert_close(forward_ad.unpack_dual(loss_of_dual).tangent, truth.square().sum())
 
 
 def test_short_rows_are_those_that_fill_no_two_registers() -> None:
