@@ -195,6 +195,7 @@ def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[A
 
 
 def _is_timed(call: Call) -> bool:
+    """Whether anything is known of the call; most tables are empty, and then it need not be spelt out."""
     table = table_of(call.device)
     return bool(table) and call.key() in table
 

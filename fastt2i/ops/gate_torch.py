@@ -24,6 +24,7 @@ aten = torch.ops.aten
 #: Bytes of two AVX-512 registers.
 VECTORS = 128
 
+#: Activations without a parameter that can take the place of their argument: their derivative follows from their value.
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu_, "elu": F.elu_, "tanh": torch.tanh_}
 
 
@@ -42,7 +43,12 @@ def _is_transformed() -> bool:
 
 def short_rows(pre: Tensor) -> bool:
     """Whether half the channels, where these lie side by side, fill less than the two registers torch's loops take."""
-    return _in_rows(pre) and pre.shape[1] // 2 * pre.element_size() < VECTORS
+    return _in_rows(pre) and is_short(pre.shape[1], pre.element_size())
+
+
+def is_short(channels: int, item_bytes: int) -> bool:
+    """Whether a row of half of these channels is."""
+    return channels // 2 * item_bytes < VECTORS
 
 
 def _in_rows(pre: Tensor) -> bool:
@@ -68,7 +74,7 @@ class _Gate(torch.autograd.Function):
                 kept = reference.activate(feature, activation, negative_slope)
             y = kept * gate
         ctx.setting, ctx.short_rows = (activation, negative_slope), short
-        ctx.shape, ctx.order = pre.shape, sorted(range(pre.ndim), key=pre.stride, reverse=True)
+        ctx.shape, ctx.strides = pre.shape, pre.stride()
         ctx.save_for_backward(kept, gate)
         ctx.set_materialize_grads(False)
         return y, kept, gate
@@ -78,10 +84,11 @@ class _Gate(torch.autograd.Function):
         kept, gate = ctx.saved_tensors
         activation, negative_slope = ctx.setting
         if torch.is_grad_enabled() or dkept is not None or dgate is not None:
-            return _derivable_backward(kept, gate, dy, dkept, dgate, activation, negative_slope), None, None
+            return _differentiable_backward(kept, gate, dy, dkept, dgate, activation, negative_slope), None, None
         if dy is None:
             return None, None, None
-        dpre = torch.empty_permuted(ctx.shape, ctx.order, dtype=gate.dtype, device=gate.device)
+        order = sorted(range(len(ctx.shape)), key=ctx.strides.__getitem__, reverse=True)
+        dpre = torch.empty_permuted(ctx.shape, order, dtype=gate.dtype, device=gate.device)
         df, dg = dpre.chunk(2, dim=1)
         received = dy * gate
         if ctx.short_rows:
@@ -93,7 +100,7 @@ class _Gate(torch.autograd.Function):
         return dpre, None, None
 
 
-def _derivable_backward(
+def _differentiable_backward(
     kept: Tensor,
     gate: Tensor,
     dy: Tensor | None,
@@ -136,7 +143,7 @@ def _activate_(x: Tensor, activation: str, negative_slope: float) -> Tensor:
 
 
 def _through(dact: Tensor, kept: Tensor, activation: str, negative_slope: float, out: Tensor | None = None) -> Tensor:
-    """The feature half's gradient, given that of its activation; by PyTorch's own backwards, which can be derived."""
+    """The feature half's gradient, given that of its activation; by PyTorch's backwards, differentiable in turn."""
     into = {} if out is None else {"grad_input": out}
     match activation:
         case "identity":
@@ -151,6 +158,6 @@ def _through(dact: Tensor, kept: Tensor, activation: str, negative_slope: float,
             return aten.tanh_backward(dact, kept, **into)
         case _ if out is not None:
             return aten.silu_backward(dact, kept, **into)
-        case _:  # whose backward is the one that cannot
+        case _:  # PyTorch's backward of SiLU is the one that cannot be differentiated
             slope = kept.sigmoid()
             return dact * slope * (1 + kept * (1 - slope))

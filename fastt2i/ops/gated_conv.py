@@ -128,7 +128,7 @@ def _prefer_convolution(call: Call) -> tuple[str, ...]:
 def _prefer_on_a_cpu(call: Call, batch: int, channels: int, *sizes: int) -> tuple[str, ...]:
     """By the shape of pre."""
     # What short rows cost is told in gate_torch; and what its form spares are passes over memory, and memory.
-    short = call.layout == "channels_last" and channels // 2 * call.dtype.itemsize < gate_torch.VECTORS
+    short = call.layout == "channels_last" and gate_torch.is_short(channels, call.dtype.itemsize)
     large = batch * channels * math.prod(sizes) * call.dtype.itemsize >= LEAN_FROM
     return ("torch",) if short or (call.training and large) else ("reference",)
 

@@ -81,6 +81,7 @@ def test_the_rule_of_the_gate() -> None:
         short = torch.randn(2, 48, 4, 4).contiguous(memory_format=torch.channels_last)
         assert chosen("gate", short) == "torch"
         assert chosen("gate", short.contiguous()) == "reference"
+        assert chosen("gate", pre.contiguous(memory_format=torch.channels_last)) == "reference"  # a row fills two
 
 
 @pytest.mark.parametrize(("stride", "expected"), [(1, "torch"), (2, "reference")])
