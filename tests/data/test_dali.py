@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import multiprocessing
 import re
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from multiprocessing.synchronize import Condition
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +266,7 @@ def test_dali_that_fails_for_nothing_is_one_sentence(monkeypatch: pytest.MonkeyP
     index = index_of([encode(picture(40, 30, number), "PNG") for number in range(24)])
     loader = start(index, "dali")
     run = dali.Pipeline.run
-    monkeypatch.setattr(dali.Pipeline, "run", lambda self: run(self) if self.max_batch_size == 1 else fail())
+    monkeypatch.setattr(dali.Pipeline, "run", lambda self, stream: run(self) if self.max_batch_size == 1 else fail())
     with pytest.raises(UserError, match=r"one by one \(out of memory\); --data.loader pillow goes without it"):
         next(loader)
 
@@ -307,6 +310,25 @@ import sys
 import fastt2i.data.loaders.dali_source
 assert "torch" not in sys.modules, "reader processes would import torch"
 """
+
+
+def test_an_interrupt_keeps_no_lock_from_the_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes just before this process gives a lock back, which nobody would do then."""
+    loader = start(index_of([encode(picture(40, 30, 1), "PNG")] * 9), "dali", readers=2)
+    give_back = Condition.__exit__
+
+    def interrupted(self: Condition, *error: Any) -> None:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)
+        give_back(self, *error)
+
+    monkeypatch.setattr(Condition, "__exit__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(loader)
+    closing = threading.Thread(target=loader.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
 
 
 def test_reader_processes_import_no_torch() -> None:

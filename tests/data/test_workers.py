@@ -1,4 +1,4 @@
-"""Signals while workers start."""
+"""Signals while workers start and hand over what they made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastt2i.data.loaders.workers import interrupts_held_back
+from fastt2i.data.loaders.workers import interrupts_afterwards, interrupts_held_back
+from fastt2i.engine.signals import StopRequest
 
 
 @pytest.fixture
@@ -55,3 +56,36 @@ def test_another_thread_may_start_workers_too() -> None:
     thread.start()
     thread.join()
     assert seen == [True]
+
+
+def test_an_interrupt_comes_after_the_block() -> None:
+    handler, reached = signal.getsignal(signal.SIGINT), False
+    with pytest.raises(KeyboardInterrupt), interrupts_afterwards():
+        signal.raise_signal(signal.SIGINT)
+        reached = True
+    assert reached and signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts_afterwards():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second interrupt waits")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("interrupts", [0, 1, 2])
+def test_a_run_that_is_asked_to_stop_counts_them_as_without_the_block(interrupts: int) -> None:
+    """The first is remembered, the second ends the run."""
+    handler = signal.getsignal(signal.SIGINT)
+    with StopRequest() as request:
+        try:
+            with interrupts_afterwards():
+                for _ in range(interrupts):
+                    signal.raise_signal(signal.SIGINT)
+            ended = False
+        except KeyboardInterrupt:
+            ended = True
+        assert (request.asked(), ended) == (interrupts > 0, interrupts > 1)
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -18,7 +18,7 @@ from fastt2i.data.integrity import Decoder
 from fastt2i.data.loaders.dali_source import Fed, Meta, OneByOne, Report, SampleInfo, Source
 from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.loaders.rescue import Quarantine, TooManyBad, with_samples
-from fastt2i.data.loaders.workers import interrupts_held_back
+from fastt2i.data.loaders.workers import interrupts_afterwards, interrupts_held_back
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
 
@@ -199,11 +199,12 @@ class DaliLoader(Loader):
 
 def _outputs(pipeline: Any, device: torch.device) -> tuple[Tensor, NDArray[np.int32], list[Report]]:
     """What comes out of a run, copied: the buffers are DALI's."""
-    if device.type == "cuda":
-        images, metas, reports = pipeline.run(torch.cuda.current_stream(device))
+    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+    with interrupts_afterwards():
+        images, metas, reports = pipeline.run(stream)
+    if stream is not None:
         pixels = torch.from_dlpack(images.as_tensor()).clone()
     else:
-        images, metas, reports = pipeline.run()
         # Not by torch, whose threads would wait for the cores that DALI's are busy on.
         pixels = torch.from_numpy(np.array(images.as_tensor()))
     return pixels, np.array(metas.as_tensor()), [Report.unpack(np.array(report)) for report in reports]

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 
 
 def obey_the_parent_alone() -> None:
@@ -38,6 +38,39 @@ def _hush_broken_connections(kind: type[BaseException], error: BaseException, tr
 
 
 @contextmanager
+def interrupts_afterwards() -> Iterator[None]:
+    """A SIGINT that reaches this process meanwhile comes after the block; a second one does not wait.
+
+    Python's locks between processes are not made to be left at any point: one that is not given back keeps the next
+    who wants it waiting for ever, and that may be the thread that ends the workers.
+    """
+    held: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield  # Python runs handlers in the main thread alone
+        return
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        if len(held) > 1:
+            let_come()
+
+    def let_come() -> None:
+        if signal.getsignal(signal.SIGINT) is hold:
+            signal.signal(signal.SIGINT, handler)
+        numbers = tuple(held)
+        held.clear()
+        for number in numbers:
+            signal.raise_signal(number)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        let_come()
+
+
+@contextmanager
 def interrupts_held_back() -> Iterator[None]:
     """Workers started in this block have SIGINT blocked from the first, before `obey_the_parent_alone` runs.
 
@@ -47,18 +80,10 @@ def interrupts_held_back() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    held: list[int] = []
     # The mask is this thread's, and of what it starts; another thread may take the signal, and Python hand it to this.
-    handler = signal.getsignal(signal.SIGINT)
-    handles = callable(handler) and threading.current_thread() is threading.main_thread()
-    if handles:
-        signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if handles:
-            signal.signal(signal.SIGINT, handler)
-        if held:
-            signal.raise_signal(signal.SIGINT)
+    with interrupts_afterwards():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
