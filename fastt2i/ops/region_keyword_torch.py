@@ -30,9 +30,10 @@ from torch import Tensor
 
 from fastt2i.ops.reference import COSINE_FLOOR, NORM_FLOOR, accumulating, finite_or_nan, pool, squared_norm
 
-#: Bytes of one (G, M, R) buffer, of which there are three or four: on a CPU, for each thread, about its second-level
-#: cache; on a GPU what fills it.
-BUFFER = {"cpu": 2**20, "cuda": 64 * 2**20}
+#: Bytes of one (G, M, R) buffer, of which there are three or four. On a CPU, for each thread, half its second-level
+#: cache or so; for `damsm`, whose passes over captions of a length cost by their number, twice as much. On a GPU what
+#: fills it.
+BUFFER, BUFFER_CUDA = {"xmc": 2**19, "damsm": 2**20}, 64 * 2**20
 #: The Gram matrix is taken where R/D + R/N, N being all real keywords, is less than this. By the counts above it would
 #: be 1 and 1.5; on 2 CPU cores both took the same time at 1 and, backward, at 1.4.
 GRAM_FORWARD, GRAM_BACKWARD = 1.0, 1.4
@@ -193,9 +194,11 @@ def _pack(keywords: Tensor, mask: Tensor, variant: str, gamma: float) -> _Packed
 
 def _groups(regions: Tensor, packed: _Packed, variant: str) -> Iterator[_Group]:
     images, count, features = regions.shape
-    row = _wide(regions).itemsize * count
+    largest = _wide(regions).itemsize * count * max(count, features, len(packed.slots))
     threads = _threads(regions)
-    size = threads * max(1, _buffer(regions) // (threads * row * max(count, features, len(packed.slots))))
+    most = max(1, _buffer(regions, variant) // (threads * largest))
+    turns = max(1, -(-images // (threads * most)))
+    size = threads * max(1, -(-images // (threads * turns)))  # the same for all groups, as far as it goes
     for start in range(0, images, size):
         chosen = slice(start, min(start + size, images))
         yield _Group(chosen, *_scaled(accumulating(regions[chosen]).contiguous(), variant))
@@ -219,10 +222,10 @@ def _chunks(lengths: Iterable[int], most: int) -> Iterator[_Chunk]:
     yield _Chunk(slice(start, start + rows), captions)
 
 
-def _chunks_for(packed: _Packed, group: _Group) -> Iterator[_Chunk]:
+def _chunks_for(packed: _Packed, group: _Group, variant: str) -> Iterator[_Chunk]:
     """Chunks that fill a buffer with the group's images, each about as long as the others."""
     row = group.features.itemsize * group.features.shape[0] * group.features.shape[1]
-    keywords, most = len(packed.slots), max(1, _buffer(group.features) // row)
+    keywords, most = len(packed.slots), max(1, _buffer(group.features, variant) // row)
     return _chunks(packed.lengths, -(-keywords // -(-keywords // most)))
 
 
@@ -234,7 +237,7 @@ def _score(
     images, count, features = v_GRD.shape
     gram = _gram(v_GRD, spaces) if _gram_costs(v_GRD, packed) < GRAM_FORWARD else None
     cosine_GN, square_GN = (v_GRD.new_empty(images, len(packed.slots)) for _ in range(2))
-    for chunk in _chunks_for(packed, group):
+    for chunk in _chunks_for(packed, group, variant):
         rows = chunk.rows.stop - chunk.rows.start
         s, a, other = (spaces.take(name, (images, rows, count)) for name in ("s", "a", "other"))
         _attend(v_GRD, packed, chunk, variant, gamma, s, other, a)
@@ -287,7 +290,7 @@ def _send_back(
     gram = dgram = None
     if _gram_costs(v_GRD, packed) < GRAM_BACKWARD:
         gram, dgram = _gram(v_GRD, spaces), spaces.take("dgram", (images, count, count)).zero_()
-    for chunk in _chunks_for(packed, group):
+    for chunk in _chunks_for(packed, group, variant):
         part = group.images, chunk.rows, None
         dnumerator, rho, mean = received.dnumerator[part], received.rho[part], received.mean[part]
         rows = chunk.rows.stop - chunk.rows.start
@@ -407,8 +410,8 @@ def _gram_costs(v_GRD: Tensor, packed: _Packed) -> float:
     return count / features + count / len(packed.slots)
 
 
-def _buffer(x: Tensor) -> int:
-    return BUFFER["cuda" if x.device.type == "cuda" else "cpu"] * _threads(x)
+def _buffer(x: Tensor, variant: str) -> int:
+    return BUFFER_CUDA if x.device.type == "cuda" else BUFFER[variant] * _threads(x)
 
 
 def _threads(x: Tensor) -> int:

@@ -100,13 +100,15 @@ def test_scores_and_gradients(variant: str, dtype: torch.dtype, shape: tuple[int
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", MASKS)
-@pytest.mark.parametrize("size", [1, 5000, 20000])
+@pytest.mark.parametrize(("size", "threads"), [(1, 1), (1, 3), (5000, 1), (5000, 2), (20000, 1), (20000, 8)])
 @pytest.mark.parametrize("gram", [0.0, 100.0])
 def test_every_kind_of_mask_in_blocks_of_any_size(
-    variant: str, kind: str, size: int, gram: float, monkeypatch: pytest.MonkeyPatch
+    variant: str, kind: str, size: int, threads: int, gram: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One caption at a time, several, and several images with one left over; by contexts, and by Gram matrices."""
-    monkeypatch.setitem(region_keyword_torch.BUFFER, "cpu", size)
+    """One caption at a time, several, and several images with one left over; by contexts, and by Gram matrices; images
+    for each thread, and fewer than threads."""
+    monkeypatch.setitem(region_keyword_torch.BUFFER, variant, size)
+    monkeypatch.setattr(region_keyword_torch, "_threads", lambda x: threads)
     monkeypatch.setattr(region_keyword_torch, "GRAM_FORWARD", gram)
     monkeypatch.setattr(region_keyword_torch, "GRAM_BACKWARD", gram)
     v, e = draw((5, 7, 20, 6, 24), torch.float32, variant)
