@@ -48,8 +48,9 @@ class Player(Generic[M]):
 
     def forget_gradients(self) -> None:
         """Drop the gradients. Not by `zero_grad(set_to_none=True)`: Apex's takes no argument."""
-        for parameter in self.module.parameters():
-            parameter.grad = None
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         if self.scaler.is_enabled():
             # And what the scaler has noted of them: a step that failed between its two calls, as where it cannot be
             # captured in a CUDA graph, would let none follow.

@@ -19,6 +19,7 @@ from fastt2i.models.whitening import Whitening
 from fastt2i.text_features import TextFeatures
 
 CODE_SIZE = 4
+SLOPE = 0.2
 
 
 class ImageFeatures(NamedTuple):
@@ -53,8 +54,8 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.leaky_relu(self.down(x), 0.2)
-        y = F.leaky_relu(self.conv(y), 0.2)
+        y = _activate(self.down(x))
+        y = _activate(self.conv(y))
         return (y + self.shortcut(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
 
 
@@ -88,13 +89,15 @@ class Discriminator(nn.Module):
         self.regions = nn.Conv2d(widths[self.region_block + 1], config.region_dim, 1)
         self.global_ = nn.Linear(last * CODE_SIZE**2, config.global_dim)
         self.unconditional = nn.Sequential(
-            nn.Linear(config.global_dim, config.global_dim), nn.LeakyReLU(0.2), nn.Linear(config.global_dim, 1)
+            nn.Linear(config.global_dim, config.global_dim),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Linear(config.global_dim, 1),
         )
         self.sentence = TextProjection(sentence_dim, config.global_dim)
         self.keywords = TextProjection(keyword_dim, config.region_dim)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, a=0.2)
+                nn.init.kaiming_normal_(module.weight, a=SLOPE)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         # The dot product of two vectors of unit-variance entries has variance global_dim: start it at one.
@@ -107,12 +110,12 @@ class Discriminator(nn.Module):
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """Region and global features of images (N, 3, S, S) in [-1, 1]."""
-        x = F.leaky_relu(self.stem(images.contiguous(memory_format=torch.channels_last)), 0.2)
+        x = _activate(self.stem(images.contiguous(memory_format=torch.channels_last)))
         for k, block in enumerate(self.blocks):
             x = block(x)
             if k == self.region_block:
                 regions = self.regions(x).flatten(2).transpose(1, 2)
-        global_ = F.leaky_relu(self.global_(x.flatten(1)), 0.2)
+        global_ = _activate(self.global_(x.flatten(1)))
         return ImageFeatures(regions, global_, self.unconditional(global_).squeeze(1))
 
     def forward(self, images: Tensor, sentences: Tensor, keywords: Tensor) -> tuple[ImageFeatures, Tensor, Tensor]:
@@ -130,3 +133,12 @@ class Discriminator(nn.Module):
             the images' features, sentences projected to (M, global_dim), keywords projected to (B, T, region_dim).
         """
         return self.encode(images), self.sentence(sentences), self.keywords(keywords)
+
+
+def _activate(x: Tensor) -> Tensor:
+    """The leaky ReLU of a layer's output, in its place.
+
+    Its derivative can be told from its value, which the next layer keeps; beside it PyTorch keeps the argument, or,
+    compiled, where that was positive, to write which took a CPU several times as long as the function.
+    """
+    return F.leaky_relu_(x, SLOPE)

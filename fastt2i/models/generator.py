@@ -107,13 +107,13 @@ class Generator(nn.Module):
         widths = config.generator_channels
         self.encoder = nn.Sequential(
             nn.Linear(text_dim, ENCODER_WIDTH),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             nn.Linear(ENCODER_WIDTH, widths[0] * CODE_SIZE**2),
         )
         self.blocks = nn.ModuleList(
             GeneratorBlock(before, after, text_dim, config.activation) for before, after in itertools.pairwise(widths)
         )
-        self.decoder = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(widths[-1], 3, 3, padding=1), nn.Tanh())
+        self.decoder = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(widths[-1], 3, 3, padding=1), nn.Tanh())
 
     def fit(self, captions: TextFeatures) -> None:
         """Adapt to the features of training captions (N of them), before training."""
