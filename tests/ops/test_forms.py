@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +78,23 @@ def test_every_form_of_upsampling_is_the_definition(
     )
     for a, b in zip(ours, truth, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", UPSAMPLING)
+def test_a_compiled_form_of_upsampling_gives_the_same(name: str) -> None:
+    """Its memory format too, which the next convolution is chosen by."""
+    x = draw(2, 3, 5, 7).to(memory_format=torch.channels_last)
+    inputs = [t.requires_grad_() for t in (x, *parameters(3, 4))]
+    run = functools.partial(form("upsample_gated_conv2d", name), activation="leaky_relu", negative_slope=0.2)
+    truth, y = run(*inputs), torch.compile(run, fullgraph=True, backend="aot_eager")(*inputs)
+    assert y.stride() == truth.stride()
+    upstream = draw(*y.shape, seed=5)
+    for a, b in zip(
+        (y, *torch.autograd.grad(y, inputs, upstream)),
+        (truth, *torch.autograd.grad(truth, inputs, upstream)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("slope", [0.2, 0.0, -0.5])
