@@ -80,9 +80,12 @@ class GeneratorBlock(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
-        scale, shift, residual_scale, residual_shift = self.modulation(text)[:, :, None, None].chunk(4, dim=1)
-        x = torch.addcmul(shift, self.upsample(x), 1 + scale)
-        return (x + torch.addcmul(residual_shift, self.residual(x), 1 + residual_scale)) * math.sqrt(0.5)
+        scales, shifts = self.modulation(text)[:, :, None, None].chunk(2, dim=1)
+        # Bounded: unseen combinations of words reached factors of 8 in one block and 6 in the next, and drew noise.
+        scale, residual_scale = (1 + scales.tanh()).chunk(2, dim=1)
+        shift, residual_shift = shifts.chunk(2, dim=1)
+        x = torch.addcmul(shift, self.upsample(x), scale)
+        return (x + torch.addcmul(residual_shift, self.residual(x), residual_scale)) * math.sqrt(0.5)
 
 
 class Generator(nn.Module):
