@@ -81,7 +81,8 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         scales, shifts = self.modulation(text)[:, :, None, None].chunk(2, dim=1)
-        # Bounded: unseen combinations of words reached factors of 8 in one block and 6 in the next, and drew noise.
+        # Bounded: with factors that were not, features of an unseen combination of words grew from block to block, to
+        # 4,500 where 16 is usual, and the image was noise.
         scale, residual_scale = (1 + scales.tanh()).chunk(2, dim=1)
         shift, residual_shift = shifts.chunk(2, dim=1)
         x = torch.addcmul(shift, self.upsample(x), scale)

@@ -5,7 +5,7 @@ over a caption's keywords is one over a dimension. Images come in groups and pac
 a buffer (`BUFFER`). M counts the keywords of a chunk, G the images of a group, R regions, D features; what belongs to
 them is (G, M, R), and every pass over it goes image by image, products of matrices included: so a thread meets what it
 wrote itself, in its own cache. Where passes were divided among threads in several ways, some processes on 2 CPU cores
-took 1.2 to 1.45 times as long as others.
+took 1.2 to 1.4 times as long as others.
 
 With s the similarities, a the attention, n = sum_r a s and q = |c|^2 of the context c = sum_r a v_r, a cosine is
 n / (sqrt(q) |e|). With rho = n / q, what it sends back is, times d loss / d n,
@@ -196,7 +196,7 @@ def _groups(regions: Tensor, packed: _Packed, variant: str) -> Iterator[_Group]:
     images, count, features = regions.shape
     largest = _wide(regions).itemsize * count * max(count, features, len(packed.slots))
     threads = _threads(regions)
-    most = max(1, _buffer(regions, variant) // (threads * largest))
+    most = max(1, _buffer(regions, variant) // largest)  # images of a thread
     turns = max(1, -(-images // (threads * most)))
     size = threads * max(1, -(-images // (threads * turns)))  # the same for all groups, as far as it goes
     for start in range(0, images, size):
@@ -225,7 +225,7 @@ def _chunks(lengths: Iterable[int], most: int) -> Iterator[_Chunk]:
 def _chunks_for(packed: _Packed, group: _Group, variant: str) -> Iterator[_Chunk]:
     """Chunks that fill a buffer with the group's images, each about as long as the others."""
     row = group.features.itemsize * group.features.shape[0] * group.features.shape[1]
-    keywords, most = len(packed.slots), max(1, _buffer(group.features, variant) // row)
+    keywords, most = len(packed.slots), max(1, _threads(group.features) * _buffer(group.features, variant) // row)
     return _chunks(packed.lengths, -(-keywords // -(-keywords // most)))
 
 
@@ -411,7 +411,7 @@ def _gram_costs(v_GRD: Tensor, packed: _Packed) -> float:
 
 
 def _buffer(x: Tensor, variant: str) -> int:
-    return BUFFER_CUDA if x.device.type == "cuda" else BUFFER[variant] * _threads(x)
+    return BUFFER_CUDA if x.device.type == "cuda" else BUFFER[variant]
 
 
 def _threads(x: Tensor) -> int:
