@@ -5,6 +5,7 @@ python -m pytest benchmarks --benchmark-only [--benchmark-json=FILE] [--device c
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import re
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import isolation
 from benchmarks.contest import Contender, Contest, hold, line
 from benchmarks.floors import Limits, measure_limits
 from benchmarks.operators import OperatorCase, compete
@@ -27,7 +29,7 @@ from fastt2i.machine import processor
 #: Seconds of the rounds of a case, by device; with --quick two thirds of it.
 SECONDS = {"cpu": 1.5, "cuda": 1.5}
 
-_LIMITS = pytest.StashKey[Limits]()
+_LIMITS = pytest.StashKey[Limits | None]()
 _LINES = pytest.StashKey[list[str]]()
 _BEGAN = time.monotonic()
 
@@ -76,7 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "importance(n): cases of a larger n are run first")
     config.addinivalue_line("markers", "on(device): only on this one")
     config.addinivalue_line("markers", "quick: one of those that --quick runs")
-    config.stash[_LINES] = []
+    config.stash[_LIMITS], config.stash[_LINES] = None, []
     # What its table would say of a case, ours says of all contenders.
     config.option.benchmark_quiet = True
 
@@ -98,6 +100,26 @@ def _importance(item: pytest.Item) -> int:
     return mark.args[0] if mark else 0
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if _isolated(session.config) and not session.config.getoption("quick"):
+        importlib.import_module("torch._inductor.compile_fx")  # once, and not in each process
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    if not _isolated(item.config):
+        return None
+    stash = item.config.stash
+    if stash[_LIMITS] is None:
+        stash[_LIMITS] = isolation.apart(lambda: measure_limits(_device(item.config)))
+    stash[_LINES] = isolation.run_apart(item, lambda: stash[_LINES]) or stash[_LINES]
+    return True
+
+
+def _isolated(config: pytest.Config) -> bool:
+    return _device(config).type == "cpu" and isolation.AVAILABLE
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = item.config.getoption("minutes")
     if minutes is not None and time.monotonic() - _BEGAN > 60 * minutes:
@@ -113,8 +135,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(scope="session")
 def limits(device: torch.device, pytestconfig: pytest.Config) -> Limits:
     """Measured once."""
-    pytestconfig.stash[_LIMITS] = measure_limits(device)
-    return pytestconfig.stash[_LIMITS]
+    found = pytestconfig.stash[_LIMITS] or measure_limits(device)
+    pytestconfig.stash[_LIMITS] = found
+    return found
 
 
 @pytest.fixture
@@ -136,7 +159,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    machine_info["fastt2i"] = _machine(_device(config), config.stash.get(_LIMITS, None))
+    machine_info["fastt2i"] = _machine(_device(config), config.stash[_LIMITS])
 
 
 def _machine(device: torch.device, limits: Limits | None) -> dict[str, Any]:

@@ -50,15 +50,20 @@ def region_keyword_scores(
 def region_keyword_blocks(
     regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (I, J), and what the gradient needs: cosines and |c|^2, (I, J, T), zero where no keyword is."""
-    cosine, square = (regions.new_zeros(len(regions), *mask.shape, dtype=_wide(regions)) for _ in range(2))
+    """Scores (I, J), and what the gradient needs: cosines and |c|^2 of packed keywords, (I, J * T), zero beyond them."""
+    cosine, square, unpacked = (regions.new_zeros(len(regions), mask.numel(), dtype=_wide(regions)) for _ in range(3))
     with torch.autocast(regions.device.type, enabled=False):
         packed = _pack(keywords, mask, variant, gamma_attention)
-        if len(packed.slots):
+        if count := len(packed.slots):
             spaces = _Spaces(packed.features)
+            numerator, squared = cosine[:, :count], square[:, :count]
             for group in _groups(regions, packed, variant):
-                _score(group, packed, spaces, variant, gamma_attention, cosine, square)
-        scores = pool(gamma_pooling * cosine, mask) / (gamma_pooling if variant == "xmc" else 1.0)
+                _attended(group, packed, spaces, variant, gamma_attention, numerator, squared)
+            squared.copy_(finite_or_nan(squared))
+            numerator.div_(_norms(squared, packed).clamp_(min=COSINE_FLOOR).mul_(packed.factor))
+            unpacked[:, packed.slots] = numerator
+        scores = pool(gamma_pooling * unpacked.unflatten(1, mask.shape), mask)
+        scores = scores / gamma_pooling if variant == "xmc" else scores
     return scores, cosine, square
 
 
@@ -88,7 +93,7 @@ def region_keyword_blocks_backward(
         de = torch.zeros_like(packed.features) if for_keywords else None
         spaces = _Spaces(packed.features)
         for group in _groups(regions, packed, variant):
-            dv = spaces.take("dv", group.features.shape).zero_() if for_regions else None
+            dv = spaces.take("dv", group.features.shape) if for_regions else None
             _send_back(group, packed, spaces, received, variant, gamma_attention, dv, de)
             if dv is not None:
                 dregions[group.images] = _unscaled(dv, group.features, group.scale, group.moves).to(regions.dtype)
@@ -106,7 +111,7 @@ def _(
     regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     scores = regions.new_empty(len(regions), len(keywords), dtype=_wide(regions))
-    cosine, square = (regions.new_empty(len(regions), *mask.shape, dtype=_wide(regions)) for _ in range(2))
+    cosine, square = (regions.new_empty(len(regions), mask.numel(), dtype=_wide(regions)) for _ in range(2))
     return scores, cosine, square
 
 
@@ -163,6 +168,7 @@ class _Group(NamedTuple):
     features: Tensor  # (G, R, D)
     scale: Tensor  # (G, R, 1)
     moves: Tensor  # (G, R, 1) bool
+    chunks: list[_Chunk]
 
 
 class _Received(NamedTuple):
@@ -199,9 +205,13 @@ def _groups(regions: Tensor, packed: _Packed, variant: str) -> Iterator[_Group]:
     most = max(1, _buffer(regions, variant) // largest)  # images of a thread
     turns = max(1, -(-images // (threads * most)))
     size = threads * max(1, -(-images // (threads * turns)))  # the same for all groups, as far as it goes
+    # Chunks that fill a buffer with a group's images, each about as long as the others.
+    keywords = len(packed.slots)
+    fitting = max(1, threads * _buffer(regions, variant) // (_wide(regions).itemsize * size * count))
+    chunks = list(_chunks(packed.lengths, -(-keywords // -(-keywords // fitting))))
     for start in range(0, images, size):
         chosen = slice(start, min(start + size, images))
-        yield _Group(chosen, *_scaled(accumulating(regions[chosen]).contiguous(), variant))
+        yield _Group(chosen, *_scaled(accumulating(regions[chosen]).contiguous(), variant), chunks)
 
 
 def _chunks(lengths: Iterable[int], most: int) -> Iterator[_Chunk]:
@@ -222,52 +232,43 @@ def _chunks(lengths: Iterable[int], most: int) -> Iterator[_Chunk]:
     yield _Chunk(slice(start, start + rows), captions)
 
 
-def _chunks_for(packed: _Packed, group: _Group, variant: str) -> Iterator[_Chunk]:
-    """Chunks that fill a buffer with the group's images, each about as long as the others."""
-    row = group.features.itemsize * group.features.shape[0] * group.features.shape[1]
-    keywords, most = len(packed.slots), max(1, _threads(group.features) * _buffer(group.features, variant) // row)
-    return _chunks(packed.lengths, -(-keywords // -(-keywords // most)))
-
-
-def _score(
-    group: _Group, packed: _Packed, spaces: _Spaces, variant: str, gamma: float, cosine_IJT: Tensor, square_IJT: Tensor
+def _attended(
+    group: _Group, packed: _Packed, spaces: _Spaces, variant: str, gamma: float, numerator_IN: Tensor, square_IN: Tensor
 ) -> None:
-    """Fill in the cosines and squared norms of a group's images."""
+    """Fill in, for a group's images, sum_r a s times `packed.factor`, and |c|^2."""
     v_GRD = group.features
     images, count, features = v_GRD.shape
     gram = _gram(v_GRD, spaces) if _gram_costs(v_GRD, packed) < GRAM_FORWARD else None
-    cosine_GN, square_GN = (v_GRD.new_empty(images, len(packed.slots)) for _ in range(2))
-    for chunk in _chunks_for(packed, group, variant):
+    for chunk in group.chunks:
         rows = chunk.rows.stop - chunk.rows.start
         s, a, other = (spaces.take(name, (images, rows, count)) for name in ("s", "a", "other"))
         _attend(v_GRD, packed, chunk, variant, gamma, s, other, a)
         c = other if gram is not None else spaces.take("c", (images, rows, features))
         torch.bmm(a, v_GRD if gram is None else gram, out=c)
-        square = finite_or_nan(c.mul_(a if gram is not None else c).sum(dim=2))
-        numerator = s.mul_(a).sum(dim=2).div_(packed.factor)
-        norms = square.clamp(min=_tiny(square)).sqrt_().mul_(packed.norm[chunk.rows])
-        cosine_GN[:, chunk.rows] = numerator.div_(norms.clamp_(min=COSINE_FLOOR))
-        square_GN[:, chunk.rows] = square
-    for values_IJT, values_GN in ((cosine_IJT, cosine_GN), (square_IJT, square_GN)):
-        values_IJT[group.images].flatten(1)[:, packed.slots] = values_GN
+        torch.sum(c.mul_(a if gram is not None else c), dim=2, out=square_IN[group.images, chunk.rows])
+        torch.sum(s.mul_(a), dim=2, out=numerator_IN[group.images, chunk.rows])
+
+
+def _norms(square: Tensor, packed: _Packed) -> Tensor:
+    """|c| |e| of |c|^2 (I, N)."""
+    return square.clamp(min=_tiny(square)).sqrt_().mul_(packed.norm)
 
 
 def _receive(
     dscores: Tensor, scores: Tensor, cosine: Tensor, square: Tensor, packed: _Packed, variant: str, gamma: float
 ) -> _Received:
     divisor = gamma if variant == "xmc" else 1.0
-    cosine, square = (x.flatten(1)[:, packed.slots] for x in (cosine, square))
-    share = torch.exp(gamma * cosine - divisor * scores[:, packed.captions])
-    dcosine = dscores[:, packed.captions] * share * (gamma / divisor)
-    square = square.clamp(min=_tiny(square))
-    norms = square.sqrt() * packed.norm
+    cosine, square = (x[:, : len(packed.slots)] for x in (cosine, square))
+    scores, dscores = (x.index_select(1, packed.captions) for x in (scores, dscores))
+    dcosine = scores.mul_(-divisor).add_(cosine, alpha=gamma).exp_().mul_(dscores).mul_(gamma / divisor)
+    norms = _norms(square, packed)
     moves = norms >= COSINE_FLOOR
     norms = norms.clamp(min=COSINE_FLOOR)
     dnumerator, numerator = dcosine / norms, cosine * norms
     mean = torch.where(moves, 0.0, numerator)
     return _Received(
         dnumerator=dnumerator,
-        rho=torch.where(moves, numerator / square, 0.0).mul_(-packed.factor),
+        rho=torch.where(moves, numerator / square.clamp(min=_tiny(square)), 0.0).mul_(-packed.factor),
         mean=mean.mul_(packed.factor),
         floored=bool(mean.any()),
         radial=torch.where(moves, dcosine * cosine, 0.0).sum(dim=0),
@@ -284,13 +285,14 @@ def _send_back(
     dv: Tensor | None,
     de: Tensor | None,
 ) -> None:
-    """Add a group's gradients to dv (G, R, D), for its normalised regions, and to de (N, D), for all keywords."""
+    """Write a group's gradients into dv (G, R, D), for its normalised regions, and add them to de (N, D)."""
     v_GRD = group.features
     images, count, features = v_GRD.shape
     gram = dgram = None
     if _gram_costs(v_GRD, packed) < GRAM_BACKWARD:
-        gram, dgram = _gram(v_GRD, spaces), spaces.take("dgram", (images, count, count)).zero_()
-    for chunk in _chunks_for(packed, group, variant):
+        gram, dgram = _gram(v_GRD, spaces), spaces.take("dgram", (images, count, count))
+    for chunk in group.chunks:
+        held = float(chunk.rows.start > 0)  # what dv and dgram hold before the first chunk does not count
         part = group.images, chunk.rows, None
         dnumerator, rho, mean = received.dnumerator[part], received.rho[part], received.mean[part]
         rows = chunk.rows.stop - chunk.rows.start
@@ -305,9 +307,9 @@ def _send_back(
             s.baddbmm_(turned, gram)
         a.mul_(dnumerator)
         if dgram is not None:
-            dgram.baddbmm_(a.mT, turned)
+            dgram.baddbmm_(a.mT, turned, beta=held)
         elif dv is not None:
-            dv.baddbmm_(a.mT, c, alpha=1 / packed.factor)
+            dv.baddbmm_(a.mT, c, beta=held, alpha=1 / packed.factor)
         if received.floored:
             s.sub_(mean)
         if variant == "xmc":
@@ -315,7 +317,8 @@ def _send_back(
         else:
             w = torch.add(a, _through_first(s.mul_(a), first, chunk), alpha=gamma, out=s)
         if dv is not None:
-            dv.baddbmm_(w.mT, _for_each(packed.features[chunk.rows], w), alpha=1 / packed.factor)
+            held = held if gram is not None else 1.0
+            dv.baddbmm_(w.mT, _for_each(packed.features[chunk.rows], w), beta=held, alpha=1 / packed.factor)
         if de is not None:
             de[chunk.rows] += _over_images(w, v_GRD, spaces)
     if dv is not None and dgram is not None:
