@@ -5,7 +5,6 @@ python -m pytest benchmarks --benchmark-only [--benchmark-json=FILE] [--device c
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import re
@@ -101,8 +100,12 @@ def _importance(item: pytest.Item) -> int:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if _isolated(session.config) and not session.config.getoption("quick"):
-        importlib.import_module("torch._inductor.compile_fx")  # once, and not in each process
+    # A first compilation takes two seconds of imports: here once, and not in each process.
+    if _isolated(session.config) and session.items and not session.config.getoption("quick"):
+        x = torch.ones(1, requires_grad=True)
+        # Without threads of its own, which a fork leaves behind, and waits for.
+        with torch._inductor.config.patch(compile_threads=1):
+            torch.compile(lambda x: x.sigmoid(), dynamic=False)(x).sum().backward()
 
 
 @pytest.hookimpl(tryfirst=True)
