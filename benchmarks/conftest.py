@@ -23,6 +23,7 @@ from benchmarks.contest import Contender, Contest, hold, line
 from benchmarks.floors import Limits, measure_limits
 from benchmarks.operators import OperatorCase, compete
 from fastt2i import __version__
+from fastt2i.engine.memory import keep_freed_memory
 from fastt2i.machine import processor
 
 #: Seconds of the rounds of a case, by device; with --quick two thirds of it.
@@ -77,6 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "importance(n): cases of a larger n are run first")
     config.addinivalue_line("markers", "on(device): only on this one")
     config.addinivalue_line("markers", "quick: one of those that --quick runs")
+    config.addinivalue_line("markers", "gives_memory_back: large tensors are in fresh memory, as by default")
     config.stash[_LIMITS], config.stash[_LINES] = None, []
     # What its table would say of a case, ours says of all contenders.
     config.option.benchmark_quiet = True
@@ -127,6 +129,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = item.config.getoption("minutes")
     if minutes is not None and time.monotonic() - _BEGAN > 60 * minutes:
         pytest.skip(f"the {minutes:g} minutes of --minutes are over")
+    if _isolated(item.config) and not item.get_closest_marker("gives_memory_back"):
+        keep_freed_memory()  # as in training; otherwise how long pages take decides, and not what is computed
 
 
 @pytest.fixture(scope="session")

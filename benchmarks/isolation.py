@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -45,12 +46,14 @@ def apart(work: Callable[[], T]) -> T:
         raise Death(f"its process ended {f'by signal {-code}' if code < 0 else f'with status {code}'}") from None
     except BaseException:  # an interrupt, too, ends both
         process.kill()
+        process.join()
         raise
     process.join()
     return result
 
 
 def _send(work: Callable[[], Any], sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the first one ends this one
     sender.send(work())
 
 

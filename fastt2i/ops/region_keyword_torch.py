@@ -50,7 +50,7 @@ def region_keyword_scores(
 def region_keyword_blocks(
     regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (I, J), and what the gradient needs: cosines and |c|^2 of packed keywords, (I, J * T), zero beyond them."""
+    """Scores (I, J), and for the gradient cosines and |c|^2 of packed keywords, (I, J * T), zero beyond them."""
     cosine, square, unpacked = (regions.new_zeros(len(regions), mask.numel(), dtype=_wide(regions)) for _ in range(3))
     with torch.autocast(regions.device.type, enabled=False):
         packed = _pack(keywords, mask, variant, gamma_attention)
@@ -292,7 +292,7 @@ def _send_back(
     if _gram_costs(v_GRD, packed) < GRAM_BACKWARD:
         gram, dgram = _gram(v_GRD, spaces), spaces.take("dgram", (images, count, count))
     for chunk in group.chunks:
-        held = float(chunk.rows.start > 0)  # what dv and dgram hold before the first chunk does not count
+        kept = float(chunk.rows.start > 0)  # of dv and dgram: nothing, before the first chunk
         part = group.images, chunk.rows, None
         dnumerator, rho, mean = received.dnumerator[part], received.rho[part], received.mean[part]
         rows = chunk.rows.stop - chunk.rows.start
@@ -307,9 +307,10 @@ def _send_back(
             s.baddbmm_(turned, gram)
         a.mul_(dnumerator)
         if dgram is not None:
-            dgram.baddbmm_(a.mT, turned, beta=held)
+            dgram.baddbmm_(a.mT, turned, beta=kept)
         elif dv is not None:
-            dv.baddbmm_(a.mT, c, beta=held, alpha=1 / packed.factor)
+            dv.baddbmm_(a.mT, c, beta=kept, alpha=1 / packed.factor)
+            kept = 1.0
         if received.floored:
             s.sub_(mean)
         if variant == "xmc":
@@ -317,8 +318,7 @@ def _send_back(
         else:
             w = torch.add(a, _through_first(s.mul_(a), first, chunk), alpha=gamma, out=s)
         if dv is not None:
-            held = held if gram is not None else 1.0
-            dv.baddbmm_(w.mT, _for_each(packed.features[chunk.rows], w), beta=held, alpha=1 / packed.factor)
+            dv.baddbmm_(w.mT, _for_each(packed.features[chunk.rows], w), beta=kept, alpha=1 / packed.factor)
         if de is not None:
             de[chunk.rows] += _over_images(w, v_GRD, spaces)
     if dv is not None and dgram is not None:
