@@ -7,8 +7,8 @@ what it gave back and gets anew, zeroed page by page. In one process for all, a 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,8 +19,8 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 T = TypeVar("T")
-#: Where processes can fork.
-AVAILABLE = hasattr(os, "fork")
+#: Where processes can fork with all libraries that they have loaded.
+AVAILABLE = sys.platform == "linux"
 
 
 class Death(RuntimeError):
