@@ -93,7 +93,7 @@ def region_keyword_blocks_backward(
         de = torch.zeros_like(packed.features) if for_keywords else None
         spaces = _Spaces(packed.features)
         for group in _groups(regions, packed, variant):
-            dv = spaces.take("dv", group.features.shape) if for_regions else None
+            dv = spaces.take("dv", group.features.shape).zero_() if for_regions else None
             _send_back(group, packed, spaces, received, variant, gamma_attention, dv, de)
             if dv is not None:
                 dregions[group.images] = _unscaled(dv, group.features, group.scale, group.moves).to(regions.dtype)
@@ -285,14 +285,13 @@ def _send_back(
     dv: Tensor | None,
     de: Tensor | None,
 ) -> None:
-    """Write a group's gradients into dv (G, R, D), for its normalised regions, and add them to de (N, D)."""
+    """Add a group's gradients to dv (G, R, D), for its normalised regions, and to de (N, D), for all keywords."""
     v_GRD = group.features
     images, count, features = v_GRD.shape
     gram = dgram = None
     if _gram_costs(v_GRD, packed) < GRAM_BACKWARD:
-        gram, dgram = _gram(v_GRD, spaces), spaces.take("dgram", (images, count, count))
+        gram, dgram = _gram(v_GRD, spaces), spaces.take("dgram", (images, count, count)).zero_()
     for chunk in group.chunks:
-        kept = float(chunk.rows.start > 0)  # of dv and dgram: nothing, before the first chunk
         part = group.images, chunk.rows, None
         dnumerator, rho, mean = received.dnumerator[part], received.rho[part], received.mean[part]
         rows = chunk.rows.stop - chunk.rows.start
@@ -307,10 +306,9 @@ def _send_back(
             s.baddbmm_(turned, gram)
         a.mul_(dnumerator)
         if dgram is not None:
-            dgram.baddbmm_(a.mT, turned, beta=kept)
+            dgram.baddbmm_(a.mT, turned)
         elif dv is not None:
-            dv.baddbmm_(a.mT, c, beta=kept, alpha=1 / packed.factor)
-            kept = 1.0
+            dv.baddbmm_(a.mT, c, alpha=1 / packed.factor)
         if received.floored:
             s.sub_(mean)
         if variant == "xmc":
@@ -318,7 +316,7 @@ def _send_back(
         else:
             w = torch.add(a, _through_first(s.mul_(a), first, chunk), alpha=gamma, out=s)
         if dv is not None:
-            dv.baddbmm_(w.mT, _for_each(packed.features[chunk.rows], w), beta=kept, alpha=1 / packed.factor)
+            dv.baddbmm_(w.mT, _for_each(packed.features[chunk.rows], w), alpha=1 / packed.factor)
         if de is not None:
             de[chunk.rows] += _over_images(w, v_GRD, spaces)
     if dv is not None and dgram is not None:
