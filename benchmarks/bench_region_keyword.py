@@ -40,8 +40,6 @@ LARGE_CUDA = Shape(256, 289, 18, 256)
 BATCHES, BATCHES_CUDA = (16, 32, 64), (64, 128, 512)
 #: Sharpness of attention, pooling and matching, of XMC-GAN and of AttnGAN for birds.
 GAMMAS = {"xmc": (5.0, 5.0, 50.0), "damsm": (4.0, 5.0, 10.0)}
-#: Of cases in which the C library gives memory back, as it does by default.
-FRESH = ", fresh memory"
 #: Captions up to which AttnGAN's loop takes part: it takes a minute on a CPU beyond.
 LOOP = 64
 
@@ -70,7 +68,6 @@ def compete(
     loss: bool = True,
     headline: bool = False,
     series: Series | None = None,
-    note: str = "",
 ) -> None:
     batch, regions, count, features = shape
     random, scale = torch.Generator().manual_seed(0), features**-0.25
@@ -89,7 +86,7 @@ def compete(
     suite.compete(
         OperatorCase(
             "region_keyword_loss" if loss else "region_keyword_scores",
-            f"{variant}, {shape}{note}",
+            f"{variant}, {shape}",
             op,
             (v, e, mask),
             True,
@@ -116,7 +113,7 @@ def test_region_keyword_loss(suite: Suite, shape: Shape, variant: str) -> None:
 @pytest.mark.on("cpu")
 @pytest.mark.parametrize(("shape", "variant"), [(SMALL, "xmc"), (ATTNGAN, "damsm")], ids=str)
 def test_region_keyword_loss_in_fresh_memory(suite: Suite, shape: Shape, variant: str) -> None:
-    compete(suite, shape, variant, torch.float32, headline=True, note=FRESH)
+    compete(suite, shape, variant, torch.float32, headline=True)
 
 
 @pytest.mark.slow
@@ -132,7 +129,7 @@ def test_region_keyword_loss_of_a_large_batch(suite: Suite) -> None:
 @pytest.mark.importance(9)
 @pytest.mark.on("cpu")
 def test_region_keyword_loss_of_a_large_batch_in_fresh_memory(suite: Suite) -> None:
-    compete(suite, LARGE, "xmc", torch.float32, headline=True, note=FRESH)
+    compete(suite, LARGE, "xmc", torch.float32, headline=True)
 
 
 @pytest.mark.importance(9)

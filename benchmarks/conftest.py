@@ -10,7 +10,8 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Suite:
     Attributes:
         seconds: that its rounds take, about.
         quick: without torch.compile.
+        fresh_memory: the C library gives memory back, which its cases say.
         traces: where traces go, if anywhere.
     """
 
@@ -49,6 +51,7 @@ class Suite:
     limits: Limits
     seconds: float
     quick: bool = False
+    fresh_memory: bool = False
     traces: Path | None = None
 
     @property
@@ -57,6 +60,8 @@ class Suite:
 
     def compete(self, case: OperatorCase) -> None:
         """Check and time an operator."""
+        if self.fresh_memory:
+            case = replace(case, case=f"{case.case}, fresh memory")
         compete(self.benchmark, case, self.device, self.limits, self.seconds, compiled=not self.quick)
 
     def hold(self, contest: Contest, contenders: Mapping[str, Contender]) -> None:
@@ -101,12 +106,14 @@ def _importance(item: pytest.Item) -> int:
     return mark.args[0] if mark else 0
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_runtestloop(session: pytest.Session) -> None:
+    config = session.config
     # A first compilation takes two seconds of imports: here once, and not in each process.
-    if _isolated(session.config) and session.items and not session.config.getoption("quick"):
+    if _isolated(config) and session.items and not (config.option.collectonly or config.getoption("quick")):
         x = torch.ones(1, requires_grad=True)
-        # Without threads of its own, which a fork leaves behind, and waits for.
-        with torch._inductor.config.patch(compile_threads=1):
+        # Without threads of its own, which a fork leaves behind, and waits for. Where nothing can be compiled, each
+        # case says so.
+        with torch._inductor.config.patch(compile_threads=1), suppress(Exception):
             torch.compile(lambda x: x.sigmoid(), dynamic=False)(x).sum().backward()
 
 
@@ -129,8 +136,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = item.config.getoption("minutes")
     if minutes is not None and time.monotonic() - _BEGAN > 60 * minutes:
         pytest.skip(f"the {minutes:g} minutes of --minutes are over")
-    if _isolated(item.config) and not item.get_closest_marker("gives_memory_back"):
+    if _isolated(item.config) and not _gives_memory_back(item):
         keep_freed_memory()  # as in training; otherwise how long pages take decides, and not what is computed
+
+
+def _gives_memory_back(item: pytest.Item) -> bool:
+    return item.get_closest_marker("gives_memory_back") is not None
 
 
 @pytest.fixture(scope="session")
@@ -148,11 +159,17 @@ def limits(device: torch.device, pytestconfig: pytest.Config) -> Limits:
 
 
 @pytest.fixture
-def suite(benchmark: Any, device: torch.device, limits: Limits, pytestconfig: pytest.Config) -> Iterator[Suite]:
+def suite(
+    benchmark: Any,
+    device: torch.device,
+    limits: Limits,
+    pytestconfig: pytest.Config,
+    request: pytest.FixtureRequest,
+) -> Iterator[Suite]:
     """What a case is run with."""
-    quick = pytestconfig.getoption("quick")
+    quick, fresh_memory = pytestconfig.getoption("quick"), _gives_memory_back(request.node)
     seconds = SECONDS[device.type] / (1.5 if quick else 1)
-    yield Suite(benchmark, device, limits, seconds, quick, pytestconfig.getoption("traces"))
+    yield Suite(benchmark, device, limits, seconds, quick, fresh_memory, pytestconfig.getoption("traces"))
     if "candidates" in benchmark.extra_info:
         told = line(benchmark.extra_info)
         pytestconfig.stash[_LINES].append(told)

@@ -58,7 +58,7 @@ def region_keyword_blocks(
             spaces = _Spaces(packed.features)
             numerator, squared = cosine[:, :count], square[:, :count]
             for group in _groups(regions, packed, variant):
-                _attended(group, packed, spaces, variant, gamma_attention, numerator, squared)
+                _compare(group, packed, spaces, variant, gamma_attention, numerator, squared)
             squared.copy_(finite_or_nan(squared))
             numerator.div_(_norms(squared, packed).clamp_(min=COSINE_FLOOR).mul_(packed.factor))
             unpacked[:, packed.slots] = numerator
@@ -232,7 +232,7 @@ def _chunks(lengths: Iterable[int], most: int) -> Iterator[_Chunk]:
     yield _Chunk(slice(start, start + rows), captions)
 
 
-def _attended(
+def _compare(
     group: _Group, packed: _Packed, spaces: _Spaces, variant: str, gamma: float, numerator_IN: Tensor, square_IN: Tensor
 ) -> None:
     """Fill in, for a group's images, sum_r a s times `packed.factor`, and |c|^2."""

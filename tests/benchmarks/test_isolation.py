@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,9 +57,6 @@ def test_skips():
     pytest.skip("for a reason")
 """
 
-pytestmark = pytest.mark.skipif(not isolation.AVAILABLE, reason="processes cannot fork here")
-
-
 INTERRUPTED = """
 import os, time
 from pathlib import Path
@@ -67,9 +65,11 @@ def test_measures(benchmark):
     benchmark.pedantic(int, rounds=1)
 
 def test_waits():
-    Path("process").write_text(str(os.getpid()))
+    Path(__file__).with_name("process").write_text(str(os.getpid()))
     time.sleep(300)
 """
+
+pytestmark = pytest.mark.skipif(not isolation.AVAILABLE, reason="processes cannot fork here")
 
 
 def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
@@ -121,7 +121,7 @@ def test_what_a_test_does_stays_in_its_process_and_what_it_finds_comes_back(tmp_
 
 def test_an_interrupt_ends_both_and_keeps_what_there_is(tmp_path: Path) -> None:
     marker = tmp_path / "process"
-    process = start(*suite_of(INTERRUPTED.replace('"process"', repr(str(marker))), tmp_path))
+    process = start(*suite_of(INTERRUPTED, tmp_path))
     until = time.monotonic() + 60
     while not (marker.exists() and marker.read_text()):
         assert time.monotonic() < until and process.poll() is None
@@ -136,19 +136,25 @@ def test_an_interrupt_ends_both_and_keeps_what_there_is(tmp_path: Path) -> None:
         os.kill(int(marker.read_text()), 0)
 
 
+def measured(folder: Path, **environment: str) -> dict[str, Any]:
+    """What a case of the perf suite writes, with a compiler that has kept nothing."""
+    rows = folder / "rows.json"
+    case = "benchmarks/bench_gated_conv.py::test_gated_conv2d_by_resolution[0]"
+    options = ["--device=cpu", "--benchmark-only", f"--benchmark-json={rows}"]
+    output, errors = ending(start(case, *options, TORCHINDUCTOR_CACHE_DIR=str(folder / "compiled"), **environment))
+    assert "1 passed" in output, output + errors
+    content: dict[str, Any] = json.loads(rows.read_text())
+    return content
+
+
+def test_without_a_compiler_a_case_says_so_and_is_measured(tmp_path: Path) -> None:
+    told = measured(tmp_path, CXX="false")["benchmarks"][0]["extra_info"]
+    assert "ours" in told["candidates"] and "torch.compile" not in told["candidates"]
+    assert "InvalidCxxCompiler" in told["unavailable"]["torch.compile"]
+
+
 def test_a_compiler_that_has_nothing_kept_compiles_in_a_forked_process(tmp_path: Path) -> None:
     """Threads that it started before a fork would be waited for, forever, behind it."""
-    rows = tmp_path / "rows.json"
-    output, errors = ending(
-        start(
-            "benchmarks/bench_gated_conv.py::test_gated_conv2d_by_resolution[0]",
-            "--device=cpu",
-            "--benchmark-only",
-            f"--benchmark-json={rows}",
-            TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"),
-        )
-    )
-    assert "1 passed" in output, output + errors
-    content = json.loads(rows.read_text())
+    content = measured(tmp_path)
     assert "torch.compile" in content["benchmarks"][0]["extra_info"]["candidates"]
     assert "limits" in content["machine_info"]["fastt2i"]
