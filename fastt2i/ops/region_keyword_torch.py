@@ -15,7 +15,8 @@ n / (sqrt(q) |e|). With rho = n / q, what it sends back is, times d loss / d n,
 
 The squared norm takes a Gram matrix of the regions, q = sum_r a_r (G a)_r and <c, v_r> = (G a)_r, or the contexts
 themselves, whichever is less work. In multiply-adds, in units of M x R x D an image: forward 1 + R/D + R/M or 2,
-backward 3 + 2 R/D + 2 R/M or 6.
+backward 3 + 2 R/D + 2 R/M or 6. The backward pass finds s and c, or G a, of the first images as the forward left them,
+as many as fit (`KEPT`): 1 + R/D or 2 less.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ from torch import Tensor
 
 from fastt2i.ops.reference import COSINE_FLOOR, NORM_FLOOR, accumulating, finite_or_nan, pool, squared_norm
 
-#: Bytes of one (G, M, R) buffer, of which there are three or four. On a CPU, for each thread, half its second-level
-#: cache or so; for `damsm`, whose passes over captions of a length cost by their number, twice as much. On a GPU what
-#: fills it.
-BUFFER, BUFFER_CUDA = {"xmc": 2**19, "damsm": 2**20}, 64 * 2**20
-#: The Gram matrix is taken where R/D + R/N, N being all real keywords, is less than this. By the counts above it would
-#: be 1 and 1.5; on 2 CPU cores both took the same time at 1 and, backward, at 1.4.
+#: Bytes of one (G, M, R) buffer, of which there are three or four. On a CPU, for each thread, its second-level cache or
+#: so; on a GPU what fills it.
+BUFFER, BUFFER_CUDA = 2**20, 64 * 2**20
+#: Bytes that the forward pass may leave on a CPU, so that the backward pass need not compute them again; on a GPU
+#: memory is dearer. Tensors of 32 MiB or more never get pages from glibc that have been used before, and new pages cost
+#: what is saved.
+KEPT = 24 * 2**20
+#: The Gram matrix is taken where R/D + R/N, N = J * T being all keywords, is less than this. By the counts above it
+#: would be 1 and 1.5; on 2 CPU cores both took the same time at 1 and, backward, at 1.4.
 GRAM_FORWARD, GRAM_BACKWARD = 1.0, 1.4
 
 
@@ -43,28 +47,40 @@ def region_keyword_scores(
     regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
 ) -> Tensor:
     """Scores (I, J) of regions (I, R, D) and keywords (J, T, D) with mask (J, T); differentiable once."""
-    return region_keyword_blocks(regions, keywords, mask, variant, gamma_attention, gamma_pooling)[0]
+    keep = torch.is_grad_enabled() and (regions.requires_grad or keywords.requires_grad)
+    settings = variant, gamma_attention, gamma_pooling, _threads(regions)
+    return region_keyword_blocks(regions, keywords, mask, *settings, keep)[0]
 
 
 @torch.library.custom_op("fastt2i::region_keyword_blocks", mutates_args=())
 def region_keyword_blocks(
-    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (I, J), and for the gradient cosines and |c|^2 of packed keywords, (I, J * T), zero beyond them."""
+    regions: Tensor,
+    keywords: Tensor,
+    mask: Tensor,
+    variant: str,
+    gamma_attention: float,
+    gamma_pooling: float,
+    threads: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores (I, J), and for the gradient cosines and |c|^2 of packed keywords, (I, J * T), zero beyond them; and, if
+    asked to keep them, similarities and contexts of as many images as `KEPT` has room for. These lie as the number of
+    threads has divided them, so the backward pass is told the same number, whatever it runs in."""
     cosine, square, unpacked = (regions.new_zeros(len(regions), mask.numel(), dtype=_wide(regions)) for _ in range(3))
+    kept = _room(regions, mask, keep)
     with torch.autocast(regions.device.type, enabled=False):
         packed = _pack(keywords, mask, variant, gamma_attention)
         if count := len(packed.slots):
             spaces = _Spaces(packed.features)
             numerator, squared = cosine[:, :count], square[:, :count]
-            for group in _groups(regions, packed, variant):
+            for group in _groups(regions, packed, variant, threads, kept, GRAM_FORWARD):
                 _compare(group, packed, spaces, variant, gamma_attention, numerator, squared)
             squared.copy_(finite_or_nan(squared))
             numerator.div_(_norms(squared, packed).clamp_(min=COSINE_FLOOR).mul_(packed.factor))
             unpacked[:, packed.slots] = numerator
         scores = pool(gamma_pooling * unpacked.unflatten(1, mask.shape), mask)
         scores = scores / gamma_pooling if variant == "xmc" else scores
-    return scores, cosine, square
+    return scores, cosine, square, kept
 
 
 @torch.library.custom_op("fastt2i::region_keyword_blocks_backward", mutates_args=())
@@ -76,9 +92,11 @@ def region_keyword_blocks_backward(
     scores: Tensor,
     cosine: Tensor,
     square: Tensor,
+    kept: Tensor,
     variant: str,
     gamma_attention: float,
     gamma_pooling: float,
+    threads: int,
     for_regions: bool,
     for_keywords: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -92,7 +110,7 @@ def region_keyword_blocks_backward(
         received = _receive(dscores, scores, cosine, square, packed, variant, gamma_pooling)
         de = torch.zeros_like(packed.features) if for_keywords else None
         spaces = _Spaces(packed.features)
-        for group in _groups(regions, packed, variant):
+        for group in _groups(regions, packed, variant, threads, kept, GRAM_BACKWARD):
             dv = spaces.take("dv", group.features.shape).zero_() if for_regions else None
             _send_back(group, packed, spaces, received, variant, gamma_attention, dv, de)
             if dv is not None:
@@ -107,12 +125,10 @@ def region_keyword_blocks_backward(
 
 
 @region_keyword_blocks.register_fake
-def _(
-    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(regions: Tensor, keywords: Tensor, mask: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scores = regions.new_empty(len(regions), len(keywords), dtype=_wide(regions))
     cosine, square = (regions.new_empty(len(regions), mask.numel(), dtype=_wide(regions)) for _ in range(2))
-    return scores, cosine, square
+    return scores, cosine, square, _room(regions, mask, others[-1])
 
 
 @region_keyword_blocks_backward.register_fake
@@ -125,7 +141,7 @@ def _(dscores: Tensor, regions: Tensor, keywords: Tensor, *others: Any) -> tuple
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    regions, keywords, mask, *ctx.settings = inputs
+    regions, keywords, mask, *ctx.settings, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(regions, keywords, mask, *output)
 
@@ -135,7 +151,7 @@ def _differentiate(ctx: Any, dscores: Tensor, *unused: Any) -> tuple[Tensor | No
     dregions, dkeywords = region_keyword_blocks_backward(
         dscores, *ctx.saved_tensors, *ctx.settings, for_regions, for_keywords
     )
-    return dregions if for_regions else None, dkeywords if for_keywords else None, None, None, None, None
+    return dregions if for_regions else None, dkeywords if for_keywords else None, *6 * (None,)
 
 
 def _refuse(ctx: Any, *unused: Any) -> tuple[Tensor | None, ...]:
@@ -159,6 +175,7 @@ class _Packed(NamedTuple):
     norm: Tensor  # (N,) after normalising
     factor: float  # gamma_attention for `xmc`, where it can stand before the similarities; else 1
     lengths: list[int]  # of all captions, ascending
+    places: int  # J * T
 
 
 class _Group(NamedTuple):
@@ -169,6 +186,8 @@ class _Group(NamedTuple):
     scale: Tensor  # (G, R, 1)
     moves: Tensor  # (G, R, 1) bool
     chunks: list[_Chunk]
+    by_gram: bool  # whether products of the attention are with Gram matrices, G a, or contexts
+    kept: Tensor | None  # G * N * (R + R or D), what the forward pass left
 
 
 class _Received(NamedTuple):
@@ -195,23 +214,46 @@ def _pack(keywords: Tensor, mask: Tensor, variant: str, gamma: float) -> _Packed
     features, scale, moves = _scaled(accumulating(keywords.flatten(0, 1)[slots]), variant)
     norm = squared_norm(features)[:, 0].clamp(min=_tiny(features)).sqrt()
     factor = gamma if variant == "xmc" else 1.0
-    return _Packed(slots, slots // count, features.mul_(factor), scale, moves, norm, factor, lengths.tolist())
+    features.mul_(factor)
+    return _Packed(slots, slots // count, features, scale, moves, norm, factor, lengths.tolist(), mask.numel())
 
 
-def _groups(regions: Tensor, packed: _Packed, variant: str) -> Iterator[_Group]:
+def _room(regions: Tensor, mask: Tensor, keep: bool) -> Tensor:
+    """A flat tensor for what the forward pass leaves."""
+    dtype = _wide(regions)
+    wanted = len(regions) * mask.numel() * _width(regions, mask.numel())
+    return regions.new_empty(min(wanted, KEPT // dtype.itemsize) if keep and not regions.is_cuda else 0, dtype=dtype)
+
+
+def _width(regions: Tensor, keywords: int) -> int:
+    """Numbers that the forward pass has for a keyword of an image: similarities, and a context or G a."""
+    _, count, features = regions.shape
+    return count + (count if _gram_costs(regions, keywords) < GRAM_FORWARD else features)
+
+
+def _groups(
+    regions: Tensor, packed: _Packed, variant: str, threads: int, kept: Tensor, gram: float
+) -> Iterator[_Group]:
     images, count, features = regions.shape
     largest = _wide(regions).itemsize * count * max(count, features, len(packed.slots))
-    threads = _threads(regions)
-    most = max(1, _buffer(regions, variant) // largest)  # images of a thread
+    most = max(1, _buffer(regions) // largest)  # images of a thread
     turns = max(1, -(-images // (threads * most)))
     size = threads * max(1, -(-images // (threads * turns)))  # the same for all groups, as far as it goes
     # Chunks that fill a buffer with a group's images, each about as long as the others.
     keywords = len(packed.slots)
-    fitting = max(1, threads * _buffer(regions, variant) // (_wide(regions).itemsize * size * count))
+    fitting = max(1, threads * _buffer(regions) // (_wide(regions).itemsize * size * count))
     chunks = list(_chunks(packed.lengths, -(-keywords // -(-keywords // fitting))))
+    width = keywords * _width(regions, packed.places)
     for start in range(0, images, size):
         chosen = slice(start, min(start + size, images))
-        yield _Group(chosen, *_scaled(accumulating(regions[chosen]).contiguous(), variant), chunks)
+        found = kept[chosen.start * width : chosen.stop * width] if chosen.stop * width <= len(kept) else None
+        yield _Group(
+            chosen,
+            *_scaled(accumulating(regions[chosen]).contiguous(), variant),
+            chunks,
+            by_gram=_gram_costs(regions, packed.places) < (gram if found is None else GRAM_FORWARD),
+            kept=found,
+        )
 
 
 def _chunks(lengths: Iterable[int], most: int) -> Iterator[_Chunk]:
@@ -237,16 +279,28 @@ def _compare(
 ) -> None:
     """Fill in, for a group's images, sum_r a s times `packed.factor`, and |c|^2."""
     v_GRD = group.features
-    images, count, features = v_GRD.shape
-    gram = _gram(v_GRD, spaces) if _gram_costs(v_GRD, packed) < GRAM_FORWARD else None
+    gram = _gram(v_GRD, spaces) if group.by_gram else None
     for chunk in group.chunks:
-        rows = chunk.rows.stop - chunk.rows.start
-        s, a, other = (spaces.take(name, (images, rows, count)) for name in ("s", "a", "other"))
-        _attend(v_GRD, packed, chunk, variant, gamma, s, other, a)
-        c = other if gram is not None else spaces.take("c", (images, rows, features))
+        s, c = _products_of(group, chunk, spaces)
+        a = spaces.take("a", s.shape)
+        torch.bmm(_for_each(packed.features[chunk.rows], s), v_GRD.mT, out=s)
+        _attend(s, chunk, variant, gamma, spaces.take("other", s.shape), a)
         torch.bmm(a, v_GRD if gram is None else gram, out=c)
-        torch.sum(c.mul_(a if gram is not None else c), dim=2, out=square_IN[group.images, chunk.rows])
-        torch.sum(s.mul_(a), dim=2, out=numerator_IN[group.images, chunk.rows])
+        squares = torch.mul(c, c if gram is None else a, out=spaces.take("other", c.shape))
+        torch.sum(squares, dim=2, out=square_IN[group.images, chunk.rows])
+        torch.sum(a.mul_(s), dim=2, out=numerator_IN[group.images, chunk.rows])
+
+
+def _products_of(group: _Group, chunk: _Chunk, spaces: _Spaces) -> tuple[Tensor, Tensor]:
+    """Where similarities (G, M, R), times `packed.factor`, and contexts (G, M, D) or G a (G, M, R) are, or go."""
+    images, count, features = group.features.shape
+    rows, width = chunk.rows.stop - chunk.rows.start, count if group.by_gram else features
+    if group.kept is None:
+        return spaces.take("s", (images, rows, count)), spaces.take("other", (images, rows, width))
+    begin, middle, end = (
+        images * (chunk.rows.start * (count + width) + rows * further) for further in (0, count, count + width)
+    )
+    return group.kept[begin:middle].view(images, rows, count), group.kept[middle:end].view(images, rows, width)
 
 
 def _norms(square: Tensor, packed: _Packed) -> Tensor:
@@ -287,34 +341,43 @@ def _send_back(
 ) -> None:
     """Add a group's gradients to dv (G, R, D), for its normalised regions, and to de (N, D), for all keywords."""
     v_GRD = group.features
-    images, count, features = v_GRD.shape
+    images, count, _ = v_GRD.shape
     gram = dgram = None
-    if _gram_costs(v_GRD, packed) < GRAM_BACKWARD:
-        gram, dgram = _gram(v_GRD, spaces), spaces.take("dgram", (images, count, count)).zero_()
+    if group.by_gram:
+        gram = _gram(v_GRD, spaces) if group.kept is None else None
+        dgram = spaces.take("dgram", (images, count, count)).zero_()
     for chunk in group.chunks:
         part = group.images, chunk.rows, None
         dnumerator, rho, mean = received.dnumerator[part], received.rho[part], received.mean[part]
-        rows = chunk.rows.stop - chunk.rows.start
-        s, a, turned = (spaces.take(name, (images, rows, count)) for name in ("s", "a", "turned"))
+        s, c = _products_of(group, chunk, spaces)
+        a, turned, da = (spaces.take(name, s.shape) for name in ("a", "turned", "s"))
         first = spaces.take("first", s.shape) if variant == "damsm" else turned
-        _attend(v_GRD, packed, chunk, variant, gamma, s, first, a, turned)
-        torch.mul(a, rho, out=turned)
-        if gram is None:
-            c = torch.bmm(turned, v_GRD, out=spaces.take("c", (images, rows, features)))
-            s.baddbmm_(c, v_GRD.mT)
+        if group.kept is None:
+            torch.bmm(_for_each(packed.features[chunk.rows], s), v_GRD.mT, out=s)
+        _attend(s, chunk, variant, gamma, first, a, turned)
+        if group.kept is None:  # s is da
+            torch.mul(a, rho, out=turned)
+            if gram is not None:
+                da.baddbmm_(turned, gram)
+            else:
+                da.baddbmm_(torch.bmm(turned, v_GRD, out=c), v_GRD.mT)
+        elif group.by_gram:
+            torch.mul(a, rho, out=turned)
+            torch.addcmul(s, c, rho, out=da)
         else:
-            s.baddbmm_(turned, gram)
+            c = torch.mul(c, rho, out=spaces.take("other", c.shape))
+            torch.bmm(c, v_GRD.mT, out=da).add_(s)
         a.mul_(dnumerator)
         if dgram is not None:
             dgram.baddbmm_(a.mT, turned)
         elif dv is not None:
             dv.baddbmm_(a.mT, c, alpha=1 / packed.factor)
         if received.floored:
-            s.sub_(mean)
+            da.sub_(mean)
         if variant == "xmc":
-            w = torch.addcmul(a, a, s, out=s)
+            w = torch.addcmul(a, a, da, out=da)
         else:
-            w = torch.add(a, _through_first(s.mul_(a), first, chunk), alpha=gamma, out=s)
+            w = torch.add(a, _through_first(da.mul_(a), first, chunk), alpha=gamma, out=da)
         if dv is not None:
             dv.baddbmm_(w.mT, _for_each(packed.features[chunk.rows], w), alpha=1 / packed.factor)
         if de is not None:
@@ -324,12 +387,10 @@ def _send_back(
 
 
 def _attend(
-    v_GRD: Tensor, packed: _Packed, chunk: _Chunk, variant: str, gamma: float, s: Tensor, first: Tensor, a: Tensor,
-    spare: Tensor | None = None,
-) -> None:  # fmt: skip
-    """Fill s with the similarities, times `packed.factor`, and a with the attention; `first`, for `damsm`, with the
-    softmax over keywords, unless there is no spare buffer."""
-    torch.bmm(_for_each(packed.features[chunk.rows], s), v_GRD.mT, out=s)
+    s: Tensor, chunk: _Chunk, variant: str, gamma: float, first: Tensor, a: Tensor, spare: Tensor | None = None
+) -> None:
+    """Fill a with the attention of similarities s; `first`, for `damsm`, with the softmax over keywords, unless there
+    is no spare buffer."""
     if variant == "xmc":
         torch.softmax(s, dim=2, out=a)
         return
@@ -406,17 +467,23 @@ def _unscaled(gradient: Tensor, scaled: Tensor, scale: Tensor, moves: Tensor) ->
     return gradient.addcmul_(scaled, along, value=-1).mul_(scale)
 
 
-def _gram_costs(v_GRD: Tensor, packed: _Packed) -> float:
+def _gram_costs(v_GRD: Tensor, keywords: int) -> float:
     count, features = v_GRD.shape[1:]
-    return count / features + count / len(packed.slots)
+    return count / features + count / max(1, keywords)
 
 
-def _buffer(x: Tensor, variant: str) -> int:
-    return BUFFER_CUDA if x.device.type == "cuda" else BUFFER[variant]
+def _buffer(x: Tensor) -> int:
+    return BUFFER_CUDA if x.device.type == "cuda" else BUFFER
 
 
 def _threads(x: Tensor) -> int:
-    return 1 if x.device.type == "cuda" else torch.get_num_threads()
+    if x.device.type == "cuda":
+        return 1
+    if torch.compiler.is_compiling():
+        from fastt2i.ops.traced import num_threads_when_traced
+
+        return num_threads_when_traced()
+    return torch.get_num_threads()
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -12,3 +12,8 @@ best_when_traced = torch.compiler.assume_constant_result(best)
 
 #: Its cache is what cannot be traced, and what it asks of the machine.
 multiplies_bf16_when_traced = torch.compiler.assume_constant_result(multiplies_bf16.__wrapped__)
+
+
+@torch.compiler.assume_constant_result
+def num_threads_when_traced() -> int:
+    return torch.get_num_threads()
