@@ -143,10 +143,13 @@ def _(dscores: Tensor, regions: Tensor, keywords: Tensor, *others: Any) -> tuple
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     regions, keywords, mask, *ctx.settings, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # else zeros are written for these, as large as they are
     ctx.save_for_backward(regions, keywords, mask, *output)
 
 
-def _differentiate(ctx: Any, dscores: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, dscores: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
+    if dscores is None:
+        return 8 * (None,)
     for_regions, for_keywords = ctx.needs_input_grad[:2]
     dregions, dkeywords = region_keyword_blocks_backward(
         dscores, *ctx.saved_tensors, *ctx.settings, for_regions, for_keywords
