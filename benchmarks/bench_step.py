@@ -263,7 +263,7 @@ def test_step(suite: Suite) -> None:
 @pytest.mark.on("cpu")
 def test_compiled_step(suite: Suite) -> None:
     """With torch.compile, whose ways take minutes to begin."""
-    compete(suite, "demo", note=", compiled too", headline=False)
+    compete(suite, "demo", measures=True, note=", compiled too", headline=False)
 
 
 @pytest.mark.slow
