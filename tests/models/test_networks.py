@@ -42,7 +42,7 @@ def test_modulation(dtype: torch.dtype, channels: int, layout: torch.memory_form
     """By rows of pixels where channels do not fill a register, and else by pixels."""
     x = torch.randn(2, channels, 5, 7, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
     scale, shift = (torch.randn(2, channels, dtype=dtype).requires_grad_() for _ in range(2))
-    upstream, inputs = torch.randn(2, channels, 5, 7), (x, scale, shift)
+    upstream, inputs = torch.randn_like(x, dtype=torch.float32), (x, scale, shift)
     ours = modulate(*inputs)
     wide = [each.detach().double().requires_grad_() for each in inputs]
     truth = wide[1][..., None, None] * wide[0] + wide[2][..., None, None]
