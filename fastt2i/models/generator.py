@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig
+from fastt2i.machine import VECTOR_REGISTER
 from fastt2i.models.whitening import Whitening
 from fastt2i.nn import GatedConv2d, UpsampleGatedConv2d
 from fastt2i.text_features import TextFeatures
 
 CODE_SIZE = 4
 ENCODER_WIDTH = 256
-#: Bytes of an AVX-512 register.
-REGISTER = 64
 
 
 class Generated(NamedTuple):
@@ -93,7 +92,8 @@ class GeneratorBlock(nn.Module):
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """scale * x + shift of x (B, C, H, W) with scale and shift (B, C)."""
-    if x.device.type == "cpu" and x.shape[1] * x.element_size() < REGISTER and not torch.compiler.is_compiling():
+    short = x.shape[1] * x.element_size() < VECTOR_REGISTER
+    if short and x.device.type == "cpu" and not torch.compiler.is_compiling():
         # Where channels that lie side by side do not fill a vector register, torch adds them one by one: with 24 in
         # bfloat16, five times as slow as with 32. A row of pixels fills many.
         width = x.shape[3]

@@ -17,12 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastt2i.machine import VECTOR_REGISTER
 from fastt2i.ops import reference
 
 aten = torch.ops.aten
-
-#: Bytes of two AVX-512 registers.
-VECTORS = 128
 
 #: Activations without a parameter that can take the place of their argument: their derivative follows from their value.
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu_, "elu": F.elu_, "tanh": torch.tanh_}
@@ -48,7 +46,7 @@ def short_rows(pre: Tensor) -> bool:
 
 def is_short(channels: int, item_bytes: int) -> bool:
     """Whether a row of half of these channels is."""
-    return channels // 2 * item_bytes < VECTORS
+    return channels // 2 * item_bytes < 2 * VECTOR_REGISTER
 
 
 def _in_rows(pre: Tensor) -> bool:

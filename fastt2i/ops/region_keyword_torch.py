@@ -224,8 +224,8 @@ def _pack(keywords: Tensor, mask: Tensor, variant: str, gamma: float) -> _Packed
 def _room(regions: Tensor, mask: Tensor, keep: bool) -> Tensor:
     """A flat tensor for what the forward pass leaves."""
     dtype = _wide(regions)
-    wanted = len(regions) * mask.numel() * _width(regions, mask.numel())
-    return regions.new_empty(min(wanted, KEPT // dtype.itemsize) if keep and not regions.is_cuda else 0, dtype=dtype)
+    most = KEPT // dtype.itemsize if keep and regions.device.type != "cuda" else 0
+    return regions.new_empty(min(len(regions) * mask.numel() * _width(regions, mask.numel()), most), dtype=dtype)
 
 
 def _width(regions: Tensor, keywords: int) -> int:
