@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -141,4 +141,22 @@ def _activate(x: Tensor) -> Tensor:
     Its derivative can be told from its value, which the next layer keeps; beside it PyTorch keeps the argument, or,
     compiled, where that was positive, to write which took a CPU several times as long as the function.
     """
+    if torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        return _LeakyReLU.apply(x)
     return F.leaky_relu_(x, SLOPE)
+
+
+class _LeakyReLU(torch.autograd.Function):
+    """For a compiler that would keep where the value is positive even where no layer keeps the value, as that is a byte
+    less: here the derivative asks the value together with the gradient, which there is only in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        value = F.leaky_relu(x, SLOPE)
+        ctx.save_for_backward(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (value,) = ctx.saved_tensors
+        return torch.where(torch.maximum(value, 0 * upstream) > 0, upstream, SLOPE * upstream)

@@ -6,10 +6,13 @@ import dataclasses
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from torch._dynamo.backends.common import aot_autograd
+from torch._inductor.decomposition import select_decomp_table
 
 from fastt2i.config import PRESETS, ModelConfig, preset
 from fastt2i.model_card import parameter_count
-from fastt2i.models.discriminator import Discriminator, ImageFeatures
+from fastt2i.models.discriminator import Discriminator, DiscriminatorBlock, ImageFeatures
 from fastt2i.models.generator import Generator, modulate
 
 SENTENCE = 20
@@ -53,6 +56,32 @@ def test_modulation(dtype: torch.dtype, channels: int, layout: torch.memory_form
         assert (found.double() - right).norm() <= bound * right.norm()
     if layout == torch.channels_last:
         assert ours.is_contiguous(memory_format=layout) and ours_d[0].is_contiguous(memory_format=layout)
+
+
+def test_a_compiled_discriminator_keeps_no_mask_on_a_cpu() -> None:
+    """Its derivatives are those of one that is not compiled, at what is not finite too."""
+    kept: list[torch.Tensor] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> object:
+        kept.extend(node.meta["val"] for node in graph.graph.find_nodes(op="output")[0].all_input_nodes)
+        return make_boxed_func(graph)
+
+    compiler = aot_autograd(
+        fw_compiler=keep,
+        bw_compiler=lambda graph, _: make_boxed_func(graph),
+        partition_fn=min_cut_rematerialization_partition,
+        decompositions=select_decomp_table(),
+    )
+    block = DiscriminatorBlock(6, 8).to(torch.bfloat16)
+    x = torch.randn(2, 6, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+    upstream = torch.randn(2, 8, 4, 4, dtype=torch.bfloat16)
+    upstream[0, :, 0, 0] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1.0, -1.0, 3.0])
+    plain, compiled = (
+        torch.autograd.grad(run(x), (x, *block.parameters()), upstream)
+        for run in (block, torch.compile(block, fullgraph=True, backend=compiler))
+    )
+    torch.testing.assert_close(compiled, plain, equal_nan=True)
+    assert kept and torch.bool not in {tensor.dtype for tensor in kept}
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
