@@ -29,6 +29,8 @@ from fastt2i.machine import processor
 
 #: Seconds of the rounds of a case, by device; with --quick two thirds of it.
 SECONDS = {"cpu": 1.5, "cuda": 1.5}
+#: Cases that take turns where each has a process of its own: as many as have their tensors in memory at once.
+TOGETHER = 4
 
 _LIMITS = pytest.StashKey[Limits | None]()
 _LINES = pytest.StashKey[list[str]]()
@@ -121,10 +123,14 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if not _isolated(item.config):
         return None
-    stash = item.config.stash
+    stash, items = item.config.stash, item.session.items
     if stash[_LIMITS] is None:
         stash[_LIMITS] = isolation.apart(lambda: measure_limits(_device(item.config)))
-    stash[_LINES] = isolation.run_apart(item, lambda: stash[_LINES]) or stash[_LINES]
+    place = items.index(item)
+    if place % TOGETHER == 0:
+        known = len(stash[_LINES])  # which every process has when it begins
+        for told in isolation.run_apart(items[place : place + TOGETHER], lambda: stash[_LINES][known:]):
+            stash[_LINES].extend(told)
     return True
 
 

@@ -2,6 +2,11 @@
 
 How long an operation takes depends on what its process did before: on the memory that the C library has kept, and on
 what it gave back and gets anew, zeroed page by page. In one process for all, a ratio depended on the cases before it.
+
+And it depends on what else the machine does in that second, which is not the same for two ways of computing: on two
+virtual cores a ratio of two seconds was off by 6 % in the standard deviation, and so was the next one, some seconds
+later, in the same process or in another. So a few processes take turns, and what each measures is spread over the
+time of all.
 """
 
 from __future__ import annotations
@@ -11,9 +16,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -22,9 +28,76 @@ T = TypeVar("T")
 #: Where processes can fork with all libraries that they have loaded.
 AVAILABLE = sys.platform == "linux"
 
+#: In a process that takes turns, the way to the one that gives them.
+_giver: Connection | None = None
+
 
 class Death(RuntimeError):
     """A process ended without a result."""
+
+
+class Apart(Generic[T]):
+    """A function that is called in a process of its own, in one or several turns; its result must be picklable."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        """Fork; the function is called when the first turn is given."""
+        context = multiprocessing.get_context("fork")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(work, theirs, self._connection))
+        self._process.start()
+        theirs.close()
+        self._result: T
+        self._death: Death | None = None
+        self.ended = False
+
+    def give_turn(self) -> None:
+        """Let it run until it pauses or ends."""
+        try:
+            self._connection.send(None)
+            self.ended, result = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            how = f"by signal {-code}" if code < 0 else f"with status {code}"
+            self.ended, self._death = True, Death(f"its process ended {how}")
+            return
+        if self.ended:
+            self._result = result
+            self._process.join()
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.join()
+
+    def result(self) -> T:
+        """What the function returned.
+
+        Raises:
+            Death: the process ended without.
+        """
+        if self._death:
+            raise self._death
+        return self._result
+
+
+def pause() -> None:
+    """Let the other processes have their turns; where there are none, go on."""
+    if _giver is not None:
+        _giver.send((False, None))
+        _giver.recv()
+
+
+def take_turns(processes: Sequence[Apart[Any]]) -> None:
+    """Run them to their ends, never two at a time; what interrupts this ends them all."""
+    try:
+        while running := [process for process in processes if not process.ended]:
+            for process in running:
+                process.give_turn()
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
 
 
 def apart(work: Callable[[], T]) -> T:
@@ -33,28 +106,18 @@ def apart(work: Callable[[], T]) -> T:
     Raises:
         Death: there is none.
     """
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(work, sender))
-    process.start()
-    sender.close()
-    try:
-        result: T = receiver.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        raise Death(f"its process ended {f'by signal {-code}' if code < 0 else f'with status {code}'}") from None
-    except BaseException:  # an interrupt, too, ends both
-        process.kill()
-        process.join()
-        raise
-    process.join()
-    return result
+    process = Apart(work)
+    take_turns([process])
+    return process.result()
 
 
-def _send(work: Callable[[], Any], sender: Connection) -> None:
+def _work(work: Callable[[], Any], giver: Connection, theirs: Connection) -> None:
+    global _giver
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the first one ends this one
-    sender.send(work())
+    theirs.close()
+    giver.recv()
+    _giver = giver
+    giver.send((True, work()))
 
 
 @dataclass(frozen=True)
@@ -63,34 +126,44 @@ class _Outcome:
 
     reports: Sequence[dict[str, Any]]
     rows: Sequence[Any]
-    other: Any = None
+    other: Any
 
 
-def run_apart(item: pytest.Item, other: Callable[[], T]) -> T | None:
-    """Run a test in a process of its own; it is reported, and its rows are kept, as if it had run here.
+def run_apart(items: Sequence[pytest.Item], other: Callable[[], T]) -> list[T]:
+    """Run tests in processes of their own, which take turns; they are reported, and their rows are kept, as if they had
+    run here, one after the other.
 
     Args:
-        item: the test, with nothing set up.
-        other: what is asked, in that process, after the test.
+        items: the tests, with nothing set up.
+        other: what is asked, in each process, after its test.
 
     Returns:
-        what `other` said there, or None if the process died, which fails the test.
+        what `other` said in each; of a process that died, which fails its test, there is nothing.
     """
+    processes = [Apart(partial(_run, item, other)) for item in items]
+    try:
+        take_turns(processes)
+    finally:  # what is measured before an interrupt is kept
+        told = [_report(item, process) for item, process in zip(items, processes, strict=True) if process.ended]
+    return [outcome.other for outcome in told if outcome is not None]
+
+
+def _report(item: pytest.Item, process: Apart[_Outcome]) -> _Outcome | None:
+    """Report a test that has run; what its process said, unless that died."""
     config, hook = item.config, item.ihook
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    outcome = None
     try:
-        outcome = apart(lambda: _run(item, other))
+        outcome = process.result()
+        reports = [config.hook.pytest_report_from_serializable(config=config, data=told) for told in outcome.reports]
+        _rows(config).extend(outcome.rows)
     except Death as death:
         keywords = dict.fromkeys(item.keywords, 1)
-        report = pytest.TestReport(item.nodeid, item.location, keywords, "failed", str(death), "call")
-        outcome = _Outcome([config.hook.pytest_report_to_serializable(config=config, report=report)], [])
-    for told in outcome.reports:
-        report = config.hook.pytest_report_from_serializable(config=config, data=told)
+        reports = [pytest.TestReport(item.nodeid, item.location, keywords, "failed", str(death), "call")]
+    for report in reports:
         hook.pytest_runtest_logreport(report=report)
-    _rows(config).extend(outcome.rows)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    found: T | None = outcome.other
-    return found
+    return outcome
 
 
 def _run(item: pytest.Item, other: Callable[[], Any]) -> _Outcome:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.isolation import pause
+
 #: Seconds of each part of a run, such as its forward and its backward.
 Sample = Mapping[str, float]
 #: Runs as often as told, and returns the mean of each part.
@@ -22,6 +24,8 @@ Candidate = Callable[[int], Sample]
 SHORTEST = 5e-3
 #: Rounds of all candidates.
 FEWEST, MOST = 5, 61
+#: Parts that they are divided into, between which other cases have their turns.
+WINDOWS = 5
 
 
 class Stopwatch:
@@ -80,7 +84,8 @@ def take_turns(
     """Time candidates in rounds of all, for about as many seconds; each candidate's sample of each round.
 
     The order changes from round to round, but ours is last, for that is what pytest-benchmark's own row tells. Each is
-    run twice before, and the second run decides how often it is repeated and how many rounds there are.
+    run twice before, and the second run decides how often it is repeated and how many rounds there are. Between some
+    rounds other cases have their turns, where they do (`isolation`).
     """
     alone = {name: sum([sum(sample(1).values()) for _ in range(2)][1:]) for name, sample in candidates.items()}
     repeats = {name: max(1, math.ceil(SHORTEST / took)) for name, took in alone.items()}
@@ -88,11 +93,14 @@ def take_turns(
     rounds = min(MOST, max(FEWEST, int(seconds / a_round)))
     taken: dict[str, list[Sample]] = {name: [] for name in candidates}
     others, shuffle = [name for name in candidates if name != ours], random.Random(0)
+    begins = {-(-rounds * window // WINDOWS) for window in range(1, WINDOWS)}
 
     def take(name: str) -> None:
         taken[name].append(candidates[name](repeats[name]))
 
     def take_others() -> None:
+        if len(taken[ours]) in begins:
+            pause()
         shuffle.shuffle(others)
         for name in others:
             take(name)
