@@ -29,7 +29,7 @@ from fastt2i.machine import processor
 
 #: Seconds of the rounds of a case, by device; with --quick two thirds of it.
 SECONDS = {"cpu": 1.5, "cuda": 1.5}
-#: Cases that take turns where each has a process of its own: as many as have their tensors in memory at once.
+#: Cases that take turns where each has a process of its own: so many have their tensors in memory at once.
 TOGETHER = 4
 
 _LIMITS = pytest.StashKey[Limits | None]()

@@ -3,10 +3,10 @@
 How long an operation takes depends on what its process did before: on the memory that the C library has kept, and on
 what it gave back and gets anew, zeroed page by page. In one process for all, a ratio depended on the cases before it.
 
-And it depends on what else the machine does in that second, which is not the same for two ways of computing: on two
-virtual cores a ratio of two seconds was off by 6 % in the standard deviation, and so was the next one, some seconds
-later, in the same process or in another. So a few processes take turns, and what each measures is spread over the
-time of all.
+And it depends on what else the machine does in that second, which is not the same to all ways of computing: on two
+virtual cores, ratios that took two seconds to measure had a standard deviation of 6 % over a minute, in one process as
+in several, while the rounds of each lay close together. So a few processes take turns: the rounds of each are spread
+over the time of all, and their quartiles show how uneven the machine is.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def test_processes_take_turns_and_one_that_dies_does_not_end_the_others(tmp_path
 
 def test_processes_that_wait_for_their_turn_end_with_the_one_that_gives_it(tmp_path: Path) -> None:
     process = start(*suite_of(ORPHANS, tmp_path))
-    ending(process)
+    ending(process, 60)  # they have its output, too
     assert process.returncode == -signal.SIGKILL
     processes = [int(number) for number in (tmp_path / "processes").read_text().split()]
     assert len(processes) == 3
