@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,10 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         config, language_model = _config(Path(folder))
-        seconds = _train(config, Path(folder) / "trial", arguments.trial) / arguments.trial
-        left = 60 * arguments.minutes - (time.monotonic() - began)
-        steps = max(arguments.trial, int(left / seconds))
-        run = Path(folder) / "run"
+        trial, run = Path(folder) / "trial", Path(folder) / "run"
+        took = _train(config, trial, arguments.trial)
+        a_step = config.train.batch_size / _last(_records(trial), "images_per_second")
+        # Pictures and scores, which any run draws as often, take longer than the steps of a short one.
+        besides = took - arguments.trial * a_step
+        left = 60 * arguments.minutes - (time.monotonic() - began) - besides
+        steps = max(arguments.trial, int(left / a_step))
         took = _train(config, run, steps)
         _keep(run, arguments.out, config, steps, took, language_model)
     return 0
@@ -90,16 +93,24 @@ def _keep(run: Path, out: Path, config: Config, steps: int, seconds: float, lang
             shutil.copytree(found, target, dirs_exist_ok=True)
         elif found.exists():
             shutil.copyfile(found, target)
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     told = {
         "language_model": language_model,
         "steps": steps,
         "seconds": round(seconds, 1),
         "images_per_second": round(steps * config.train.batch_size / seconds, 1),
-        "accuracy_all": next(record["accuracy_all"] for record in reversed(records) if "accuracy_all" in record),
+        "accuracy_all": _last(_records(run), "accuracy_all"),
     }
     (out / "training.json").write_text(json.dumps(told, indent=1) + "\n")
     print(", ".join(f"{name} {value}" for name, value in told.items()))
+
+
+def _records(run: Path) -> list[dict[str, float]]:
+    """What a run has logged."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def _last(records: Sequence[Mapping[str, float]], name: str) -> float:
+    return next(record[name] for record in reversed(records) if name in record)
 
 
 if __name__ == "__main__":
