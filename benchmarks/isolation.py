@@ -15,9 +15,11 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
@@ -40,35 +42,44 @@ class Apart(Generic[T]):
     """A function that is called in a process of its own, in one or several turns; its result must be picklable."""
 
     def __init__(self, work: Callable[[], T]) -> None:
-        """Fork; the function is called when the first turn is given."""
-        context = multiprocessing.get_context("fork")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(work, theirs, self._connection))
-        self._process.start()
-        theirs.close()
-        self._result: T
-        self._death: Death | None = None
+        self._work = work
+        #: From the first turn on, with the way to it.
+        self._process: tuple[BaseProcess, Connection] | None = None
+        self._result: T | Death
         self.ended = False
 
     def give_turn(self) -> None:
         """Let it run until it pauses or ends."""
+        if self._process is None:
+            self._process = self._fork()
+        else:
+            with suppress(ConnectionError):  # it died, which `recv` tells
+                self._process[1].send(None)
+        process, connection = self._process
         try:
-            self._connection.send(None)
-            self.ended, result = self._connection.recv()
+            self.ended, self._result = connection.recv()
         except (EOFError, ConnectionError):
-            self._process.join()
-            code = self._process.exitcode or 0
+            process.join()
+            code = process.exitcode or 0
             how = f"by signal {-code}" if code < 0 else f"with status {code}"
-            self.ended, self._death = True, Death(f"its process ended {how}")
-            return
+            self.ended, self._result = True, Death(f"its process ended {how}")
         if self.ended:
-            self._result = result
-            self._process.join()
+            process.join()
+
+    def _fork(self) -> tuple[BaseProcess, Connection]:
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_run_for, args=(theirs, ours, self._work))
+        process.start()
+        theirs.close()
+        return process, ours
 
     def kill(self) -> None:
         """End it, whatever it does."""
-        self._process.kill()
-        self._process.join()
+        if self._process is not None:
+            process, _ = self._process
+            process.kill()
+            process.join()
 
     def result(self) -> T:
         """What the function returned.
@@ -76,8 +87,8 @@ class Apart(Generic[T]):
         Raises:
             Death: the process ended without.
         """
-        if self._death:
-            raise self._death
+        if isinstance(self._result, Death):
+            raise self._result
         return self._result
 
 
@@ -88,7 +99,7 @@ def pause() -> None:
         _giver.recv()
 
 
-def take_turns(processes: Sequence[Apart[Any]]) -> None:
+def run_in_turns(processes: Sequence[Apart[Any]]) -> None:
     """Run them to their ends, never two at a time; what interrupts this ends them all."""
     try:
         while running := [process for process in processes if not process.ended]:
@@ -107,15 +118,14 @@ def apart(work: Callable[[], T]) -> T:
         Death: there is none.
     """
     process = Apart(work)
-    take_turns([process])
+    run_in_turns([process])
     return process.result()
 
 
-def _work(work: Callable[[], Any], giver: Connection, theirs: Connection) -> None:
+def _run_for(giver: Connection, theirs: Connection, work: Callable[[], Any]) -> None:
     global _giver
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the first one ends this one
-    theirs.close()
-    giver.recv()
+    theirs.close()  # else this one would wait for a turn that nobody gives
     _giver = giver
     giver.send((True, work()))
 
@@ -142,7 +152,7 @@ def run_apart(items: Sequence[pytest.Item], other: Callable[[], T]) -> list[T]:
     """
     processes = [Apart(partial(_run, item, other)) for item in items]
     try:
-        take_turns(processes)
+        run_in_turns(processes)
     finally:  # what is measured before an interrupt is kept
         told = [_report(item, process) for item, process in zip(items, processes, strict=True) if process.ended]
     return [outcome.other for outcome in told if outcome is not None]

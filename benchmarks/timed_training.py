@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, language_model = _config(Path(folder))
         trial, run = Path(folder) / "trial", Path(folder) / "run"
         took = _train(config, trial, arguments.trial)
-        a_step = config.train.batch_size / _last(_records(trial), "images_per_second")
+        a_step = config.train.batch_size / _last(trial, "images_per_second")
         # Pictures and scores, which any run draws as often, take longer than the steps of a short one.
         besides = took - arguments.trial * a_step
         left = 60 * arguments.minutes - (time.monotonic() - began) - besides
@@ -98,19 +98,15 @@ def _keep(run: Path, out: Path, config: Config, steps: int, seconds: float, lang
         "steps": steps,
         "seconds": round(seconds, 1),
         "images_per_second": round(steps * config.train.batch_size / seconds, 1),
-        "accuracy_all": _last(_records(run), "accuracy_all"),
+        "accuracy_all": _last(run, "accuracy_all"),
     }
     (out / "training.json").write_text(json.dumps(told, indent=1) + "\n")
     print(", ".join(f"{name} {value}" for name, value in told.items()))
 
 
-def _records(run: Path) -> list[dict[str, float]]:
-    """What a run has logged."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def _last(records: Sequence[Mapping[str, float]], name: str) -> float:
-    return next(record[name] for record in reversed(records) if name in record)
+def _last(run: Path, name: str) -> float:
+    """As a run has logged it."""
+    return [record[name] for record in RunDirectory(run).records() if name in record][-1]
 
 
 if __name__ == "__main__":

@@ -173,6 +173,14 @@ def test_processes_that_wait_for_their_turn_end_with_the_one_that_gives_it(tmp_p
         time.sleep(0.05)
 
 
+def test_where_one_cannot_be_forked_those_that_wait_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, other = isolation.Apart(isolation.pause), isolation.Apart(isolation.pause)
+    monkeypatch.setattr(other, "_fork", lambda: os.stat("/no/such/memory"))
+    with pytest.raises(FileNotFoundError):
+        isolation.run_in_turns([waiting, other])
+    assert not waiting.ended and waiting._process is not None and not waiting._process[0].is_alive()
+
+
 def is_running(process: int) -> bool:
     with suppress(FileNotFoundError):
         # A zombie has ended; whoever inherits it may be slow to ask.

@@ -15,6 +15,8 @@ import torch
 
 HERE = Path(__file__).parent
 FILES = sorted(path.name for path in HERE.glob("test_*_kernel.py"))
+#: By file, its tests as they run, and where they write.
+Runs = dict[str, tuple[subprocess.Popen[bytes], Path]]
 
 pytestmark = [
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the run in the interpreter"),
@@ -23,8 +25,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[subprocess.Popen[bytes], Path]]]:
-    """By file, its tests as they run, and where they write: all at once, for the interpreter keeps one core busy."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """All at once, for the interpreter keeps one core busy."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     folder, started = tmp_path_factory.mktemp("interpreter"), {}
     with ExitStack() as stack:
@@ -40,9 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[s
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_kernel_is_right_in_the_interpreter(
-    file: str, runs: dict[str, tuple[subprocess.Popen[bytes], Path]]
-) -> None:
+def test_every_kernel_is_right_in_the_interpreter(file: str, runs: Runs) -> None:
     process, output = runs[file]
     status, told = process.wait(), output.read_text()
     assert status == 0, told
