@@ -30,7 +30,11 @@ def compile_step(step: TrainStep) -> TrainStep:
     whole = hasattr(config, "trace_autograd_ops")
     if whole:
         config.trace_autograd_ops = True
-    return step.with_parts(lambda part: torch.compile(part, fullgraph=True, dynamic=False), penalty=whole)
+    # Where the host computes what it calls for, it calls from C++: from Python that is 3 ms of the demo's 90.
+    options = {"cpp_wrapper": next(step.generator.module.parameters()).device.type == "cpu"}
+    return step.with_parts(
+        lambda part: torch.compile(part, fullgraph=True, dynamic=False, options=options), penalty=whole
+    )
 
 
 def _keep_for_other_runs() -> None:

@@ -23,8 +23,8 @@ SLOPE = 0.2
 
 
 class ImageFeatures(NamedTuple):
-    """What the discriminator sees in N images: regions (N, R, region_dim), global_ (N, global_dim), and the part of
-    the logit that needs no text, unconditional (N,)."""
+    """What the discriminator sees in N images: global_ (N, global_dim), the part of the logit that needs no text,
+    unconditional (N,), and regions (M, R, region_dim) of the first M images, of all N unless fewer were asked for."""
 
     regions: Tensor
     global_: Tensor
@@ -108,21 +108,25 @@ class Discriminator(nn.Module):
         self.sentence.whitening.fit(captions.sentence)
         self.keywords.whitening.fit(captions.keywords[captions.mask])
 
-    def encode(self, images: Tensor) -> ImageFeatures:
-        """Region and global features of images (N, 3, S, S) in [-1, 1]."""
+    def encode(self, images: Tensor, with_regions: int | None = None) -> ImageFeatures:
+        """What is seen in images (N, 3, S, S) in [-1, 1].
+
+        with_regions: of how many of them, the first ones, regions are computed; of all by default.
+        """
         x = _activate(self.stem(images.contiguous(memory_format=torch.channels_last)))
         for k, block in enumerate(self.blocks):
             x = block(x)
             if k == self.region_block:
-                regions = self.regions(x).flatten(2).transpose(1, 2)
+                regions = self.regions(x[:with_regions]).flatten(2).transpose(1, 2)
         global_ = _activate(self.global_(x.flatten(1)))
         return ImageFeatures(regions, global_, self.unconditional(global_).squeeze(1))
 
     def forward(self, images: Tensor, sentences: Tensor, keywords: Tensor) -> tuple[ImageFeatures, Tensor, Tensor]:
         """Features of images, and of texts in the images' spaces.
 
-        The numbers of images, sentences and captions need not agree: a step asks for real and fake images at once,
-        and for matching and mismatched sentences.
+        The numbers of images, sentences and captions need not agree: a step asks for real and fake images at once, the
+        real ones before, and for matching and mismatched sentences. Keywords are matched with the regions of as many
+        images, so the others' are not computed.
 
         Args:
             images: (N, 3, S, S) in [-1, 1].
@@ -130,9 +134,10 @@ class Discriminator(nn.Module):
             keywords: (B, T, keyword_dim) keyword features.
 
         Returns:
-            the images' features, sentences projected to (M, global_dim), keywords projected to (B, T, region_dim).
+            the images' features with the regions of the first B, sentences projected to (M, global_dim), keywords
+            projected to (B, T, region_dim).
         """
-        return self.encode(images), self.sentence(sentences), self.keywords(keywords)
+        return self.encode(images, len(keywords)), self.sentence(sentences), self.keywords(keywords)
 
 
 def _activate(x: Tensor) -> Tensor:
@@ -148,7 +153,8 @@ def _activate(x: Tensor) -> Tensor:
 
 class _LeakyReLU(torch.autograd.Function):
     """For a compiler that would keep where the value is positive even where no layer keeps the value, as that is a byte
-    less: here the derivative asks the value together with the gradient, which there is only in the backward pass."""
+    less: here the derivative compares the value with a zero made of the gradient, which there is only in the backward
+    pass. (Made by a product with 0, the compiler would see through it.)"""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -159,4 +165,4 @@ class _LeakyReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         (value,) = ctx.saved_tensors
-        return torch.where(torch.maximum(value, 0 * upstream) > 0, upstream, SLOPE * upstream)
+        return torch.where(value > upstream.abs().clamp(max=0), upstream, SLOPE * upstream)

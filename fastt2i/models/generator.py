@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig
 from fastt2i.machine import VECTOR_REGISTER
+from fastt2i.models.image_conv import ImageConv2d
 from fastt2i.models.whitening import Whitening
 from fastt2i.nn import GatedConv2d, UpsampleGatedConv2d
 from fastt2i.text_features import TextFeatures
@@ -131,7 +132,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             GeneratorBlock(before, after, text_dim, config.activation) for before, after in itertools.pairwise(widths)
         )
-        self.decoder = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(widths[-1], 3, 3, padding=1), nn.Tanh())
+        self.decoder = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), ImageConv2d(widths[-1], 3, 3), nn.Tanh())
 
     def fit(self, captions: TextFeatures) -> None:
         """Adapt to the features of training captions (N of them), before training."""

@@ -58,8 +58,18 @@ def _part(x: Tensor, dim: int) -> Tensor:
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, negative_slope: float) -> Tensor:
     """The convolution of the upsampled tensor, which is not worth avoiding where it is small."""
-    pre = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    pre = F.conv2d(_doubled(x), weight, bias, padding=1)
     return gate_torch.gate(pre, activation, negative_slope)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """The nearest-neighbour 2x upsampling."""
+    if not torch.compiler.is_compiling():
+        return F.interpolate(x, scale_factor=2, mode="nearest")
+    # A compiler looks up the index of every pixel of `interpolate`, and its gradient scatters with atomic additions.
+    batch, channels, height, width = x.shape
+    pixels = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
+    return pixels.reshape(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
 
 def by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, negative_slope: float) -> Tensor:

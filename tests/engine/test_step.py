@@ -86,13 +86,15 @@ def test_the_penalty_is_lazy() -> None:
 
 
 def test_a_step_takes_one_generator_pass_and_two_trunk_passes() -> None:
-    """The first trunk pass has real and fake images concatenated, and no pass is spent on mismatched pairs."""
+    """The first trunk pass has real and fake images concatenated, and no pass is spent on mismatched pairs; regions are
+    those of the images that captions are compared with."""
     step = make(LossConfig(penalty="none"))
-    generated, seen = [], []
+    generated, seen, compared = [], [], []
     step.generator.module.register_forward_hook(lambda _m, inputs, _o: generated.append(len(inputs[0])))
     step.discriminator.module.stem.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    step.discriminator.module.regions.register_forward_hook(lambda _m, inputs, _o: compared.append(len(inputs[0])))
     take(step, make_inputs(step), 1)
-    assert generated == [BATCH] and seen == [2 * BATCH, BATCH]
+    assert generated == [BATCH] and seen == [2 * BATCH, BATCH] and compared == [BATCH, BATCH]
 
 
 def test_mismatched_logits_are_real_images_under_other_captions() -> None:
