@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def compile_step(step: TrainStep) -> TrainStep:
     if whole:
         config.trace_autograd_ops = True
     # Where the host computes what it calls for, it calls from C++: from Python that is 3 ms of the demo's 90.
-    options = {"cpp_wrapper": next(step.generator.module.parameters()).device.type == "cpu"}
+    options: dict[str, Any] = {"cpp_wrapper": next(step.generator.module.parameters()).device.type == "cpu"}
     return step.with_parts(
         lambda part: torch.compile(part, fullgraph=True, dynamic=False, options=options), penalty=whole
     )
