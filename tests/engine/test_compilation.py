@@ -44,7 +44,8 @@ def test_a_step_has_no_graph_break_and_does_the_same(penalty: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_compiler_itself(precision: str) -> None:
-    plain, compiled = (make(LossConfig(), precision) for _ in range(2))
+    # With hinge, the gradients of the last bias cancel at first: of what rounding leaves, Adam would make a whole step.
+    plain, compiled = (make(LossConfig(adversarial="nonsaturating"), precision) for _ in range(2))
     compiled = compile_step(compiled)
     bound = 1e-4 if precision == "fp32" else 5e-2
     for number in range(2):
