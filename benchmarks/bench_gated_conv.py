@@ -18,7 +18,7 @@ from benchmarks import floors
 from benchmarks.conftest import Suite
 from benchmarks.operators import OperatorCase, Run
 from benchmarks.results_file import Series
-from fastt2i.machine import multiplies_bf16
+from fastt2i.devices.capabilities import multiplies_bf16
 from fastt2i.ops import gate, gated_conv2d, upsample_gated_conv2d
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

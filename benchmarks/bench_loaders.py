@@ -25,15 +25,16 @@ from benchmarks.contest import Contender, Contest
 from benchmarks.results_file import OURS
 from benchmarks.steps import captions_features, make_step
 from benchmarks.turns import Candidate, Sample, Stopwatch
-from fastt2i.augment import draws_per_image
 from fastt2i.config import DataConfig, preset
-from fastt2i.data.index import Index, open_index
-from fastt2i.data.integrity import central_square, decode
+from fastt2i.data.dataset import Dataset
+from fastt2i.data.decode import central_square, decode
 from fastt2i.data.loaders import LoaderName, open_loader
 from fastt2i.data.loaders.loader import Loader
+from fastt2i.data.open import open_dataset
 from fastt2i.data.photographs import photographs_index
 from fastt2i.data.sampler import Sampler
 from fastt2i.data.sources.folder import folder_index
+from fastt2i.engine.augment import draws_per_image
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.step import StepInputs
 
@@ -46,11 +47,11 @@ AHEAD, STEPS = 5, 4
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Index]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Dataset]:
     """folders(width, height): JPEGs on disk."""
-    made: dict[tuple[int, int], Index] = {}
+    made: dict[tuple[int, int], Dataset] = {}
 
-    def make(width: int, height: int) -> Index:
+    def make(width: int, height: int) -> Dataset:
         if (width, height) not in made:
             folder = tmp_path_factory.mktemp(f"{width}x{height}")
             source = photographs_index(IMAGES, width, height)
@@ -115,7 +116,7 @@ def contest(what: str, case: str, images: int, **more: Any) -> Contest:
 
 @pytest.mark.importance(1)
 @pytest.mark.parametrize("size", [(500, 375), (256, 256)], ids=["500x375", "256x256"])
-def test_read(suite: Suite, folders: Callable[[int, int], Index], size: tuple[int, int]) -> None:
+def test_read(suite: Suite, folders: Callable[[int, int], Dataset], size: tuple[int, int]) -> None:
     """Through an index, which lets nothing lead out of the folder, and as any program reads files."""
     index, watch = folders(*size), Stopwatch(torch.device("cpu"))
     paths = [Path(index.name, key) for key in index.keys[:BATCH]]
@@ -138,14 +139,14 @@ def test_read(suite: Suite, folders: Callable[[int, int], Index], size: tuple[in
 @pytest.mark.importance(3)
 @pytest.mark.quick
 @pytest.mark.parametrize("size", [(500, 375), (256, 256)], ids=["500x375", "256x256"])
-def test_decode(suite: Suite, folders: Callable[[int, int], Index], size: tuple[int, int]) -> None:
+def test_decode(suite: Suite, folders: Callable[[int, int], Dataset], size: tuple[int, int]) -> None:
     contents = [folders(*size).read(number) for number in range(BATCH)]
     decode_one_by_one(suite, "decode", f"{size[0]}x{size[1]}", contents, (*size, None), pixels)
 
 
 @pytest.mark.importance(3)
 @pytest.mark.parametrize("name", SIZES)
-def test_decode_and_resize(suite: Suite, folders: Callable[[int, int], Index], name: str) -> None:
+def test_decode_and_resize(suite: Suite, folders: Callable[[int, int], Dataset], name: str) -> None:
     width, height, size = SIZES[name]
     contents = [folders(width, height).read(number) for number in range(BATCH)]
     decode_one_by_one(suite, "decode and resize", name, contents, SIZES[name], lambda content: decode(content, size))
@@ -175,7 +176,7 @@ def decode_one_by_one(
     )
 
 
-def start(name: LoaderName, index: Index, size: int, device: torch.device) -> Loader:
+def start(name: LoaderName, index: Dataset, size: int, device: torch.device) -> Loader:
     sampler = Sampler(index.caption_table(), batch_size=BATCH, seed=0, flip=True)
     return open_loader(
         index, sampler, DataConfig(workers=WORKERS), image_size=size, name=name, device=device, progress=False
@@ -184,7 +185,7 @@ def start(name: LoaderName, index: Index, size: int, device: torch.device) -> Lo
 
 @pytest.mark.importance(3)
 @pytest.mark.parametrize("name", ["500x375 to 256", "256x256 to 64"])
-def test_whole_loader(suite: Suite, folders: Callable[[int, int], Index], name: str) -> None:
+def test_whole_loader(suite: Suite, folders: Callable[[int, int], Dataset], name: str) -> None:
     pytest.importorskip("nvidia.dali")
     width, height, size = SIZES[name]
     index = folders(width, height)
@@ -243,7 +244,7 @@ def inputs(loader: Loader, captions: int, config: Any, device: torch.device) -> 
 
 @pytest.mark.importance(6)
 @pytest.mark.parametrize("source", ["500x375", "256x256"])
-def test_step(suite: Suite, folders: Callable[[int, int], Index], source: str) -> None:
+def test_step(suite: Suite, folders: Callable[[int, int], Dataset], source: str) -> None:
     """The demo's step on a CPU, that of 256 px on a GPU: with each loader, and with tensors that are there already."""
     pytest.importorskip("nvidia.dali")
     config = preset("256px" if suite.on_cuda else "demo")
@@ -252,7 +253,7 @@ def test_step(suite: Suite, folders: Callable[[int, int], Index], source: str) -
         width, height = map(int, source.split("x"))
         index = folders(width, height)
     elif source == "500x375":
-        index = open_index("shapes", image_size=size)
+        index = open_dataset("shapes", image_size=size)
     else:
         pytest.skip("the demo has images of one size")
     table = index.caption_table()

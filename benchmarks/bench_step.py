@@ -31,13 +31,13 @@ from benchmarks.results_file import OURS
 from benchmarks.steps import SeparatePasses, make_inputs, make_step
 from benchmarks.turns import Candidate, Sample, Stopwatch
 from fastt2i.config import Config, preset
-from fastt2i.engine.compilation import compile_step
-from fastt2i.engine.graphs import WARM_UP, GraphedStep
+from fastt2i.devices.capabilities import multiplies_bf16
+from fastt2i.engine.execution.compile_trial import compile_step
+from fastt2i.engine.execution.cuda_graphs import WARM_UP, GraphedStep
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.step import StepInputs, TrainStep
-from fastt2i.machine import multiplies_bf16
 from fastt2i.ops import tuning
-from fastt2i.ops.dispatch import forced
+from fastt2i.ops.dispatch.registry import forced
 
 PEERS, AMP, COMPILED = "peers' form, fp32", "eager + AMP", "torch.compile"
 #: By which the host asks for kernels.

@@ -24,8 +24,8 @@ from benchmarks.contest import Contender, Contest, hold, line
 from benchmarks.floors import Limits, measure_limits
 from benchmarks.operators import OperatorCase, compete
 from fastt2i import __version__
-from fastt2i.engine.memory import keep_freed_memory
-from fastt2i.machine import processor
+from fastt2i.devices.capabilities import processor
+from fastt2i.engine.execution.allocator import keep_freed_memory
 
 #: Seconds of the rounds of a case, by device; with --quick two thirds of it.
 SECONDS = {"cpu": 1.5, "cuda": 1.5}

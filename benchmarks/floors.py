@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from fastt2i.limits import copy_bandwidth, matrix_rate
-from fastt2i.ops.dispatch import DTYPES
+from fastt2i.devices.limits import copy_bandwidth, matrix_rate
+from fastt2i.ops.dispatch.registry import DTYPES
 
 #: Dtypes whose rate of matrix products is measured.
 RATES = (torch.float32, torch.bfloat16)

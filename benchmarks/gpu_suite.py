@@ -28,8 +28,8 @@ from pathlib import Path
 from benchmarks.contest import line
 from benchmarks.kernel_table import ROOT
 from fastt2i.cli import run
-from fastt2i.durable import replace_file
 from fastt2i.errors import UserError
+from fastt2i.files.atomic import replace_file
 
 #: Seconds that a process gets to end by itself when its time is over.
 GRACE = 10

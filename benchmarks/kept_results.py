@@ -12,8 +12,8 @@ from benchmarks.document import Heading, Paragraph, Table, markdown
 from benchmarks.kernel_table import RESULTS
 from benchmarks.results_file import OURS, Case, Result, read_result
 from benchmarks.wording import bytes_of, milliseconds, significant, times
-from fastt2i.durable import replace_file
 from fastt2i.errors import UserError
+from fastt2i.files.atomic import replace_file
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 COMPILED = "torch.compile"

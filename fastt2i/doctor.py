@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fastt2i.cli import run
-from fastt2i.machine import processor
-from fastt2i.user_cache import user_cache
+from fastt2i.devices.capabilities import processor
+from fastt2i.files.user_cache import user_cache
 
 PACKAGES = ("torch", "triton", "transformers", "numpy", "pillow", "safetensors", "tyro", "tensorboard", "matplotlib")
 DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
@@ -114,7 +114,7 @@ def _devices() -> dict[str, str]:
 
 def _times() -> Findings:
     """For every device: where its table of times is, and each call with its implementations, fastest first."""
-    from fastt2i.ops.table import path_of, table_of, versions
+    from fastt2i.ops.dispatch.timing_cache import path_of, table_of, versions
 
     findings: Findings = {}
     for device in _torch_devices():
@@ -130,7 +130,7 @@ def _times() -> Findings:
 
 def _tables() -> dict[str, str]:
     """For every device: how many calls were timed, and where the table is."""
-    from fastt2i.ops.table import path_of, table_of
+    from fastt2i.ops.dispatch.timing_cache import path_of, table_of
 
     counts = {device: len(table_of(device)) for device in _torch_devices()}
     return {str(d): f"{count or 'no'} calls timed; the table is {path_of(d)}" for d, count in counts.items()}
@@ -144,7 +144,7 @@ def _torch_devices() -> list[Any]:
 
 def _operators() -> Findings:
     """For every device and operator: each implementation, and the rule by which one is chosen."""
-    from fastt2i.ops.dispatch import example, implementations, operators
+    from fastt2i.ops.dispatch.registry import example, implementations, operators
 
     findings: Findings = {}
     for device in _torch_devices():
@@ -188,7 +188,7 @@ def _loaders() -> dict[str, str]:
 def _language_model() -> str:
     if importlib.util.find_spec("transformers") is None:
         return "cannot be loaded: transformers is not installed"
-    from fastt2i.models.text_encoder import find_language_model
+    from fastt2i.text.encoder import find_language_model
 
     return f"from {find_language_model('all-MiniLM-L6-v2').described}"
 

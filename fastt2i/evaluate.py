@@ -78,12 +78,12 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     import torch
 
     from fastt2i.config import DataConfig
-    from fastt2i.data.index import open_index
-    from fastt2i.data.integrity import BadImage, Decoder
+    from fastt2i.data.decode import BadImage, Decoder
+    from fastt2i.data.open import open_dataset
     from fastt2i.engine.evaluation import CaptionSet
     from fastt2i.engine.trainer import choose_device
-    from fastt2i.images import to_signed
     from fastt2i.models.pretrained import load_pretrained
+    from fastt2i.pictures.pixels import to_signed
 
     device = choose_device(arguments.device)
     model = load_pretrained(arguments.model)
@@ -91,14 +91,14 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     size = model.config.image_size
     # What was held out of a folder depends on the share: take the training's.
     heldout = float(model.facts.get("heldout", DataConfig().heldout))
-    index = open_index(
+    index = open_dataset(
         arguments.data,
         arguments.format,
         image_size=size,
         split=arguments.split,
         heldout=heldout,
         text_column=arguments.text_column,
-    ).first(arguments.limit)
+    ).head(arguments.limit)
     if not len(index):
         raise UserError(f"nothing of {arguments.data} is held out; score what training saw with --split train")
     decode = Decoder.of(index, size)

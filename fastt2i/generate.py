@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write(images: Sequence[Image.Image], captions: Sequence[str], arguments: Arguments) -> list[Path]:
     out: Path = arguments.out
     if out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
-        from fastt2i.engine.pictures import sample_grid
+        from fastt2i.pictures.grids import sample_grid
 
         out.parent.mkdir(parents=True, exist_ok=True)
         picture = images[0] if len(images) == 1 else sample_grid(images, captions)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from fastt2i.errors import UserError
-from fastt2i.images import to_pillow
 from fastt2i.models.pretrained import PretrainedModel, load_pretrained, save_pretrained
+from fastt2i.pictures.pixels import to_pillow
 
 
 class TextToImagePipeline:
@@ -42,7 +42,7 @@ class TextToImagePipeline:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the model folder with its card: `from_pretrained` reads it back."""
-        from fastt2i.model_card import model_card
+        from fastt2i.models.model_card import model_card
 
         save_pretrained(self.model, Path(directory), model_card(self.model), {})
 

@@ -16,8 +16,8 @@ import tyro
 
 from fastt2i.cli import plain_warnings, run
 from fastt2i.config import PRESETS, Config, preset
-from fastt2i.engine.run_directory import RunDirectory, choose_directory
-from fastt2i.engine.world import World, join
+from fastt2i.engine.distributed.world import World, join
+from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory
 
 HELP = {"-h", "--help"}
 DESCRIPTION = """Train a text-to-image GAN on captioned images.
@@ -51,20 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(argv: list[str], world: World) -> int:
     # What torchrun starts anew goes on; only the first rank sees the output folder, and all take the same settings.
     resume = ["--resume"] if world.restarted and "--resume" not in argv else []
-    arguments, directory = world.once(lambda: _parse([*argv, *resume]))
+    arguments, directory = world.run_on_rank0(lambda: _parse([*argv, *resume]))
     from fastt2i.engine.trainer import Trainer
 
     if world.local_rank == 0:
         plain_warnings()
     else:
         warnings.simplefilter("ignore")  # the first of this machine says the same
-    world.say(f"output: {directory.path}")
+    world.print_rank0(f"output: {directory.path}")
     if arguments.dry_run:
-        world.say(arguments.config.to_yaml())
+        world.print_rank0(arguments.config.to_yaml())
         Trainer(arguments.config, directory, world)
-        world.say("dry run: everything is in place; nothing was written to the output folder")
+        world.print_rank0("dry run: everything is in place; nothing was written to the output folder")
         return 0
-    world.once(directory.prepare)
+    world.run_on_rank0(directory.prepare)
     started = time.monotonic()
     trainer = Trainer(arguments.config, directory, world)
     status = trainer.train()

@@ -304,10 +304,10 @@ def number_in() -> Callable[[NDArray[np.uint8] | str], int]:
 @pytest.fixture
 def numbers_in() -> Callable[..., list[int]]:
     """numbers_in(index): the number that each sample shows and that all its captions say."""
-    from fastt2i.data.index import Index
-    from fastt2i.data.integrity import Decoder
+    from fastt2i.data.dataset import Dataset
+    from fastt2i.data.decode import Decoder
 
-    def read(index: Index) -> list[int]:
+    def read(index: Dataset) -> list[int]:
         decode = Decoder.of(index, 16)
         numbers = [number_shown(decode(sample)) for sample in range(len(index))]
         for number, own in zip(numbers, index.captions, strict=True):

@@ -15,7 +15,7 @@ from fastt2i.config import DataFormat, ModelConfig, TextConfig
 from fastt2i.errors import UserError
 
 if TYPE_CHECKING:
-    from fastt2i.data.index import Index, Split
+    from fastt2i.data.dataset import Dataset, Split
 
 _TOLD = 20  # problems that are shown on the terminal
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from fastt2i.inspect_data import inspect
+    from fastt2i.data.tools.inspect import inspect
 
     index = _open(arguments, "all")
     told = inspect(
@@ -44,9 +44,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from fastt2i.data.report import report
-    from fastt2i.data.verify import verify
-    from fastt2i.durable import replace_file
+    from fastt2i.data.tools.verify import verify
+    from fastt2i.data.verify_report import report
+    from fastt2i.files.atomic import replace_file
 
     out: Path = arguments.out
     if out.is_dir() or not os.access(out.absolute().parent, os.W_OK):
@@ -72,13 +72,13 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from fastt2i.data.pack import pack
-    from fastt2i.data.pack_shards import pack_shards
+    from fastt2i.data.tools.pack import pack
+    from fastt2i.data.tools.pack_shards import pack_shards
 
     # A set is copied whole unless told otherwise; of the embedded one, what training may see.
     index = _open(arguments, arguments.split or ("train" if arguments.data == "shapes" else "all"))
     if arguments.limit is not None:
-        index = index.first(arguments.limit)
+        index = index.head(arguments.limit)
     resized = arguments.image_size if index.name != "shapes" else None  # shapes are drawn in the right size
     if arguments.to == "folder":
         left_out = pack(index, arguments.out, image_size=resized, workers=arguments.workers)
@@ -106,10 +106,10 @@ def _pack(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open(arguments: argparse.Namespace, split: Split) -> Index:
-    from fastt2i.data.index import open_index
+def _open(arguments: argparse.Namespace, split: Split) -> Dataset:
+    from fastt2i.data.open import open_dataset
 
-    return open_index(
+    return open_dataset(
         arguments.data,
         arguments.format,
         image_size=arguments.image_size or ModelConfig().image_size,

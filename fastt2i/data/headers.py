@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from fastt2i.data.integrity import orientation_of
+from fastt2i.data.decode import orientation_of
 
 
 class Header(NamedTuple):

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from fastt2i.data.loaders.workers import interrupts_held_back, obey_the_parent_alone
+from fastt2i.data.loaders.workers import interrupts_held_back, setup_worker_signals
 
 T = TypeVar("T")
 _AHEAD = 4  # chunks that each process is ahead
@@ -75,7 +75,7 @@ _function: Callable[[int], Any]
 
 def _start(function: Callable[[int], Any]) -> None:
     global _function
-    obey_the_parent_alone()
+    setup_worker_signals()
     _function = function
 
 

@@ -7,17 +7,17 @@ import io
 import numpy as np
 from PIL import Image
 
-from fastt2i.data.index import Index
+from fastt2i.data.dataset import Dataset
 
 GRAIN = 16  # pixels of a patch
 NOISE = 5  # standard deviation, grey levels
 
 
-def photographs_index(count: int, width: int, height: int, *, distinct: int = 16) -> Index:
+def photographs_index(count: int, width: int, height: int, *, distinct: int = 16) -> Dataset:
     """JPEGs of quality 90, each `count / distinct` times over: smooth patches of colour under fine noise, which takes
     about as many bytes a pixel as photographs of that quality do."""
     contents = [_photograph(seed, width, height) for seed in range(min(count, distinct))]
-    return Index(
+    return Dataset(
         name=f"{count} drawn photographs",
         keys=[f"{number}.jpg" for number in range(count)],
         captions=[(f"photograph {number}",) for number in range(count)],

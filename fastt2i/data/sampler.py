@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastt2i.data.dataset import CaptionTable
 from fastt2i.data.hashing import hash64
-from fastt2i.data.index import CaptionTable
 
 _ORDER, _CAPTION, _FLIP = 1, 2, 3  # tell the streams of random numbers apart
 _LOOK_AHEAD = 32  # samples searched for a caption that does not fit; more than that all fit only where most of a set do

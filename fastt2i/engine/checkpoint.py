@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastt2i.durable import new_directory, sha256, write_file
 from fastt2i.errors import UserError
-from fastt2i.weights import load_tensors, save_tensors
+from fastt2i.files.atomic import new_directory, sha256, write_file
+from fastt2i.files.tensors import load_tensors, save_tensors
 
 STATE_FILE = "state.json"
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastt2i.engine.flat import flatten_parameters
+from fastt2i.engine.flat_parameters import flatten_parameters
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from fastt2i.config import LossConfig
+from fastt2i.data.shapes import parse_caption
 from fastt2i.engine.inputs import seeded
-from fastt2i.images import to_uint8
 from fastt2i.metrics.attributes import attribute_accuracy
 from fastt2i.metrics.r_precision import r_precision
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
 from fastt2i.ops import region_keyword_attention
-from fastt2i.shapes import parse_caption
-from fastt2i.text_features import TextFeatures
+from fastt2i.pictures.pixels import to_uint8
+from fastt2i.text.features import TextFeatures
 
 
 class CaptionSet:

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from fastt2i.data.loaders.loader import Batch, Loader
-from fastt2i.data.text_cache import TextCache
-from fastt2i.engine.spans import span
+from fastt2i.engine.distributed.world import World
+from fastt2i.engine.execution.spans import span
 from fastt2i.engine.step import StepInputs
-from fastt2i.engine.world import World
-from fastt2i.text_features import TextFeatures
+from fastt2i.text.cache import TextCache
+from fastt2i.text.features import TextFeatures
 
 
 def seeded(*parts: object) -> torch.Generator:
@@ -33,7 +33,7 @@ class InputSource:
     Args:
         loader: gives the batches.
         features: text features, a row for each caption id.
-        classes: int64 (N,) of the index's samples, or None; see `Index.classes`.
+        classes: int64 (N,) of the index's samples, or None; see `Dataset.classes`.
         noise_dim: size of the generator's noise.
         draws: uniform numbers that augmentation takes for each image.
         seed: the run's seed.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fastt2i.config import OptimConfig
-from fastt2i.engine.gradients import GradientMean
+from fastt2i.engine.distributed.gradient_mean import GradientMean
+from fastt2i.engine.distributed.world import World
 from fastt2i.engine.precision import Precision
-from fastt2i.engine.world import World
 from fastt2i.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from fastt2i.devices.capabilities import multiplies_bf16
 from fastt2i.errors import UserError
-from fastt2i.machine import multiplies_bf16
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from types import FrameType, TracebackType
 
-from fastt2i.engine.world import World
+from fastt2i.engine.distributed.world import World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from fastt2i.config import Config, ModelConfig, read_section
 from fastt2i.engine.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from fastt2i.engine.distributed.world import World
 from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import make_player
 from fastt2i.engine.precision import Precision
-from fastt2i.engine.world import World
 from fastt2i.errors import UserError
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
-from fastt2i.text_features import TextFeatures
+from fastt2i.text.features import TextFeatures
 
 
 class TrainingState:

@@ -14,15 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastt2i.augment import augment
 from fastt2i.config import LossConfig
+from fastt2i.engine.augment import augment
+from fastt2i.engine.distributed.world import World
 from fastt2i.engine.ema import Ema
-from fastt2i.engine.optim import Player
-from fastt2i.engine.precision import Precision
-from fastt2i.engine.spans import span
-from fastt2i.engine.world import World
-from fastt2i.images import to_signed
-from fastt2i.losses import (
+from fastt2i.engine.execution.spans import span
+from fastt2i.engine.losses import (
     discriminator_adversarial,
     generator_adversarial,
     ma_gp_penalty,
@@ -30,9 +27,12 @@ from fastt2i.losses import (
     region_match,
     sentence_match,
 )
+from fastt2i.engine.optim import Player
+from fastt2i.engine.precision import Precision
 from fastt2i.models.discriminator import Discriminator, ImageFeatures
 from fastt2i.models.generator import Generated, Generator
-from fastt2i.text_features import TextFeatures
+from fastt2i.pictures.pixels import to_signed
+from fastt2i.text.features import TextFeatures
 
 
 class Others(NamedTuple):
@@ -183,7 +183,7 @@ class TrainStep:
         known = [inputs.caption_ids, inputs.mismatched_ids]
         if inputs.class_ids is not None:
             known.append(inputs.class_ids)
-        captions, mismatched, *classes = self.world.everyone(torch.stack(known, dim=1)).unbind(dim=1)
+        captions, mismatched, *classes = self.world.all_gather(torch.stack(known, dim=1)).unbind(dim=1)
         valid = (captions != mismatched).sum().clamp(min=1) / self.world.size
         return inputs._replace(others=Others(captions, classes[0] if classes else None, valid))
 

@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 
 import fastt2i
-from fastt2i.augment import draws_per_image
 from fastt2i.config import Config
-from fastt2i.data.index import Problem
+from fastt2i.data.dataset import Problem
 from fastt2i.data.loaders import LoaderName
-from fastt2i.data.loaders.rescue import Quarantine, TooManyBad
-from fastt2i.engine.accumulation import AccumulatedStep
+from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad
+from fastt2i.engine.augment import draws_per_image
 from fastt2i.engine.checkpoint import CheckpointStore
-from fastt2i.engine.clock import Clock
-from fastt2i.engine.data import TrainingData
+from fastt2i.engine.distributed.world import World
+from fastt2i.engine.execution.allocator import keep_freed_memory
+from fastt2i.engine.execution.gradient_cache import AccumulatedStep
+from fastt2i.engine.execution.profiler import StepProfile
+from fastt2i.engine.execution.spans import span
+from fastt2i.engine.execution.step_runner import StepRunner
 from fastt2i.engine.inputs import InputSource
-from fastt2i.engine.loss_log import NonFiniteLoss
-from fastt2i.engine.memory import keep_freed_memory
+from fastt2i.engine.logging.loss_log import NonFiniteLoss
+from fastt2i.engine.logging.report import Report, Silence
+from fastt2i.engine.logging.run_directory import RunDirectory
 from fastt2i.engine.precision import Precision
-from fastt2i.engine.profile import StepProfile
-from fastt2i.engine.report import Report, Silence
-from fastt2i.engine.run_directory import RunDirectory
-from fastt2i.engine.run_step import StepRunner
+from fastt2i.engine.schedule import Clock
 from fastt2i.engine.signals import StopRequest
-from fastt2i.engine.spans import span
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import TrainStep
-from fastt2i.engine.world import World
+from fastt2i.engine.training_data import TrainingData
 from fastt2i.errors import UserError
-from fastt2i.model_card import model_card, parameter_count
+from fastt2i.models.model_card import model_card, parameter_count
 from fastt2i.models.pretrained import PretrainedModel, save_pretrained
 from fastt2i.ops import tuning
 
@@ -77,9 +77,9 @@ class Trainer:
         self.config = config
         self.directory = directory
         self.world = world or World()
-        say = self.world.say
+        say = self.world.print_rank0
         keep_freed_memory()
-        with self.world.together():
+        with self.world.raise_together():
             _check_sharing(config, self.world)
             self.device = choose_device(config.engine.device, self.world)
             self.precision = Precision(config.train.precision, self.device)
@@ -101,7 +101,7 @@ class Trainer:
         self._loader_before: LoaderName | None = None
         self._compiled_before: bool | None = None
         self.step = self._resume()
-        self.loader, why = self.world.once(lambda: self.data.choose_loader(self._loader_before))
+        self.loader, why = self.world.run_on_rank0(lambda: self.data.choose_loader(self._loader_before))
         say(f"loader: {self.loader}; {why}")
         self.run_step = self._make_runner()
         self._logged, self._since = self.step, time.perf_counter()
@@ -122,7 +122,7 @@ class Trainer:
             device=self.device,
             steps=config.train.steps,
             compiled_before=self._compiled_before,
-            say=self.world.say,
+            say=self.world.print_rank0,
         )
 
     def train(self) -> int:
@@ -132,8 +132,8 @@ class Trainer:
             UserError: a loss is not finite, the disk is full, or too many images are bad.
         """
         config = self.config
-        self.world.once(lambda: self.directory.note(config))
-        with self.world.together(), self._bad_images_listed():
+        self.world.run_on_rank0(lambda: self.directory.note(config))
+        with self.world.raise_together(), self._bad_images_listed():
             loader = self.data.open_loader(self.loader, self.step, self.quarantined)
         inputs = InputSource(
             loader,
@@ -228,7 +228,7 @@ class Trainer:
         try:
             losses = self.run_step.losses.read()
         except NonFiniteLoss as error:
-            raise self.world.agreed(
+            raise self.world.as_collective_error(
                 UserError(
                     f"the loss {error.name} is not finite at step {error.step}; {self._last_good()}; try lower "
                     "learning rates" + ("" if self.precision.name == "fp32" else " or --train.precision fp32")
@@ -252,13 +252,13 @@ class Trainer:
 
     def _note_quarantined(self, quarantine: Quarantine) -> None:
         """Put together what all ranks have found, and judge it; quarantine: what this one has."""
-        found = self.world.gather((quarantine.problems[self._told :], quarantine.tally))
+        found = self.world.all_gather_object((quarantine.problems[self._told :], quarantine.tally))
         self._told = len(quarantine.problems)
         self._list_quarantined(problem for problems, _ in found for problem in problems)
         try:
             quarantine.judge(self.quarantined, [tally for _, tally in found])
         except TooManyBad as error:
-            raise self.world.agreed(self._listed_in(error)) from error
+            raise self.world.as_collective_error(self._listed_in(error)) from error
 
     def _list_quarantined(self, problems: Iterable[Problem]) -> None:
         known = {problem.where: problem for problem in self.quarantined}
@@ -360,25 +360,25 @@ class Trainer:
             ("language model", self.data.encoder.digest),
             ("kind of device", self.device.type),
         ):
-            seen = self.world.gather(mine)
+            seen = self.world.all_gather_object(mine)
             other = next((rank for rank, its in enumerate(seen) if its != seen[0]), None)
             if other is not None:
-                raise self.world.agreed(
+                raise self.world.as_collective_error(
                     UserError(f"rank {other} has another {what} than rank 0; all ranks need the same")
                 )
         for part in self.state.tensors().values():
             for tensor in part.values():
-                self.world.share_(tensor)
+                self.world.broadcast_(tensor)
 
     def _resume(self) -> int:
         """Go back to the newest whole checkpoint, if there is one; returns the steps taken."""
-        say = self.world.say
-        checkpoint, damage = self.world.once(self.checkpoints.latest)
+        say = self.world.print_rank0
+        checkpoint, damage = self.world.run_on_rank0(self.checkpoints.latest)
         for sentence in damage:
             say(f"warning: {sentence}; an earlier checkpoint is used")
         if checkpoint is None:
             return 0
-        with self.world.together():
+        with self.world.raise_together():
             self.state.restore(checkpoint)
         self.seconds, self.scores = checkpoint.state["seconds"], checkpoint.state["scores"]
         self._compiled_before = checkpoint.state.get("compiled")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastt2i.shapes import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, Attributes, coverage
+from fastt2i.data.shapes import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, Attributes, coverage
 
 _WORKING_SIZE = 64  # larger images are averaged down to at most twice this: enough to tell shapes, and quick
 _CHUNK = 64  # images read at a time, to bound memory

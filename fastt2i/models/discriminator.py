@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig
 from fastt2i.models.whitening import Whitening
-from fastt2i.text_features import TextFeatures
+from fastt2i.text.features import TextFeatures
 
 CODE_SIZE = 4
 SLOPE = 0.2

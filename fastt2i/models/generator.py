@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig
-from fastt2i.machine import VECTOR_REGISTER
-from fastt2i.models.image_conv import ImageConv2d
+from fastt2i.devices.capabilities import VECTOR_REGISTER
 from fastt2i.models.whitening import Whitening
 from fastt2i.nn import GatedConv2d, UpsampleGatedConv2d
-from fastt2i.text_features import TextFeatures
+from fastt2i.nn.few_channel_conv import ImageConv2d
+from fastt2i.text.features import TextFeatures
 
 CODE_SIZE = 4
 ENCODER_WIDTH = 256

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from fastt2i.config import ModelConfig, TextConfig, read_section
-from fastt2i.durable import new_directory, write_file
 from fastt2i.errors import UserError
+from fastt2i.files.atomic import new_directory, write_file
+from fastt2i.files.tensors import load_tensors, save_tensors
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
-from fastt2i.models.text_encoder import TextEncoder
-from fastt2i.weights import load_tensors, save_tensors
+from fastt2i.text.encoder import TextEncoder
 
 CONFIG_FILE = "config.json"
 FORMAT = 1

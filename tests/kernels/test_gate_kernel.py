@@ -95,7 +95,7 @@ def test_nan_stays_nan(device: torch.device) -> None:
 
 
 def test_the_bias_gets_the_sum_and_passes_second_derivatives(device: torch.device) -> None:
-    from fastt2i.ops.gate_triton import gate_backward
+    from fastt2i.ops.gate.triton_ops import gate_backward
 
     pre = draw((3, 10, 40, 41), torch.float32, device, "channels_last").requires_grad_()
     dy = draw((3, 5, 40, 41), torch.float32, device, "contiguous", 1).requires_grad_()
@@ -122,8 +122,8 @@ def test_empty(device: torch.device) -> None:
 
 
 def test_torch_knows_the_operators(device: torch.device) -> None:
-    from fastt2i.ops.gate_triton import gate as op
-    from fastt2i.ops.gate_triton import gate_backward, gate_backward_backward
+    from fastt2i.ops.gate.triton_ops import gate as op
+    from fastt2i.ops.gate.triton_ops import gate_backward, gate_backward_backward
 
     for layout in ("contiguous", "channels_last"):
         pre = draw((2, 6, 5, 3), torch.float32, device, layout).requires_grad_()

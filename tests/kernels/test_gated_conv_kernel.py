@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastt2i.kernels.tiles import CONFIGS
-from fastt2i.ops import dispatch, gated_conv2d, upsample_gated_conv2d
+from fastt2i.ops import gated_conv2d, upsample_gated_conv2d
+from fastt2i.ops.dispatch import registry as dispatch
 from fastt2i.ops.reference import ACTIVATIONS
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -196,7 +197,7 @@ def test_empty_batches(device: torch.device) -> None:
 
 
 def test_torch_knows_the_operators(device: torch.device) -> None:
-    from fastt2i.ops import gated_conv_triton as ops
+    from fastt2i.ops.gated_conv import triton_ops as ops
 
     x = draw(2, 3, 5, 4, device=device, dtype=torch.float32).requires_grad_()
     weight, bias = (t.requires_grad_() for t in parameters(3, (2, 3, 4), device, torch.float32))

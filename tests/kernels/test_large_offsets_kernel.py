@@ -12,7 +12,7 @@ from fastt2i.kernels import gate as gate_kernels
 from fastt2i.kernels import gated_conv as conv_kernels
 from fastt2i.kernels.tiles import CONFIGS
 from fastt2i.ops import gate
-from fastt2i.ops.upsampling import phase_weights
+from fastt2i.ops.gated_conv.torch_impl import phase_weights
 
 FAR = 2**30
 #: It takes any number of channels.

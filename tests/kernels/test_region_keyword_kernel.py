@@ -233,7 +233,7 @@ def test_a_second_derivative_raises(device: torch.device) -> None:
 
 
 def test_torch_knows_the_operators(device: torch.device) -> None:
-    from fastt2i.ops.region_keyword_triton import region_keyword, region_keyword_backward
+    from fastt2i.ops.region_keyword.triton_ops import region_keyword, region_keyword_backward
 
     for variant in ("xmc", "damsm"):
         v, e = draw((2, 3, 5, 4, 16), torch.float32, device, variant)

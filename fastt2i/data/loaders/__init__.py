@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from fastt2i.config import DataConfig
-from fastt2i.data.index import Index, Problem
+from fastt2i.data.dataset import Dataset, Problem
 from fastt2i.data.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LoaderName = Literal["memory", "pillow", "dali"]
 
 
 def open_loader(
-    index: Index,
+    index: Dataset,
     sampler: Sampler,
     config: DataConfig,
     *,

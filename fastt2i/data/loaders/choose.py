@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from fastt2i.config import DataConfig
-from fastt2i.data.index import Index
+from fastt2i.data.dataset import Dataset
 from fastt2i.data.loaders import LoaderName, open_loader
 from fastt2i.data.loaders.dali import DaliLoader, missing
 from fastt2i.data.loaders.loader import Loader
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
 
 
 def choose_loader(
-    index: Index,
+    index: Dataset,
     sampler: Sampler,
     config: DataConfig,
     *,
@@ -67,7 +67,7 @@ def described(found: dict[LoaderName, float], workers: int) -> str:
 
 
 def rates(
-    index: Index, sampler: Sampler, config: DataConfig, *, image_size: int, device: torch.device | None
+    index: Dataset, sampler: Sampler, config: DataConfig, *, image_size: int, device: torch.device | None
 ) -> dict[LoaderName, float]:
     """Images a second of each loader that decodes anew, on the same files, which are read once before.
 
@@ -86,7 +86,7 @@ def rates(
     }
 
 
-def _read_ahead(index: Index, sampler: Sampler) -> None:
+def _read_ahead(index: Dataset, sampler: Sampler) -> None:
     """Have the system read the files of some steps: what is not there yet would slow the first loader."""
     began = time.perf_counter()
     for step in range(_MOST_STEPS):

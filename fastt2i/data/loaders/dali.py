@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastt2i.data.faults import MachineFault
-from fastt2i.data.index import Index, Problem
-from fastt2i.data.integrity import Decoder
+from fastt2i.data.dataset import Dataset, Problem
+from fastt2i.data.decode import Decoder
 from fastt2i.data.loaders.dali_source import Fed, Meta, OneByOne, Report, SampleInfo, Source
 from fastt2i.data.loaders.loader import Batch, Loader
-from fastt2i.data.loaders.rescue import Quarantine, TooManyBad, with_samples
+from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad, with_samples
 from fastt2i.data.loaders.workers import interrupts_afterwards, interrupts_held_back
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
+from fastt2i.files.io_errors import SystemIOError
 
 
 def missing() -> str:
@@ -42,7 +42,7 @@ class DaliLoader(Loader):
 
     def __init__(
         self,
-        index: Index,
+        index: Dataset,
         sampler: Sampler,
         *,
         image_size: int,
@@ -82,7 +82,7 @@ class DaliLoader(Loader):
         for report in reports:
             if report.error:
                 fault = report.of_the_machine
-                raise MachineFault(report.error) if fault else TooManyBad(report.error, self.quarantine.problems)
+                raise SystemIOError(report.error) if fault else TooManyBad(report.error, self.quarantine.problems)
         plan = with_samples(self._sampler.plan(self._step), samples, self._sampler.positions(self._step), self._sampler)
         transposed = metas[:, Meta._fields.index("transpose")].nonzero()[0]
         if len(transposed):

@@ -11,13 +11,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastt2i.data.faults import MachineFault, told_apart
+from fastt2i.data.decode import MAX_PIXELS, BadImage, Decoder, Square, central_square, decode
 from fastt2i.data.headers import look
-from fastt2i.data.integrity import MAX_PIXELS, BadImage, Decoder, Square, central_square, decode
-from fastt2i.data.loaders.rescue import replacement
-from fastt2i.data.loaders.workers import obey_the_parent_alone
+from fastt2i.data.loaders.quarantine import replacement
+from fastt2i.data.loaders.workers import setup_worker_signals
 from fastt2i.data.sampler import Plan, Sampler
 from fastt2i.errors import UserError
+from fastt2i.files.io_errors import SystemIOError, classify_io_errors
 
 # A transposition, and mirroring before it, left to right and top to bottom, by EXIF orientation.
 _TURNS = {
@@ -113,7 +113,7 @@ class Source:
     def __setstate__(self, state: dict[str, object]) -> None:
         """In a reader process."""
         self.__dict__.update(state)
-        obey_the_parent_alone()
+        setup_worker_signals()
 
     def __call__(self, info: SampleInfo) -> Fed:
         return self.sample(self._first_step + info.iteration, info.idx_in_batch)
@@ -141,7 +141,7 @@ class Source:
                 sample = replacement(int(positions[place]), self._count, usable)
             content, square, orientation = ready[sample]
         except UserError as nothing:
-            sample, error, fault = -1, str(nothing), isinstance(nothing, MachineFault)
+            sample, error, fault = -1, str(nothing), isinstance(nothing, SystemIOError)
             content, square, orientation = _uncompressed(np.zeros((1, 1, 3), dtype=np.uint8)), Square(0, 0, 1), 1
         transpose, mirror, turn_over = _TURNS[orientation]
         if plan.flips[place]:  # left to right when all else is done
@@ -152,8 +152,8 @@ class Source:
         return content, np.array(meta, dtype=np.int32), Report(failures, error, fault).pack()
 
     def _load(self, sample: int) -> tuple[NDArray[np.uint8], Square, int]:
-        """Content, the square to take of it, and its orientation. Raises BadImage, MachineFault, OSError."""
-        with told_apart(f"image {sample}"):
+        """Content, the square to take of it, and its orientation. Raises BadImage, SystemIOError, OSError."""
+        with classify_io_errors(f"image {sample}"):
             return self._prepared(sample, self._decode.read(sample))
 
     def _prepared(self, sample: int, content: bytes) -> tuple[NDArray[np.uint8], Square, int]:

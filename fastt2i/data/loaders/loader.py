@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastt2i.data.loaders.rescue import Quarantine
+from fastt2i.data.loaders.quarantine import Quarantine
 from fastt2i.data.sampler import Plan
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fastt2i.data.index import Index, Problem
-from fastt2i.data.integrity import BadImage, Decoder
+from fastt2i.data.dataset import Dataset, Problem
+from fastt2i.data.decode import BadImage, Decoder
 from fastt2i.data.loaders.loader import Batch, Loader, to_batch
-from fastt2i.data.loaders.rescue import Quarantine, rescue
+from fastt2i.data.loaders.quarantine import Quarantine, rescue
 from fastt2i.data.sampler import Sampler
 
 _CHUNK = 32  # images that a thread decodes at a time
@@ -23,7 +23,7 @@ class MemoryLoader(Loader):
 
     def __init__(
         self,
-        index: Index,
+        index: Dataset,
         sampler: Sampler,
         *,
         image_size: int,
@@ -55,7 +55,7 @@ class MemoryLoader(Loader):
         """Nothing runs in the background."""
 
 
-def _decode_all(index: Index, images: NDArray[np.uint8], workers: int, progress: bool) -> list[tuple[int, str]]:
+def _decode_all(index: Dataset, images: NDArray[np.uint8], workers: int, progress: bool) -> list[tuple[int, str]]:
     """Fill `images` (N, S, S, 3); returns the samples that failed, in order, with reasons."""
 
     decode = Decoder.of(index, images.shape[1])

@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data import Sampler as TorchSampler
+from torch.utils import data as torch_data
 
-from fastt2i.data.faults import MachineFault
-from fastt2i.data.index import Index, Problem
-from fastt2i.data.integrity import BadImage, Decoder
+from fastt2i.data.dataset import Dataset, Problem
+from fastt2i.data.decode import BadImage, Decoder
 from fastt2i.data.loaders.loader import Batch, Loader, to_batch
-from fastt2i.data.loaders.rescue import Quarantine, TooManyBad, rescue
-from fastt2i.data.loaders.workers import interrupts_held_back, obey_the_parent_alone
+from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad, rescue
+from fastt2i.data.loaders.workers import interrupts_held_back, setup_worker_signals
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
+from fastt2i.files.io_errors import SystemIOError
 
 
 class PillowLoader(Loader):
@@ -30,7 +29,7 @@ class PillowLoader(Loader):
 
     def __init__(
         self,
-        index: Index,
+        index: Dataset,
         sampler: Sampler,
         *,
         image_size: int,
@@ -41,7 +40,7 @@ class PillowLoader(Loader):
     ) -> None:
         """workers: processes; 0 decodes in this one."""
         self.quarantine = Quarantine(index, max_bad_fraction, known, shared=sampler.world_size > 1)
-        steps = DataLoader(
+        steps = torch_data.DataLoader(
             _Steps(Decoder.of(index, image_size), len(index), sampler),
             batch_size=None,
             sampler=_CountFrom(start_step),
@@ -59,7 +58,7 @@ class PillowLoader(Loader):
             raise StopIteration
         decoded = next(self._steps)
         self.quarantine.note(decoded.tried, decoded.failures)
-        if isinstance(decoded.batch, MachineFault):
+        if isinstance(decoded.batch, SystemIOError):
             raise decoded.batch
         if isinstance(decoded.batch, UserError):
             raise TooManyBad(str(decoded.batch), self.quarantine.problems)
@@ -79,7 +78,7 @@ class _Decoded(NamedTuple):
     failures: list[tuple[int, str]]
 
 
-class _Steps(Dataset[_Decoded]):
+class _Steps(torch_data.Dataset[_Decoded]):
     """The step of a given number, decoded."""
 
     def __init__(self, decode: Decoder, count: int, sampler: Sampler) -> None:
@@ -111,7 +110,7 @@ class _Steps(Dataset[_Decoded]):
         return _Decoded(batch, np.fromiter(images, dtype=np.int64), failures)
 
 
-class _CountFrom(TorchSampler[int]):
+class _CountFrom(torch_data.Sampler[int]):
     def __init__(self, start: int) -> None:
         self._start = start
 
@@ -124,7 +123,7 @@ def _unchanged(decoded: Any) -> Any:
 
 
 def _start_worker(number: int) -> None:
-    obey_the_parent_alone()
+    setup_worker_signals()
 
 
 def _context() -> multiprocessing.context.BaseContext:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
-def obey_the_parent_alone() -> None:
+def setup_worker_signals() -> None:
     """In a worker: leave the signals that reach the whole process group to the parent; and end when it does.
 
     They are Ctrl-C and the SIGTERM that torchrun ends a run with, after which the parent still takes a step or two.
@@ -72,7 +72,7 @@ def interrupts_afterwards() -> Iterator[None]:
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Workers started in this block have SIGINT blocked from the first, before `obey_the_parent_alone` runs.
+    """Workers started in this block have SIGINT blocked from the first, before `setup_worker_signals` runs.
 
     One that reaches this process meanwhile comes after the block: a worker that is half started when its parent leaves
     would report that.

@@ -1,1 +1,1 @@
-"""Where samples come from: each module turns one layout into an `Index`."""
+"""Where samples come from: each module turns one layout into a `Dataset`."""

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from fastt2i.data.captions import clean, parse_json
-from fastt2i.data.index import Index, Split
-from fastt2i.data.sources.files import (
+from fastt2i.data.dataset import Dataset, Split
+from fastt2i.data.sources.helpers.files import (
     FileReader,
     Files,
     first_folder,
@@ -42,7 +42,7 @@ def detect(path: str) -> bool:
     return bool(_annotations(path))
 
 
-def coco_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Index:
+def coco_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Dataset:
     """Find the captioned images, in the order of their names.
 
     heldout: the share that is held out where the validation captions, or their images, are not there.
@@ -73,7 +73,7 @@ def coco_index(path: str | Path, split: Split = "train", heldout: float = 0.05) 
     keys = [printable(name) for name in names]
     official = np.array([sides[name] for name in names])
     reader = FileReader.of(root, names)
-    return Index(
+    return Dataset(
         name=str(path),
         keys=keys,
         captions=[tuple(captions[name]) for name in names],
@@ -81,7 +81,7 @@ def coco_index(path: str | Path, split: Split = "train", heldout: float = 0.05) 
         stamp=reader.stamp,
         problems=files.problems,
         heldout=official if official.any() else heldout_by_share(keys, heldout),
-    ).side(split)
+    ).split(split)
 
 
 def _annotations(path: str) -> list[str]:

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fastt2i.data.captions import decode_text
-from fastt2i.data.index import Index, Split
-from fastt2i.data.sources.files import IMAGE_EXTENSIONS, Files, first_folder, open_folder, walk
-from fastt2i.data.sources.paired import SIDES, by_name, paired_index, read_lists
+from fastt2i.data.dataset import Dataset, Split
+from fastt2i.data.sources.helpers.files import IMAGE_EXTENSIONS, Files, first_folder, open_folder, walk
+from fastt2i.data.sources.helpers.paired import SIDES, by_name, paired_index, read_lists
 from fastt2i.errors import UserError
 
 LAYOUT = "CUB_200_2011/images/<class>/<image>.jpg and text/<class>/<image>.txt"
@@ -34,7 +34,7 @@ def detect(path: str) -> bool:
     return os.path.isdir(path) and first_folder(path, [f"{home}CUB_200_2011/images" for home in _HOMES]) is not None
 
 
-def cub_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Index:
+def cub_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Dataset:
     """Find the birds, in the order of their names.
 
     heldout: the share that is held out where there is no official split.
@@ -67,7 +67,7 @@ def cub_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -
         class_folders={name: posixpath.dirname(name) for name in known},
         boxes=_boxes(files, f"{home}CUB_200_2011/bounding_boxes.txt", numbers, known),
         share=heldout,
-    ).side(split)
+    ).split(split)
 
 
 def _stem(name: str) -> str:

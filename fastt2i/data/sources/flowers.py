@@ -13,9 +13,9 @@ import os
 import posixpath
 from pathlib import Path
 
-from fastt2i.data.index import Index, Split
-from fastt2i.data.sources.files import IMAGE_EXTENSIONS, first_folder, open_folder, walk
-from fastt2i.data.sources.paired import SIDES, by_name, paired_index, read_lists
+from fastt2i.data.dataset import Dataset, Split
+from fastt2i.data.sources.helpers.files import IMAGE_EXTENSIONS, first_folder, open_folder, walk
+from fastt2i.data.sources.helpers.paired import SIDES, by_name, paired_index, read_lists
 from fastt2i.errors import UserError
 
 LAYOUT = "jpg/<image>.jpg or oxford-102-flowers/images/<image>.jpg, and text/<image>.txt"
@@ -28,7 +28,7 @@ def detect(path: str) -> bool:
     return os.path.isdir(path) and bool(first_folder(path, _IMAGES) and first_folder(path, _TEXTS))
 
 
-def flowers_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Index:
+def flowers_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Dataset:
     """Find the flowers, in the order of their names.
 
     heldout: the share that is held out where there are no official lists.
@@ -46,7 +46,7 @@ def flowers_index(path: str | Path, split: Split = "train", heldout: float = 0.0
     folders = {name: posixpath.dirname(text) for name, text in text_of.items() if posixpath.dirname(text) != texts}
     return paired_index(
         files, image_of, text_of, read_lists(files, "", _last_part, known), class_folders=folders, share=heldout
-    ).side(split)
+    ).split(split)
 
 
 def _last_part(name: str) -> str:

@@ -30,8 +30,8 @@ from fastt2i.data.captions import (
     parse_json,
     text_columns,
 )
-from fastt2i.data.index import Index, Problem, Split
-from fastt2i.data.sources.files import (
+from fastt2i.data.dataset import Dataset, Problem, Split
+from fastt2i.data.sources.helpers.files import (
     IMAGE_EXTENSIONS,
     FileReader,
     Files,
@@ -60,7 +60,7 @@ def detect(path: str) -> bool:
     )
 
 
-def folder_index(path: str | Path, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Index:
+def folder_index(path: str | Path, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Dataset:
     """Find the captioned images of a folder, in the order of their names.
 
     heldout: the share of samples that `split="heldout"` gives and `train` does not, where no folders `train` and `test`
@@ -81,7 +81,7 @@ def folder_index(path: str | Path, split: Split = "train", heldout: float = 0.05
     keys = [printable(image) for image in usable]
     by_word = heldout_by_word(image.split("/")[0] if "/" in image else "" for image in usable)
     reader = FileReader.of(root, usable)
-    return Index(
+    return Dataset(
         name=str(path),
         keys=keys,
         captions=[tuple(captions[image]) for image in usable],
@@ -89,7 +89,7 @@ def folder_index(path: str | Path, split: Split = "train", heldout: float = 0.05
         stamp=reader.stamp,
         problems=files.problems,
         heldout=heldout_by_share(keys, heldout) if by_word is None else by_word,
-    ).side(split)
+    ).split(split)
 
 
 def _captions(files: Files, columns: tuple[str, ...]) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@
   there are several such columns.
 - The captions are in `text`, `caption`, `captions` or `prompt`, or the column that the setting names: a string or a
   list of strings.
-- Files are named as `fastt2i.data.sources.shards` says. `train-*` and `test-*` or `validation-*` (or folders of those
+- Files are named as `helpers.shards` says. `train-*` and `test-*` or `validation-*` (or folders of those
   names) are the split.
 Footers are looked at (`parquet_footers`) and captions read at the start, images when their turn comes. Parquet keeps
 the images of a row group together, so a group is read whole and the last few stay in memory: quick for files with small
@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastt2i.data.captions import clean, field_captions, text_columns
-from fastt2i.data.faults import told_apart
-from fastt2i.data.index import Index, Problem, Split
-from fastt2i.data.sources.files import MAX_IMAGE_FILE, file_stamp, listed
-from fastt2i.data.sources.parquet_footers import footer_damages
-from fastt2i.data.sources.shards import find_shards, names_shards
+from fastt2i.data.dataset import Dataset, Problem, Split
+from fastt2i.data.sources.helpers.files import MAX_IMAGE_FILE, file_stamp, listed
+from fastt2i.data.sources.helpers.parquet_footers import footer_damages
+from fastt2i.data.sources.helpers.shards import find_shards, names_shards
 from fastt2i.data.split import heldout_by_share, heldout_by_word, split_word
 from fastt2i.errors import UserError
+from fastt2i.files.io_errors import classify_io_errors
 
 LAYOUT = "*.parquet with a column of images and one of captions"
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -47,7 +47,7 @@ def detect(path: str) -> bool:
     return names_shards(path, _EXTENSIONS)
 
 
-def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Index:
+def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Dataset:
     """Find the captioned images of parquet files, in the order of their names and rows.
 
     heldout: the share that is held out where the names of the files tell no split. text_column: where the captions are.
@@ -63,7 +63,7 @@ def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text
         try:
             if damage:
                 raise OSError(damage)
-            with told_apart(file):
+            with classify_io_errors(file):
                 stamp, table = file_stamp(file), _open(file)
         except OSError as error:
             problems.append(Problem(name, f"not a parquet file that can be read: {error}"))
@@ -85,7 +85,7 @@ def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text
     _warn_of_large_groups(path, sizes)
     by_word = heldout_by_word(words)
     reader = _RowReader(tuple(shards.paths), tuple(stamps), tuple(columns), np.array(rows, dtype=np.int64))
-    return Index(
+    return Dataset(
         name=path,
         keys=keys,
         captions=captions,
@@ -94,7 +94,7 @@ def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text
         shards=shards.paths,
         problems=problems,
         heldout=heldout_by_share(keys, heldout) if by_word is None else by_word,
-    ).side(split)
+    ).split(split)
 
 
 def _warn_of_large_groups(path: str, sizes: list[int]) -> None:
@@ -116,7 +116,7 @@ def _captions(
     row = 0
     for group in range(table.num_row_groups):
         try:
-            with told_apart(name):
+            with classify_io_errors(name):
                 values = [value for batch in _batches(table, group, column) for value in batch.to_pylist()]
         except (OSError, ValueError) as error:
             problems.append(Problem(name, f"the captions of row group {group} cannot be read: {_line(error)}"))
@@ -196,7 +196,7 @@ class _RowReader:
     def __call__(self, sample: int) -> bytes:
         file, group, place = self.rows[sample].tolist()
         path = self.paths[file]
-        with told_apart(path):
+        with classify_io_errors(path):
             images = _row_groups.get(path, self.stamps[file], self.columns[file], group)
         content = images[place].as_py() if place < len(images) else None  # the columns of a damaged file may differ
         if not content:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from fastt2i import shapes
+from fastt2i.data import shapes
+from fastt2i.data.dataset import Dataset, Split
 from fastt2i.data.hashing import hash64
-from fastt2i.data.index import Index, Split
 
 RENDERINGS = 4  # of each training combination, jittered differently
 CAPTIONS = 3  # distinct ones of a combination; a sample has two of them. The language model reads each of them once.
@@ -39,7 +39,7 @@ def detect(path: str) -> bool:
     return path == "shapes"
 
 
-def shapes_index(image_size: int, split: Split = "train", seed: int = 0) -> Index:
+def shapes_index(image_size: int, split: Split = "train", seed: int = 0) -> Dataset:
     """The embedded set at `image_size` pixels.
 
     `train`: each of the 1152 training combinations in 4 renderings; `heldout`: the other 128, once each; `all`: both.
@@ -54,13 +54,13 @@ def shapes_index(image_size: int, split: Split = "train", seed: int = 0) -> Inde
             captions.append(_captions(combination, attributes, rendering))
             samples.append((combination, rendering))
             sides.append(attributes in heldout)
-    return Index(
+    return Dataset(
         name="shapes",
         keys=keys,
         captions=captions,
         read=_Renderer(tuple(samples), image_size, seed),
         heldout=np.array(sides),
-    ).side(split)
+    ).split(split)
 
 
 def _captions(combination: int, attributes: shapes.Attributes, rendering: int) -> tuple[str, str]:

@@ -4,10 +4,10 @@
   `prompt`, or the field that the setting names; then the `.txt` does not count, unless it is named: `txt`.
 - `class` in the .json, a whole number, is the image's class, if every image has one.
 - The key is the name up to the first dot of its last part, and means nothing; `tar_index.read_shard` has the details.
-- Shards are named as `fastt2i.data.sources.shards` says. `train` and `test` or `val` in their names are the split.
+- Shards are named as `helpers.shards` says. `train` and `test` or `val` in their names are the split.
 - Two shards may use the same keys for different images. An image that agrees with one of an earlier shard in name, size
   and captions is that one once more, and left out.
-Images are read at random access, by an index that is made once (see `fastt2i.data.sources.tar_index`).
+Images are read at random access, by an index that is made once (see `fastt2i.data.sources.helpers.tar_index`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fastt2i.data.captions import text_columns
-from fastt2i.data.faults import told_apart
-from fastt2i.data.index import Index, Problem, Split
-from fastt2i.data.sources.files import file_stamp
-from fastt2i.data.sources.shards import Shards, find_shards, names_shards
-from fastt2i.data.sources.tar_index import Shard, load_shard, make_shard
+from fastt2i.data.dataset import Dataset, Problem, Split
+from fastt2i.data.sources.helpers.files import file_stamp
+from fastt2i.data.sources.helpers.shards import Shards, find_shards, names_shards
+from fastt2i.data.sources.helpers.tar_index import Shard, load_shard, make_shard
 from fastt2i.data.split import heldout_by_share, heldout_by_word, split_word
 from fastt2i.errors import UserError
-from fastt2i.user_cache import user_cache
+from fastt2i.files.io_errors import classify_io_errors
+from fastt2i.files.user_cache import user_cache
 
 LAYOUT = "*.tar with an image, and a .txt or .json of captions, of the same key"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -42,7 +42,7 @@ def detect(path: str) -> bool:
     return names_shards(path, (".tar", *_COMPRESSED))
 
 
-def webdataset_index(path: str, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Index:
+def webdataset_index(path: str, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Dataset:
     """Find the captioned images of tars, in the order of the shards and of their members.
 
     heldout: the share that is held out where the names of the shards tell no split. text_column: the field of the
@@ -73,7 +73,7 @@ def webdataset_index(path: str, split: Split = "train", heldout: float = 0.05, t
         raise UserError(f"there is no image with a caption in {path}{told}; wanted is {LAYOUT}")
     by_word = heldout_by_word(words)
     reader = _RangeReader(tuple(shards.paths), tuple(stamps), np.array(ranges, dtype=np.int64))
-    return Index(
+    return Dataset(
         name=path,
         keys=keys,
         captions=captions,
@@ -83,7 +83,7 @@ def webdataset_index(path: str, split: Split = "train", heldout: float = 0.05, t
         problems=problems,
         classes=None if None in kinds else np.array(kinds, dtype=np.int64),
         heldout=heldout_by_share(keys, heldout) if by_word is None else by_word,
-    ).side(split)
+    ).split(split)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _RangeReader:
     def __call__(self, sample: int) -> bytes:
         number, offset, size = self.ranges[sample].tolist()
         path = self.paths[number]
-        with told_apart(path), open(path, "rb") as file:
+        with classify_io_errors(path), open(path, "rb") as file:
             if file_stamp(file.fileno()) != self.stamps[number]:
                 raise OSError("the shard has changed since its index was made")
             file.seek(offset)
@@ -124,7 +124,7 @@ def _open_all(shards: Shards, columns: tuple[str, ...]) -> Iterator[tuple[str, S
 
 def _try(how: Callable[[str, tuple[str, ...]], Shard | None], path: str, columns: tuple[str, ...]) -> Shard | None:
     try:
-        with told_apart(path):
+        with classify_io_errors(path):
             return how(path, columns)
     except OSError as error:
         return Shard(problems=[Problem("", f"cannot be read: {error.strerror or error}")])

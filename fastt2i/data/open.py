@@ -1,0 +1,49 @@
+"""From a path to the data set that it names."""
+
+from __future__ import annotations
+
+import os
+
+from fastt2i.config import DataFormat
+from fastt2i.data.dataset import Dataset, Split
+from fastt2i.errors import UserError
+
+
+def open_dataset(
+    path: str,
+    format: DataFormat = "auto",
+    *,
+    image_size: int,
+    split: Split = "train",
+    heldout: float = 0.05,
+    text_column: str = "",
+    leave_out: str = "",
+) -> Dataset:
+    """Find the samples that `path` names.
+
+    format: `auto` takes the one layout that `path` looks like (see `fastt2i.data.sources.registry`), and a folder that
+    looks like none for a folder of images and captions. The word `shapes` is the embedded set; a folder of that very
+    name is `./shapes`, or `shapes` with the format `folder`. image_size: pixels, for sets that are drawn. split:
+    `heldout` is what training never sees; it may be empty. heldout: its share, 0 to 1, of the samples of a set that has
+    no split of its own. text_column: the column or field that holds the captions; empty looks for usual names.
+    leave_out: a report of `verify`, whose bad images are left out; empty for none.
+    Raises UserError where there is nothing to train on, or the report is none.
+    """
+    from fastt2i.data.sources.registry import SOURCES, Options, choose
+
+    name = choose(path) if format == "auto" else format
+    source = SOURCES[name]
+    if text_column and not source.has_columns:
+        raise UserError(f"{path} is read as `{name}`, where captions are in no column: leave data.text_column empty")
+    try:
+        index = source.index(path, Options(image_size, heldout, text_column))
+    except UserError as error:
+        if format == "auto" and os.path.isdir(path) and not source.detect(path):
+            *others, last = (f"`{other}`" for other in SOURCES if other not in ("shapes", name))
+            raise UserError(f"{error}; nor is it laid out as {', '.join(others)} or {last}") from error
+        raise
+    if leave_out:
+        from fastt2i.data.verify_report import without_bad
+
+        index = without_bad(index, leave_out)
+    return index.split(split)

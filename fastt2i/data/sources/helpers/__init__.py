@@ -1,0 +1,1 @@
+"""What several sources share: walking folders, shards, tars, pickles."""

@@ -1,0 +1,1 @@
+"""`python -m fastt2i.data`: inspect, verify and pack."""

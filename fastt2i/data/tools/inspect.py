@@ -1,0 +1,104 @@
+"""`python -m fastt2i.data inspect`: what a set is like, in numbers and in a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastt2i.cli import plain
+from fastt2i.data.dataset import Dataset
+from fastt2i.data.decode import BadImage, decode_whole
+from fastt2i.data.tools.contact_sheet import Card, contact_sheet
+from fastt2i.data.tools.statistics import Line, caption_lines, image_lines, look_at, spread
+from fastt2i.errors import UserError
+from fastt2i.files.atomic import replace_file
+from fastt2i.files.io_errors import classify_io_errors
+from fastt2i.pictures.pixels import png
+
+if TYPE_CHECKING:
+    from fastt2i.text.encoder import TextEncoder
+
+#: Captions whose keywords are counted, evenly spread over the set.
+COUNTED = 20_000
+
+
+def inspect(
+    index: Dataset, sheet: Path, *, text_model: str, max_keywords: int, images: int, workers: int, progress: bool = True
+) -> str:
+    """Describe a whole set, and draw `images` samples of it, evenly spread, on a contact sheet.
+
+    text_model, max_keywords: as for training; without the model there is no word of keywords. workers: processes.
+    Raises UserError: the sheet cannot be written, or the machine fails to read a file.
+    """
+    captions = index.split("train").caption_table().captions or index.caption_table().captions
+    encoder: TextEncoder | None
+    try:
+        encoder = _encoder(text_model, max_keywords, captions)
+        words = _keyword_lines(encoder, captions)
+    except UserError as error:
+        encoder, words = None, [("keywords", f"left out: {error}")]
+    left_out = [("left out", _left_out(index))] if index.problems else []
+    heldout = 0 if index.heldout is None else int(index.heldout.sum())
+    samples = f"{len(index):,} images, {len(index) - heldout:,} to train on and {heldout:,} held out"
+    classes = [] if index.classes is None else [("classes", f"{len(np.unique(index.classes)):,}")]
+    looks = look_at(index, workers=workers, progress=progress)
+    texts = caption_lines(index)
+    lines = [("samples", samples), *left_out, *classes, *image_lines(looks), *texts, *words]
+    _draw(index, sheet, encoder, images)
+    return "\n".join([f"data: {index.name}", *(f"  {name:20} {plain(value)}" for name, value in lines)])
+
+
+def _encoder(text_model: str, max_keywords: int, captions: Sequence[str]) -> TextEncoder:
+    from fastt2i.text.encoder import TextEncoder
+
+    encoder = TextEncoder(text_model, max_keywords=max_keywords)
+    encoder.fit_idf(captions)
+    return encoder
+
+
+def _keyword_lines(encoder: TextEncoder, captions: Sequence[str]) -> list[Line]:
+    counted = captions[:: -(-len(captions) // COUNTED)]
+    of = f" (of {len(counted):,} captions)" if len(counted) < len(captions) else ""
+    keywords = [encoder.keywords(caption) for caption in counted]
+    cut = len(encoder.truncated(counted)) / len(counted)
+    common = Counter(word.lower() for own in keywords for word in own).most_common(12)
+    return [
+        ("keywords per caption", spread(np.array([len(own) for own in keywords])) + of),
+        ("most common", ", ".join(f"{word} ({count:,})" for word, count in common)),
+        ("too long", f"{cut:.1%} of captions are longer than {encoder.name} reads{of}"),
+    ]
+
+
+def _left_out(index: Dataset) -> str:
+    told = "; ".join(f"{problem.where}: {problem.what}" for problem in index.problems[:3])
+    more = len(index.problems) - 3
+    return f"{len(index.problems):,}: {told}" + (f"; and {more:,} more, which `verify` lists" if more > 0 else "")
+
+
+def _draw(index: Dataset, sheet: Path, encoder: TextEncoder | None, images: int) -> None:
+    places = np.unique(np.linspace(0, len(index) - 1, min(images, len(index))).round().astype(np.int64))
+    cards = [_card(index, sample, encoder) for sample in places.tolist()]
+    captions = len(index.caption_table().captions)
+    subtitle = f"{len(cards)} of {len(index):,} images, evenly spread; {captions:,} different captions"
+    if encoder:
+        subtitle += "; keywords underlined"
+    try:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(sheet, png(contact_sheet(index.name, subtitle, cards)))
+    except OSError as error:
+        raise UserError(f"cannot write {sheet}: {error.strerror or error}") from error
+
+
+def _card(index: Dataset, sample: int, encoder: TextEncoder | None) -> Card:
+    captions = index.captions[sample]
+    keywords = [encoder.keywords(caption) for caption in captions] if encoder else []
+    try:
+        with classify_io_errors(index.keys[sample]):
+            image = decode_whole(index.read(sample), crop=None if index.crops is None else index.crops[sample])
+    except (BadImage, OSError) as error:
+        return Card(index.keys[sample], f"cannot be decoded: {error}", captions, keywords)
+    return Card(index.keys[sample], image, captions, keywords)

@@ -1,0 +1,1 @@
+"""What CPUs and GPUs can do, and which of them to use."""

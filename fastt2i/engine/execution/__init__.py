@@ -1,0 +1,1 @@
+"""How a step is run: eager, captured, compiled, in parts, profiled."""

@@ -1,0 +1,146 @@
+"""What a person sees of a run: progress, sample grids, curves, metrics, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from fastt2i.config import LogConfig
+from fastt2i.engine.logging.run_directory import RunDirectory
+from fastt2i.pictures.grids import attention_sheet, sample_grid, save_curves
+from fastt2i.pictures.pixels import to_pillow
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Seconds between two progress lines where there is no terminal to draw a bar on.
+LINE_EVERY = 10.0
+#: What the progress line shows of the losses, with short names.
+SHOWN = {"d_adversarial": "D", "g_adversarial": "G", "g_region": "region", "g_sentence": "sentence"}
+
+
+class Silence:
+    """What ranks but the first one report: nothing."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def samples(self, step: int, images: Tensor, captions: Sequence[str], scores: Mapping[str, float]) -> None: ...
+
+    def attention(
+        self, step: int, images: Tensor, captions: Sequence[str], words: Sequence[Sequence[str]], attention: Tensor
+    ) -> None: ...
+
+    def say(self, sentence: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Report(Silence):
+    """Tells how a run goes, on the terminal and in the run directory.
+
+    Args:
+        directory: of the run; lines of `metrics.jsonl` after `first_step` are dropped.
+        config: what to write.
+        first_step: steps already taken.
+        steps: steps in all.
+        scored: which captions are scored, `held-out` or `training`.
+    """
+
+    def __init__(self, directory: RunDirectory, config: LogConfig, *, first_step: int, steps: int, scored: str) -> None:
+        self._directory = directory
+        self._steps = steps
+        self._scored = scored
+        directory.rewind(first_step)
+        self._metrics = directory.metrics.open("ab", buffering=0)
+        self._writer = None
+        if config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(directory.tensorboard), purge_step=first_step + 1)
+        self._on_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=steps,
+            initial=first_step,
+            unit="step",
+            disable=not self._on_terminal,
+            dynamic_ncols=True,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            desc="training",
+        )
+        self._started, self._first_step, self._last_line = time.monotonic(), first_step, 0.0
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Note losses and speed after `step` steps."""
+        self._record(step, values)
+        shown = "  ".join(f"{short} {values[name]:.2f}" for name, short in SHOWN.items() if name in values)
+        rate = f"{values['images_per_second']:.0f} img/s"
+        bad = f"  {values['quarantined']:.0f} bad images" if values.get("quarantined") else ""
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(f"{rate}  {shown}{bad}")
+        now = time.monotonic()
+        if not self._on_terminal and (now - self._last_line >= LINE_EVERY or step == self._steps):
+            self._last_line = now
+            left = (now - self._started) / (step - self._first_step) * (self._steps - step)
+            self.say(f"step {step}/{self._steps}  {rate}  {shown}{bad}  {tqdm.format_interval(left)} left")
+
+    def samples(self, step: int, images: Tensor, captions: Sequence[str], scores: Mapping[str, float]) -> None:
+        """Write the sample grid and the curves, and note scores after `step` steps."""
+        grid = sample_grid(to_pillow(images), captions)
+        path = self._directory.samples / f"step-{step:08d}.png"
+        grid.save(path)
+        if scores:
+            self._record(step, scores)
+        if self._writer:
+            import numpy as np
+
+            self._writer.add_image("samples", np.asarray(grid), step, dataformats="HWC")
+        save_curves(list(self._directory.records()), self._directory.curves, self._scored)
+        told = "  ".join(f"{name.removeprefix('accuracy_')} {value:.3f}" for name, value in scores.items())
+        self.say(
+            f"step {step}/{self._steps}  samples in {path}" + (f"  {self._scored} captions: {told}" if told else "")
+        )
+
+    def attention(
+        self,
+        step: int,
+        images: Tensor,
+        captions: Sequence[str],
+        words: Sequence[Sequence[str]],
+        attention: Tensor,
+    ) -> None:
+        """Write the picture of where the keywords `words` of captions look in images (N, 3, S, S).
+
+        attention: (N, T, R), a row for each keyword, over a square grid of R regions.
+        """
+        side = math.isqrt(attention.shape[2])
+        maps = attention.unflatten(2, (side, side)).float().cpu().numpy()
+        sheet = attention_sheet(to_pillow(images), captions, words, maps)
+        sheet.save(self._directory.samples / f"attention-{step:08d}.png")
+        if self._writer:
+            import numpy as np
+
+            self._writer.add_image("attention", np.asarray(sheet), step, dataformats="HWC")
+
+    def say(self, sentence: str) -> None:
+        """Print a line without disturbing the progress bar."""
+        tqdm.write(sentence, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Finish the progress bar and close the files."""
+        self._bar.close()
+        self._metrics.close()
+        if self._writer:
+            self._writer.close()
+
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
+        self._metrics.write((json.dumps({"step": step, **values}) + "\n").encode())
+        if self._writer:
+            for name, value in values.items():
+                self._writer.add_scalar(name.replace("_", "/", 1), value, step)

@@ -1,0 +1,110 @@
+"""Where a run keeps what it makes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fastt2i.config import Config
+from fastt2i.data.dataset import Problem
+from fastt2i.errors import UserError
+from fastt2i.files.atomic import replace_file
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.metrics = path / "metrics.jsonl"
+        self.curves = path / "curves.png"
+        self.quarantine = path / "quarantine.jsonl"
+        self.model = path / "model"
+        self.tensorboard = path / "tensorboard"
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.is_file()
+
+    def prepare(self) -> None:
+        """Make the folders; done first, so that a run does not find out late that it cannot be kept.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            for directory in (self.path, self.checkpoints, self.samples):
+                directory.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path / ".writable", b"")
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the output folder {self.path}: {error.strerror}; choose another --out"
+            ) from error
+
+    def note(self, config: Config) -> None:
+        """Keep the resolved configuration: from now on there is a run here."""
+        replace_file(self.config, config.to_yaml().encode())
+
+    def saved_config(self, default: Config) -> Config:
+        """The configuration of the run that was started here, or `default` if none was."""
+        if not self.exists():
+            return default
+        return Config.from_yaml(self.config.read_text(), str(self.config))
+
+    def records(self) -> Iterator[dict[str, float]]:
+        """The lines of `metrics.jsonl`; a last line that was cut off is left out."""
+        if self.metrics.is_file():
+            for line in self.metrics.read_text().splitlines():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after `step`: the steps that follow will be logged again."""
+        kept = [json.dumps(record) for record in self.records() if record["step"] <= step]
+        replace_file(self.metrics, "".join(f"{line}\n" for line in kept).encode())
+
+    def write_quarantine(self, problems: Sequence[Problem]) -> None:
+        """Note what was left out and why, a line of JSON each."""
+        lines = "".join(json.dumps({"where": p.where, "what": p.what}, ensure_ascii=False) + "\n" for p in problems)
+        replace_file(self.quarantine, lines.encode("utf-8", "backslashreplace"))
+
+
+def choose_directory(out: Path | None, preset: str, resume: bool) -> RunDirectory:
+    """The directory of a new run, or of the one to go on with.
+
+    Without `out` it is `runs/<preset>`, with a number behind it where that is taken; to resume, the newest of these.
+
+    Raises:
+        UserError: a new run would write over an old one, or there is none to go on with.
+    """
+    if out is None:
+        return _newest_run(preset) if resume else _free_directory(preset)
+    run = RunDirectory(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"the output folder {out} is a file; choose another --out")
+    if run.exists() and not resume:
+        raise UserError(f"{out} already holds a run; go on with it by --resume, or choose another --out")
+    return run
+
+
+def _newest_run(preset: str) -> RunDirectory:
+    ours = re.compile(re.escape(preset) + r"(-\d+)?")
+    runs = [RunDirectory(path) for path in Path("runs").glob("*") if ours.fullmatch(path.name)]
+    runs = [run for run in runs if run.exists()]
+    if not runs:
+        raise UserError(f"there is no run to resume at runs/{preset}; name its folder with --out")
+    return max(runs, key=lambda run: run.config.stat().st_mtime)
+
+
+def _free_directory(preset: str) -> RunDirectory:
+    names = itertools.chain([preset], (f"{preset}-{number}" for number in itertools.count(2)))
+    return next(run for run in (RunDirectory(Path("runs", name)) for name in names) if not run.exists())

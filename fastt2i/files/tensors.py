@@ -1,0 +1,36 @@
+"""Tensors in safetensors files with their digests: what checkpoints and model folders are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from fastt2i.errors import UserError
+from fastt2i.files.atomic import sha256, write_file
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors, wait until the disk has them, and return the file's SHA-256."""
+    content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    write_file(path, content)
+    return sha256(content)
+
+
+def load_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+    """Read tensors, on the CPU.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not the one whose SHA-256 is `digest`.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if sha256(content) != digest:
+        raise UserError(
+            f"{path} is damaged: its SHA-256 is not the one noted when it was saved; fetch or train it again"
+        )
+    return safetensors.torch.load(content)

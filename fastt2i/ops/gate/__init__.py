@@ -1,0 +1,1 @@
+"""The gate, act(f) * sigmoid(g): function, definition, PyTorch and Triton implementations."""

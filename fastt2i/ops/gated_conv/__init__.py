@@ -1,0 +1,1 @@
+"""Gated convolutions, upsampling ones too: functions, definitions, PyTorch and Triton implementations."""

@@ -1,0 +1,1 @@
+"""Region-keyword matching: functions, definitions, PyTorch and Triton implementations."""

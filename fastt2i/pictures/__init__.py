@@ -1,0 +1,1 @@
+"""Between tensors and pictures: pixels, grids, curves."""

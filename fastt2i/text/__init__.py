@@ -1,0 +1,1 @@
+"""From captions to features: the frozen language model, keywords, and the cache of features."""

@@ -1,0 +1,368 @@
+"""Folders of every kind, clean and dirty."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastt2i.data.captions import MAX_CAPTION
+from fastt2i.data.dataset import Dataset
+from fastt2i.data.sources.folder import folder_index
+from fastt2i.errors import UserError
+
+Picture = Callable[..., bytes]
+
+ANY = "`text` (or caption, captions, prompt)"
+
+
+def fill(folder: Path, files: dict[str, bytes | str]) -> Path:
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def load(folder: Path) -> Dataset:
+    return folder_index(folder, "all")
+
+
+def samples(index: Dataset) -> dict[str, tuple[str, ...]]:
+    return dict(list(index))
+
+
+def problems(index: Dataset) -> list[tuple[str, str]]:
+    return [(problem.where, problem.what) for problem in index.problems]
+
+
+def lines(*rows: object) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_text_beside_images(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"b.png": picture(1), "b.txt": "two\n\n  three \n", "a.JPG": picture(2), "a.TXT": "one"})
+    fill(tmp_path, {"deep/er/c d.jpeg": picture(3), "deep/er/c d.txt": "\ufefffour\r\nfünf\r"})
+    index = load(tmp_path)
+    assert list(index) == [("a.JPG", ("one",)), ("b.png", ("two", "three")), ("deep/er/c d.jpeg", ("four", "fünf"))]
+    assert [index.read(i) for i in range(3)] == [picture(2), picture(1), picture(3)]
+    assert index.problems == [] and index.name == str(tmp_path)
+    assert pickle.loads(pickle.dumps(index.read))(1) == picture(1)
+
+
+def test_jsonl(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "in/b.png": picture(2), "c.png": picture(3)})
+    rows = lines(
+        {"file_name": "in/b.png", "text": ["two", "zwei"], "class": 7},
+        {"file_name": "./a.png", "text": "one"},
+        {"file_name": "c.png", "text": "three"},
+        {"file_name": "c.png", "text": "drei"},
+    )
+    fill(tmp_path, {"metadata.jsonl": "\ufeff" + rows.replace("\n", "\r\n") + "\r\n"})
+    assert list(load(tmp_path)) == [("a.png", ("one",)), ("c.png", ("three", "drei")), ("in/b.png", ("two", "zwei"))]
+    assert not load(tmp_path).problems
+
+
+def test_csv(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "b.png": picture(2)})
+    fill(tmp_path, {"metadata.csv": '\ufefftext, file_name\r\n"one, with\na break",a.png\r\n\r\ntwo,b.png\r\n'})
+    index = load(tmp_path)
+    assert list(index) == [("a.png", ("one, with a break",)), ("b.png", ("two",))]
+    assert not index.problems
+
+
+def test_metadata_of_a_nested_folder_is_relative_to_it(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "x/a.png": picture(2), "x/y/a.png": picture(3)})
+    fill(tmp_path, {"metadata.csv": "file_name,text\na.png,top\n"})
+    fill(
+        tmp_path,
+        {"x/metadata.jsonl": lines({"file_name": "a.png", "text": "x"}, {"file_name": "y/a.png", "text": "y"})},
+    )
+    assert samples(load(tmp_path)) == {"a.png": ("top",), "x/a.png": ("x",), "x/y/a.png": ("y",)}
+
+
+def test_captions_of_both_kinds_join(tmp_path: Path, picture: Picture) -> None:
+    fill(
+        tmp_path,
+        {"a.png": picture(1), "a.txt": "one\nuno", "metadata.jsonl": lines({"file_name": "a.png", "text": "one"})},
+    )
+    (captions,) = load(tmp_path).captions
+    assert sorted(captions) == ["one", "uno"]
+
+
+def test_lonely_images_and_captions_are_listed(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "one", "b.png": picture(2), "c.png": picture(3), "c.txt": " \n"})
+    fill(tmp_path, {"d.txt": "nothing shows this"})
+    index = load(tmp_path)
+    assert list(index.keys) == ["a.png"]
+    assert sorted(problems(index)) == [
+        ("b.png", "an image without a caption"),
+        ("c.png", "an image without a caption"),
+        ("d.txt", "a caption file without an image beside it"),
+    ]
+
+
+def test_bad_lines_of_jsonl(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "notes.md": "x"})
+    good = {"file_name": "a.png", "text": "one"}
+    bad = [
+        '{"file_name": "a.png", "text": ',
+        "[" * 100_000,
+        "[1]",
+        '{"text": "no name"}',
+        '{"file_name": 3, "text": "x"}',
+        '{"file_name": "a.png", "label": "x"}',
+        '{"file_name": "a.png", "text": ["x", 3]}',
+        '{"file_name": "gone.png", "text": "x"}',
+        '{"file_name": "notes.md", "text": "x"}',
+        '{"file_name": "", "text": "x"}',
+        '{"file_name": "\\ud800.png", "text": "x"}',
+    ]
+    fill(tmp_path, {"metadata.jsonl": lines(good) + "\n".join(bad) + "\n" + lines(good | {"text": "two"})})
+    index = load(tmp_path)
+    assert list(index) == [("a.png", ("one", "two"))]
+    found = dict(problems(index))
+    assert [f"metadata.jsonl:{number}" for number in range(2, 2 + len(bad))] == list(found)
+    assert found["metadata.jsonl:2"].startswith("not JSON: ")
+    assert found["metadata.jsonl:4"] == "not a JSON object but list"
+    assert found["metadata.jsonl:7"] == f"no {ANY} with a string or a list of strings; it has file_name, label"
+    assert found["metadata.jsonl:9"] == "there is no file gone.png"
+    assert found["metadata.jsonl:10"] == "notes.md is none of .jpg, .jpeg, .png, .webp, .bmp"
+    for where, what in problems(index):
+        (where + what).encode()
+
+
+def test_bad_lines_of_csv(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "b.png": picture(2)})
+    rows = f'a.png,one\nb.png\nb.png,"{"x" * 200_000}"\nb.png,two\ngone.png,three\n'
+    fill(tmp_path, {"metadata.csv": "file_name,text\n" + rows})
+    index = load(tmp_path)
+    assert list(index) == [("a.png", ("one",)), ("b.png", ("two",))]
+    assert [where for where, _ in problems(index)] == ["metadata.csv:3", "metadata.csv:4", "metadata.csv:6"]
+
+
+def test_csv_without_the_columns(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "one", "metadata.csv": "file;caption\na.png;x\n"})
+    assert problems(load(tmp_path)) == [
+        ("metadata.csv", f"its first line must name the columns file_name and {ANY}; it has file;caption")
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.png", "/etc/hostname.png", "x/../../outside.png", "x/.././../outside.png"]
+)
+def test_metadata_cannot_leave_the_folder(tmp_path: Path, picture: Picture, name: str) -> None:
+    folder = fill(tmp_path, {"outside.png": picture(1), "in/a.png": picture(2), "in/a.txt": "one"}) / "in"
+    fill(folder, {"metadata.jsonl": lines({"file_name": name, "text": "stolen"})})
+    index = load(folder)
+    assert list(index) == [("a.png", ("one",))]
+    assert problems(index) == [("metadata.jsonl:1", f"{name} leaves the folder")]
+
+
+def test_links(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"outside.png": picture(1), "out/b.png": picture(2), "out/b.txt": "b"})
+    folder = fill(tmp_path / "in", {"a.png": picture(3), "a.txt": "one", "same.txt": "also one"})
+    (folder / "same.png").symlink_to("a.png")
+    (folder / "leaves.png").symlink_to("../outside.png")
+    (folder / "leaves.txt").write_text("secret")
+    (folder / "captions.txt").symlink_to("../out/b.txt")
+    (folder / "nowhere.png").symlink_to("gone.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "up").symlink_to("..")
+    (folder / "out").symlink_to("../out")
+    fill(
+        folder,
+        {"metadata.jsonl": lines({"file_name": "out/b.png", "text": "b"}, {"file_name": "leaves.png", "text": "l"})},
+    )
+    index = load(folder)
+    assert list(index) == [("a.png", ("one",)), ("same.png", ("also one",))]
+    assert index.read(1) == picture(3)
+    found = dict(problems(index))
+    assert found["leaves.png"] == found["captions.txt"] == "a link that leaves the folder"
+    assert found["up"] == found["out"] == "a link to a folder; such are not followed"
+    assert found["nowhere.png"].startswith("a link that leads nowhere") and "loop.png" in found
+    assert found["metadata.jsonl:1"] == "there is no file out/b.png"
+    assert "metadata.jsonl:2" in found and "leaves.txt" in found
+
+
+def test_a_link_to_the_folder_itself_is_fine(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path / "real", {"a.png": picture(1), "a.txt": "one"})
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "b.png").symlink_to(tmp_path / "real" / "a.png")
+    (tmp_path / "real" / "b.txt").write_text("two")
+    assert list(load(tmp_path / "link").keys) == ["a.png", "b.png"]
+
+
+def test_captions_in_any_encoding(tmp_path: Path, picture: Picture) -> None:
+    texts = {
+        "a": b"caf\xe9 noir",
+        "b": "ünï".encode("utf-16"),
+        "c": b"nul\0 and\ttabs\x0b",
+        "d": b"\xff\xfe",
+        "e": b"\xef\xbb\xbf",
+    }
+    for name, content in texts.items():
+        fill(tmp_path, {f"{name}.png": picture(1), f"{name}.txt": content})
+    fill(tmp_path, {"f.png": picture(2), "metadata.jsonl": '{"file_name": "f.png", "text": "half \\ud83d a pair"}'})
+    index = load(tmp_path)
+    assert samples(index) == {
+        "a.png": ("caf\ufffd noir",),
+        "b.png": ("ünï",),
+        "c.png": ("nul and tabs",),
+        "f.png": ("half \ufffd a pair",),
+    }
+    for own in index.captions:
+        own[0].encode()
+
+
+def test_long_captions_are_cut(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "word " * 600_000})
+    fill(tmp_path, {"b.png": picture(2), "metadata.jsonl": lines({"file_name": "b.png", "text": "x" * 3_000_000})})
+    index = load(tmp_path)
+    assert [len(own) for own in index.captions] == [1, 1]
+    assert index.captions[0][0] == ("word " * 400).strip()
+    assert index.captions[1][0] == "x" * MAX_CAPTION
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, picture: Picture) -> None:
+    folder = os.fsencode(tmp_path)
+    for name, content in ((b"\xff.png", picture(1)), (b"\xff.txt", b"one"), (b"lone\xfe.png", picture(2))):
+        Path(os.fsdecode(os.path.join(folder, name))).write_bytes(content)
+    (tmp_path / "named-\udcfd.png").write_bytes(picture(3))
+    (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "named-\xfd.png", "text": "two"}')
+    index = load(tmp_path)
+    assert samples(index) == {"\\udcff.png": ("one",), "named-\\udcfd.png": ("two",)}
+    assert {index.read(0), index.read(1)} == {picture(1), picture(3)}
+    assert problems(index) == [("lone\\udcfe.png", "an image without a caption")]
+
+
+def test_odd_names(tmp_path: Path, picture: Picture) -> None:
+    for name in ("with space", "a.b.c", "new\nline", "-rf", "%s", "日本語"):
+        fill(tmp_path, {f"{name}.png": picture(1), f"{name}.txt": " ".join(name.split())})
+    index = load(tmp_path)
+    assert samples(index) == {
+        f"{n}.png": (" ".join(n.split()),) for n in ("-rf", "%s", "a.b.c", "new\nline", "with space", "日本語")
+    }
+
+
+def test_hidden_files_and_folders_are_skipped(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "one", "._a.png": b"resource fork", "._a.txt": b"\0"})
+    fill(tmp_path, {".git/b.png": picture(2), ".git/b.txt": "two", ".metadata.jsonl": "nonsense"})
+    index = load(tmp_path)
+    assert list(index.keys) == ["a.png"] and not index.problems
+
+
+def test_pipes_and_folders_named_like_images(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "one", "folder.png/b.png": picture(2), "folder.png/b.txt": "two"})
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe.txt")
+    index = load(tmp_path)
+    assert list(index.keys) == ["a.png", "folder.png/b.png"]
+    assert dict(problems(index)) == {"pipe.png": "not a regular file", "pipe.txt": "not a regular file"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "one", "b.png": picture(2), "b.txt": "two", "c/d.png": picture(3)})
+    (tmp_path / "b.txt").chmod(0)
+    (tmp_path / "c").chmod(0)
+    found = dict(problems(load(tmp_path)))
+    assert found["b.txt"] == found["c"] == "cannot be read: Permission denied"
+    tmp_path.chmod(0)
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
+        load(tmp_path)
+
+
+def test_a_large_file_is_not_read(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "one"})
+    os.truncate(tmp_path / "a.png", 2**28 + 1)
+    with pytest.raises(OSError, match="larger than 256 MiB"):
+        load(tmp_path).read(0)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"there is no folder {tmp_path}/gone$"):
+        load(tmp_path / "gone")
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.txt is not a folder$"):
+        load(fill(tmp_path, {"a.txt": ""}) / "a.txt")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    fill(tmp_path, {"deep/readme.md": "no images"})
+    with pytest.raises(UserError, match=r"holds no images: looked for \.jpg, .* in it and the folders below$"):
+        load(tmp_path)
+
+
+def test_images_without_any_caption(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "b.png": picture(2)})
+    with pytest.raises(UserError, match=r"^none of the 2 images in .* has a caption .*; wanted is a \.txt"):
+        load(tmp_path)
+    fill(tmp_path, {"metadata.jsonl": lines({"file": "a.png", "caption": "x"})})
+    with pytest.raises(UserError, match=r"metadata\.jsonl:1: no `file_name` with a string; it has file, caption"):
+        load(tmp_path)
+
+
+def test_the_split_depends_on_the_name_alone(tmp_path: Path, picture: Picture) -> None:
+    for number in range(100):
+        fill(tmp_path, {f"{number}.png": b"", f"{number}.txt": "x"})
+    before = {split: set(folder_index(tmp_path, split, 0.3).keys) for split in ("train", "heldout")}
+    assert 15 <= len(before["heldout"]) <= 45
+    for number in range(100, 150):
+        fill(tmp_path, {f"{number}.png": b"", f"{number}.txt": "x"})
+    for split, keys in before.items():
+        assert keys < set(folder_index(tmp_path, split, 0.3).keys)
+
+
+def test_training_is_never_left_without_samples(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "x"})
+    assert len(folder_index(tmp_path, "train", 0.999999)) == 1
+    assert len(folder_index(tmp_path, "heldout", 0.999999)) == 0
+    assert len(folder_index(tmp_path, "heldout", 0.0)) == 0
+
+
+@given(content=st.binary(max_size=200), name=st.sampled_from(["metadata.jsonl", "metadata.csv", "a.txt"]))
+@settings(max_examples=80, deadline=None)
+def test_no_content_of_a_text_file_breaks_it(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
+) -> None:
+    folder = fill(tmp_path_factory.mktemp("any"), {"a.png": b"", "b.png": b"", "b.txt": "fine", name: content})
+    index = load(folder)
+    assert "b.png" in index.keys
+    for key, own in index:
+        key.encode()
+        assert own and all(caption and caption.encode() for caption in own)
+    for where, what in problems(index):
+        (where + what).encode()
+
+
+def test_train_and_test_folders_are_the_split(tmp_path: Path, picture: Picture) -> None:
+    """A Hugging Face image folder."""
+    for number, split in enumerate(("train", "test", "validation")):
+        names = [f"{split}{i}.png" for i in range(3)]
+        fill(tmp_path / split, {name: picture(10 * number + i) for i, name in enumerate(names)})
+        rows = [{"file_name": name, "text": f"a {split} picture"} for name in names]
+        fill(tmp_path / split, {"metadata.jsonl": lines(*rows)})
+    train, heldout = folder_index(tmp_path, "train", 0.9), folder_index(tmp_path, "heldout", 0.9)
+    assert {own for _, own in train} == {("a train picture",)} and len(train) == 3
+    assert {own for _, own in heldout} == {("a test picture",), ("a validation picture",)} and len(heldout) == 6
+    assert train.read(1) == picture(1) and heldout.read(0) == picture(10)
+
+
+def test_the_captions_column_can_be_named(tmp_path: Path, picture: Picture) -> None:
+    rows = lines({"file_name": "a.png", "caption": "by default", "title": ["named", "also"]})
+    fill(tmp_path, {"a.png": picture(1), "metadata.jsonl": rows, "b/b.png": picture(2)})
+    fill(tmp_path, {"b/metadata.csv": "title,prompt,file_name\nnamed,by default,b.png\n"})
+    assert samples(load(tmp_path)) == {"a.png": ("by default",), "b/b.png": ("by default",)}
+    named = folder_index(tmp_path, "all", text_column="title")
+    assert samples(named) == {"a.png": ("named", "also"), "b/b.png": ("named",)}
+    with pytest.raises(UserError, match="no `nonsense` with a string or a list of strings; it has file_name, caption"):
+        folder_index(tmp_path, "all", text_column="nonsense")

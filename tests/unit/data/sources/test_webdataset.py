@@ -1,0 +1,415 @@
+"""Tars of every kind and in every state, and the index that is kept of them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastt2i.data.dataset import Dataset
+from fastt2i.data.sources.helpers import tar_index
+from fastt2i.data.sources.helpers.tar_index import read_shard
+from fastt2i.data.sources.registry import choose
+from fastt2i.data.sources.webdataset import webdataset_index
+from fastt2i.errors import UserError
+
+Members = list[tuple[str, bytes]]
+MembersOf = Callable[[int], Members]
+Numbers = Callable[[Dataset], list[int]]
+MakeTar = Callable[..., Path]
+COLUMNS = ("txt", "text", "caption")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path) -> None:
+    """No test of these writes to the user's."""
+
+
+@pytest.fixture
+def shards(make_layout: Callable[[str, Path], str], tmp_path: Path) -> Path:
+    return Path(make_layout("webdataset", tmp_path / "shards"))
+
+
+def problems(index: Dataset) -> dict[str, str]:
+    return {problem.where: problem.what for problem in index.problems}
+
+
+def indices(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(".index.json"))
+
+
+def test_lists_and_patterns_of_shards(shards: Path, numbers_in: Numbers) -> None:
+    braces = f"{shards}/train-{{00000..00001}}.tar"
+    assert choose(braces) == choose(f"{braces}::{shards}/test-00000.tar") == choose(str(shards)) == "webdataset"
+    index = webdataset_index(braces, "all")
+    assert numbers_in(index) == list(range(9)) and index.keys[0] == "train-00000.tar/000000000.jpg"
+    assert numbers_in(webdataset_index(f"{shards}/te*.tar::{braces}", "all")) == [9, 10, 11, *range(9)]
+    assert numbers_in(webdataset_index(f"{shards}/{{test,train}}-00000.tar", "heldout")) == [9, 10, 11]
+    assert 0 < len(webdataset_index(braces, "heldout", 0.4)) < 9
+    with pytest.raises(UserError, match=r"there is no file .*/train-00002\.tar; shards are local files"):
+        webdataset_index(f"{shards}/train-{{00000..00002}}.tar")
+
+
+def test_numbers_in_braces_keep_their_width(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf) -> None:
+    for number in range(8, 12):
+        make_tar(tmp_path / f"a{number}.tar", members_of(number))
+        make_tar(tmp_path / "b" / f"{number:03d}.tar", members_of(number))
+    assert len(webdataset_index(f"{tmp_path}/a{{11..8}}.tar", "all")) == 4
+    assert len(webdataset_index(f"{tmp_path}/{{b,b}}/{{008..011}}.tar", "all")) == 4
+
+
+def test_captions(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, image_of: Callable[..., bytes]) -> None:
+    members = [("a/1.jpg", image_of(1)), ("a/1.txt", b"one\n\n uno \n"), ("b/1.PNG", image_of(2, "PNG"))]
+    members += [
+        ("b/1.json", b'{"caption": "two", "prompt": "zwei", "key": 3}'),
+        ("c.x.jpg", image_of(3)),
+        ("c.txt", b"c"),
+    ]
+    members += [("./d.webp", image_of(4, "WEBP")), ("./d.txt", b"four\xff"), ("d.json", b'{"text": ["vier", "four"]}')]
+    path = str(make_tar(tmp_path / "a.tar", members))
+    index = webdataset_index(path, "all")
+    assert list(index) == [
+        ("a.tar/a/1.jpg", ("one", "uno")),
+        ("a.tar/b/1.PNG", ("two",)),
+        ("a.tar/d.webp", ("four\ufffd", "vier", "four")),
+    ]
+    assert index.read(1) == image_of(2, "PNG")
+    assert problems(index) == {"a.tar/c": "captions without an image"}  # c.x.jpg is no image by WebDataset's rule
+    assert list(webdataset_index(path, "all", text_column="prompt")) == [("a.tar/b/1.PNG", ("zwei",))]
+    assert len(webdataset_index(path, "all", text_column="txt")) == 2
+
+
+def test_members_in_any_order(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, numbers_in: Numbers) -> None:
+    members = [member for number in range(6) for member in members_of(number)]
+    path = make_tar(tmp_path / "a.tar", sorted(members, key=lambda member: member[0][::-1]))
+    index = webdataset_index(str(path), "all")
+    assert sorted(numbers_in(index)) == list(range(6)) and not index.problems
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_names_that_are_long_or_not_utf8(
+    tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, image_of: Callable[..., bytes], format: int
+) -> None:
+    long = "x" * (90 if format == tarfile.USTAR_FORMAT else 3000)
+    raw = os.fsdecode(b"caf\xe9-\xff")
+    members = []
+    for number, name in enumerate((long, raw, "日本語", "with space", "new\nline")):
+        members += [(f"{name}.jpg", image_of(number)), (f"{name}.txt", f"number {number}".encode())]
+    index = webdataset_index(str(make_tar(tmp_path / "a.tar", members, format)), "all")
+    assert [own for _, own in index] == [(f"number {number}",) for number in range(5)]
+    assert [index.read(number) for number in range(5)] == [image_of(number) for number in range(5)]
+    assert index.keys[0] == f"a.tar/{long}.jpg" and "a.tar/日本語.jpg" in index.keys
+    for key in index.keys:
+        key.encode()
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+def test_nothing_of_a_tar_leads_elsewhere(
+    tmp_path: Path, members_of: MembersOf, image_of: Callable[..., bytes]
+) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+
+        def add(name: str, content: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+        for name in ("../up", "/absolute", "a/../../b", "a/../inside"):
+            add(f"{name}.jpg", image_of(1))
+            add(f"{name}.txt", b"one")
+        tar.addfile(special("link.jpg", tarfile.SYMTYPE, "/etc/hostname"))
+        tar.addfile(special("link.txt", tarfile.SYMTYPE, "../secret"))
+        tar.addfile(special("hard.jpg", tarfile.LNKTYPE, "0.jpg"))
+        tar.addfile(special("linkfolder", tarfile.SYMTYPE, "/"))
+        tar.addfile(special("device.jpg", tarfile.CHRTYPE))
+        tar.addfile(special("pipe.txt", tarfile.FIFOTYPE))
+        tar.addfile(special("folder.jpg", tarfile.DIRTYPE))
+        for name, content in members_of(0):
+            add(name, content)
+    before = sorted(tmp_path.rglob("*"))
+    index = webdataset_index(str(path), "all")
+    assert list(index.keys) == ["a.tar/000000000.jpg"]
+    found = problems(index)
+    link, kind, leaves = "a link; such are not followed", "neither a file nor a folder", "its name leaves the folder"
+    assert {what: sum(w == what for w in found.values()) for what in (link, kind, leaves)} == {
+        link: 4,
+        kind: 2,
+        leaves: 8,
+    }
+    new = set(tmp_path.rglob("*")) - set(before) - set((tmp_path / "cache").rglob("*")) - {tmp_path / "cache"}
+    assert new == {tmp_path / ".a.tar.index.json"}
+
+
+def test_names_and_keys_that_come_twice(
+    tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, image_of: Callable[..., bytes]
+) -> None:
+    """The first counts, within a shard by name and over shards where size and captions agree too."""
+    twice = [("1.jpg", image_of(1)), ("1.txt", b"one"), ("1.jpg", image_of(2)), ("1.txt", b"two"), ("./1.png", b"x")]
+    make_tar(tmp_path / "a.tar", [*twice, *members_of(5)])
+    make_tar(tmp_path / "b.tar", [*members_of(5), ("1.jpg", image_of(3)), ("1.txt", b"three")])
+    index = webdataset_index(str(tmp_path), "all")
+    assert next(iter(index)) == ("a.tar/1.jpg", ("one",)) and index.read(0) == image_of(1)
+    assert list(index.keys) == ["a.tar/1.jpg", "a.tar/000000005.jpg", "b.tar/1.jpg"]
+    assert index.read(2) == image_of(3) and index.captions[2] == ("three",)
+    member = "there is a member of this name before it, which is taken"
+    assert problems(index) == {
+        "a.tar/1.jpg": member,
+        "a.tar/1.txt": member,
+        "a.tar/1.png": "its sample has the image 1.jpg already, which is taken",
+        "b.tar/000000005.jpg": "of the same name, size and captions as the one in a.tar, which is taken",
+    }
+
+
+def test_bad_members(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, image_of: Callable[..., bytes]) -> None:
+    members: Members = []
+    bad = {"a": b"{", "b": b"[1]", "c": b"\xff\xfe\x00", "d": b'{"text": 7}', "e": b"[" * 100_000, "f": b""}
+    for name, content in bad.items():
+        members += [(f"{name}.jpg", image_of(1)), (f"{name}.json", content)]
+    members += [("g.jpg", image_of(1)), ("._g.jpg", b"resource fork"), ("g.txt", b"word " * 1_000_000)]
+    members += [("h.jpg", image_of(1)), ("h.json", json.dumps({"text": "x" * 3_000_000}).encode())]
+    members += [("i.jpg", image_of(1)), ("i.json", b" " * (2**24 + 1)), ("note.md", b"x"), ("noextension", b"x")]
+    index = webdataset_index(str(make_tar(tmp_path / "a.tar", members)), "all")
+    assert list(index.keys) == ["a.tar/g.jpg", "a.tar/h.jpg"]
+    assert [len(own[0]) for own in index.captions] == [1999, 2000]
+    found = problems(index)
+    assert all(found[f"a.tar/{name}.json"].startswith("not JSON: ") for name in "acef")
+    assert found["a.tar/b.json"] == "not a JSON object but list" and found["a.tar/i.json"] == "larger than 16 MiB"
+    assert all(found[f"a.tar/{name}.jpg"] == "an image without a caption" for name in "abcdefi")
+
+
+@pytest.mark.parametrize("cut", ["in an image", "in a header", "between members", "after the first block"])
+def test_a_truncated_tar_gives_what_is_before_the_cut(
+    tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, numbers_in: Numbers, cut: str
+) -> None:
+    path = make_tar(tmp_path / "a.tar", [member for number in range(6) for member in members_of(number)])
+    with tarfile.open(path) as tar:
+        image = tar.getmember("000000004.jpg")
+    place = {"in an image": image.offset_data + 100, "in a header": image.offset + 77, "between members": image.offset}
+    os.truncate(path, place.get(cut, 512))
+    if cut == "after the first block":
+        with pytest.raises(UserError, match=r"there is no image with a caption in .* \(a\.tar.*: .*cut short"):
+            webdataset_index(str(path))
+        return
+    index = webdataset_index(str(path), "all")
+    assert numbers_in(index) == [0, 1, 2, 3]
+    assert len(index.problems) == 1 and "cut short" in index.problems[0].what
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tar", b"x" * 2000, b"\0" * 10240])
+def test_what_is_no_tar(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, content: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match="there is no image with a caption in ") as caught:
+        webdataset_index(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    make_tar(tmp_path / "b.tar", members_of(3))
+    assert list(webdataset_index(str(tmp_path), "all").keys) == ["b.tar/000000003.jpg"]
+
+
+def test_sizes_that_lead_in_a_circle(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf) -> None:
+    path = make_tar(tmp_path / "a.tar", members_of(1), tarfile.GNU_FORMAT)
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        start = tar.getmembers()[-1].offset
+    content[start + 124 : start + 136] = (-1024).to_bytes(12, "big", signed=True)
+    content[start + 148 : start + 156] = b" " * 8
+    content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + 512])
+    path.write_bytes(content)
+    assert "damaged" in read_shard(str(path), COLUMNS).problems[-1].what
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_flipped_bytes_break_nothing(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("flipped") / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("a.jpg", "a.txt", "b" * 200 + ".jpg", "b" * 200 + ".json"):
+            member = tarfile.TarInfo(name)
+            member.size = 12
+            tar.addfile(member, io.BytesIO(b'{"text":"b"}'))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, 5000))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    shard = read_shard(str(path), COLUMNS)
+    for sample in shard.samples:
+        assert 0 < sample.offset <= len(content) - sample.size and sample.name.encode()
+    for problem in shard.problems:
+        (problem.where + problem.what).encode()
+
+
+@pytest.mark.parametrize(("extension", "compress"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+@pytest.mark.parametrize("renamed", [False, True])
+def test_compressed_tars_are_refused_with_what_to_do(
+    shards: Path, tmp_path: Path, extension: str, compress: object, renamed: bool
+) -> None:
+    name = "c.tar" if renamed else f"c.tar.{extension}"
+    path = tmp_path / "compressed" / name
+    path.parent.mkdir()
+    path.write_bytes(compress.compress((shards / "train-00000.tar").read_bytes()))  # type: ignore[attr-defined]
+    assert choose(str(path.parent)) == "webdataset"
+    with pytest.raises(UserError, match=r"c\.tar.* is compressed with .*: decompress it to a plain \.tar first"):
+        webdataset_index(str(path.parent))
+
+
+def test_the_index_is_made_once_and_again_when_the_shard_changes(
+    shards: Path, make_tar: MakeTar, members_of: MembersOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(tar_index, "read_shard", lambda path, columns: made.append(path) or read_shard(path, columns))
+    first = webdataset_index(str(shards), "all")
+    assert len(made) == 3
+    assert indices(shards) == [f".{name}.tar.index.json" for name in ("test-00000", "train-00000", "train-00001")]
+    again = webdataset_index(str(shards), "all")
+    assert len(made) == 3 and list(again) == list(first) and again.read(3) == first.read(3)
+    os.utime(shards / "test-00000.tar", ns=(1, 1))
+    make_tar(shards / "train-00001.tar", members_of(7))
+    assert len(webdataset_index(str(shards), "all")) == 9
+    assert sorted(Path(path).name for path in made[3:]) == ["test-00000.tar", "train-00001.tar"]
+    assert len(webdataset_index(str(shards), "all", text_column="caption")) == 9
+    assert len(made) == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"header": {}}', b"\xff", b"[" * 100_000])
+def test_a_file_that_is_no_index_is_replaced(shards: Path, content: bytes) -> None:
+    before = list(webdataset_index(str(shards), "all"))
+    index = shards / ".test-00000.tar.index.json"
+    good = index.read_bytes()
+    index.write_bytes(content)
+    assert list(webdataset_index(str(shards), "all")) == before
+    assert index.read_bytes() == good
+
+
+def test_problems_are_kept_with_the_index(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf) -> None:
+    make_tar(tmp_path / "a.tar", [*members_of(1), ("x.txt", b"alone")])
+    found = [problems(webdataset_index(str(tmp_path / "a.tar"), "all")) for _ in range(2)]
+    assert found == [{"a.tar/x": "captions without an image"}] * 2
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_folder_that_cannot_be_written(
+    shards: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, numbers_in: Numbers, elsewhere: bool
+) -> None:
+    """The index goes to the cache directory, or nowhere, with a warning."""
+    original = tar_index.replace_file
+
+    def refuse(path: Path, content: bytes) -> None:
+        if path.parent == shards or not elsewhere:
+            raise PermissionError(13, "Permission denied")
+        original(path, content)
+
+    monkeypatch.setattr(tar_index, "replace_file", refuse)
+    if elsewhere:
+        first = webdataset_index(str(shards), "all")
+        monkeypatch.setattr(tar_index, "read_shard", lambda *_: pytest.fail("made again"))
+        assert list(webdataset_index(str(shards), "all")) == list(first)
+        assert len(list((cache / "shards").glob("*.json"))) == 3
+    else:
+        with pytest.warns(UserWarning, match="cannot be kept .*Permission denied.* and is made anew each time"):
+            first = webdataset_index(str(shards), "all")
+        assert list((cache / "shards").glob("*.json")) == []
+    assert indices(shards) == [] and sorted(numbers_in(first)) == list(range(12))
+
+
+BUILD = """
+import sys, time
+from fastt2i.data.sources.helpers import tar_index
+from fastt2i.data.sources.webdataset import webdataset_index
+members = tar_index._members
+def slowly(file, shard):
+    for member in members(file, shard):
+        time.sleep(0.01)
+        yield member
+tar_index._members = slowly
+print("ready", flush=True)
+webdataset_index(sys.argv[1], "all")
+"""
+
+
+def test_a_killed_build_leaves_nothing_wrong(shards: Path, numbers_in: Numbers) -> None:
+    for wait in (0.0, 0.1, 0.2, 0.3, 0.4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUILD, str(shards)], cwd=Path(__file__).parents[4], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert sorted(numbers_in(webdataset_index(str(shards), "all"))) == list(range(12))
+    assert len(indices(shards)) == 3
+
+
+def _build(path: str) -> list[str]:
+    return list(webdataset_index(path, "all").keys)
+
+
+def test_several_processes_at_once(shards: Path) -> None:
+    with multiprocessing.get_context("forkserver").Pool(3) as pool:
+        results = pool.map(_build, [str(shards)] * 3)
+    assert results[0] == results[1] == results[2] and len(results[0]) == 12
+
+
+def test_a_shard_that_changes_is_an_error_of_the_image(shards: Path) -> None:
+    index = webdataset_index(str(shards), "all")
+    os.truncate(shards / "test-00000.tar", 600)
+    with pytest.raises(OSError, match="the shard has changed since its index was made"):
+        index.read(0)
+
+
+def test_images_beside_a_tar_are_told_apart_by_the_user(
+    tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, image_of: Callable[..., bytes]
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(image_of(5))
+    (tmp_path / "a.txt").write_text("five")
+    make_tar(tmp_path / "backup.tar", members_of(1))
+    with pytest.raises(UserError, match="looks like several layouts"):
+        choose(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        ["a.jpg", 0, 10**15, ["a caption"], None],
+        ["a.jpg", 2**70, 1, ["a caption"], None],
+        ["a.jpg", -512, 100, ["a caption"], None],
+        ["a.jpg", 0, 100, [], None],
+        ["a.jpg", 0, 100, ["\x1b[2Jobeyed by a terminal"], None],
+        ["a.jpg", float("inf"), 100, ["a caption"], None],
+    ],
+)
+def test_an_index_that_no_reading_of_the_tar_makes_does_not_count(shards: Path, sample: list[object]) -> None:
+    webdataset_index(str(shards), "all")
+    path = shards / ".test-00000.tar.index.json"
+    good = path.read_text()
+    content = json.loads(good)
+    content["samples"][0] = sample
+    path.write_text(json.dumps(content))
+    assert tar_index.load_shard(str(shards / "test-00000.tar"), content["header"]["columns"]) is None
+    path.write_text(good)
+    assert tar_index.load_shard(str(shards / "test-00000.tar"), content["header"]["columns"]) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_place_of_an_index_is_not_waited_for(shards: Path) -> None:
+    os.mkfifo(shards / ".test-00000.tar.index.json")
+    assert len(webdataset_index(str(shards), "all").keys) == 12

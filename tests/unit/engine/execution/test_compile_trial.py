@@ -1,0 +1,260 @@
+"""torch.compile of a step's parts, and the trial that finds out whether it pays."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tests.unit.engine.test_step import make, make_inputs, take, weights
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+from fastt2i.config import LossConfig
+from fastt2i.engine.distributed.world import World
+from fastt2i.engine.execution import compile_trial as compilation
+from fastt2i.engine.execution.compile_trial import TIMED, WARM_UP, CompileTrial, compile_step
+from fastt2i.engine.step import TrainStep
+from fastt2i.errors import UserError
+
+
+def traced(step: TrainStep) -> TrainStep:
+    """Traced as for compilation, derivatives too, but run as it is."""
+    return step.with_parts(lambda part: torch.compile(part, fullgraph=True, dynamic=False, backend="aot_eager"))
+
+
+@pytest.mark.parametrize("penalty", ["r1", "ma_gp"])
+@torch._dynamo.config.patch(trace_autograd_ops=True)
+def test_a_step_has_no_graph_break_and_does_the_same(penalty: str) -> None:
+    config = LossConfig(penalty=penalty, penalty_every=2, augment=("translation", "cutout"))
+    plain, compiled = (make(config, noise="conditioning_augmentation") for _ in range(2))
+    compiled = traced(compiled)
+    for number in range(3):
+        inputs = make_inputs(plain, number)
+        torch.testing.assert_close(take(compiled, inputs, number), take(plain, inputs, number), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_compiler_itself(precision: str) -> None:
+    # With hinge, the gradients of the last bias cancel at first: of what rounding leaves, Adam would make a whole step.
+    plain, compiled = (make(LossConfig(adversarial="nonsaturating"), precision) for _ in range(2))
+    compiled = compile_step(compiled)
+    bound = 1e-4 if precision == "fp32" else 5e-2
+    for number in range(2):
+        inputs = make_inputs(plain, number)
+        torch.testing.assert_close(take(compiled, inputs, number), take(plain, inputs, number), rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_compiled_code_is_kept_in_the_users_cache_or_where_the_user_says(
+    own: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own default, a temporary folder, is in the environment from the first optimizer on."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere" if own else default_cache_dir())
+    compile_step(make(LossConfig()))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == ("/somewhere" if own else str(cache / "compile"))
+
+
+DRAW_COMPILED = """
+import torch
+from torch._dynamo.utils import counters
+from fastt2i.config import LossConfig
+from fastt2i.engine.execution.compile_trial import compile_step
+from tests.unit.engine.test_step import make, make_inputs
+
+step = make(LossConfig())
+with torch.no_grad():
+    compile_step(step)._generate(make_inputs(step))
+print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
+"""
+
+
+@pytest.mark.slow
+def test_another_process_finds_what_was_compiled(cache: Path) -> None:
+    def compiled() -> list[int]:
+        root = Path(__file__).parents[4]
+        environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+        run = subprocess.run(
+            [sys.executable, "-c", DRAW_COMPILED],
+            cwd=root,
+            env=environment | {"PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [int(word) for word in run.stdout.split()]
+
+    hits, misses = compiled()
+    assert hits == 0 and misses > 0 and any((cache / "compile").iterdir())
+    assert compiled() == [misses, 0]
+
+
+def test_a_rehearsal_changes_nothing() -> None:
+    first, second = (make(LossConfig()) for _ in range(2))
+    before = copy.deepcopy(weights(first))
+    first.rehearse(make_inputs(first))
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(first), strict=True))
+    for step in (first, second):
+        take(step, make_inputs(step), 0)
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
+class Trial:
+    """A trial of two ways that take given numbers of seconds a step, by a clock of its own."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        plain: float,
+        compiled: float | Exception,
+        choice: bool | None = None,
+        **settings: object,
+    ) -> None:
+        self.now, self.taken, self.said = 0.0, [], []
+        monkeypatch.setattr(compilation.time, "perf_counter", lambda: self.now)
+
+        def compile(inputs: object) -> Callable[..., None]:
+            if isinstance(compiled, Exception):
+                raise compiled
+            return self.way("compiled", compiled)
+
+        self.trial = CompileTrial(
+            self.way("plain", plain),
+            compile,
+            device=torch.device("cpu"),
+            steps=100_000,
+            choice=choice,
+            say=self.said.append,
+            **settings,
+        )
+
+    def way(self, name: str, seconds: float) -> Callable[..., None]:
+        def run(inputs: object, with_penalty: bool) -> None:
+            self.taken.append(name)
+            self.now += 50 if with_penalty else seconds
+
+        return run
+
+    def run(self, steps: int) -> list[str]:
+        for step in range(steps):
+            self.trial(None, step % 4 == 0, step)
+        return [f"{name} {len(list(group))}" for name, group in itertools.groupby(self.taken)]
+
+
+#: Steps until as many without a penalty are taken as a way is tried for: a quarter has one.
+TRIED = (WARM_UP + TIMED) * 4 // 3 + 1
+
+
+@pytest.mark.parametrize(("compiled", "choice"), [(0.5, True), (1.5, False)])
+def test_the_faster_way_is_kept(compiled: float, choice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(monkeypatch, 1.0, compiled)
+    tried, after = [f"plain {TRIED}", f"compiled {TRIED}"], 200 - 2 * TRIED
+    assert trial.run(200) == ([tried[0], f"compiled {TRIED + after}"] if choice else [*tried, f"plain {after}"])
+    assert trial.trial.choice is trial.trial.faster is choice
+    assert trial.said == [
+        f"torch.compile is {'on' if choice else 'off'}: {1e3 * compiled:.1f} ms a step, 1000.0 without"
+    ]
+
+    assert trial.trial.findings == {"compiled": choice, "ms_compiled": 1e3 * compiled, "ms_uncompiled": 1e3}
+
+
+@pytest.mark.parametrize("compiled", [0.5, 1.5])
+def test_the_other_way_is_let_go(compiled: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the graphs that it has captured."""
+    trial = Trial(monkeypatch, 1.0, compiled)
+    ways = [weakref.ref(trial.trial._run)]
+    make = trial.trial._compile
+
+    def compile(inputs: object) -> Callable[..., None]:
+        way = make(inputs)
+        ways.append(weakref.ref(way))
+        return way
+
+    trial.trial._compile = compile
+    trial.run(200)
+    gc.collect()
+    assert [way() is not None for way in ways] == [compiled > 1, compiled < 1]
+
+
+def test_a_short_run_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(monkeypatch, 0.001, 0.0005)
+    assert trial.run(200) == ["plain 200"] and trial.trial.choice is False
+    assert trial.said == [
+        "torch.compile is off: what is left takes 1.7 min at 1.0 ms a step, and compiling is tried where it is 20 or "
+        "more"
+    ]
+    assert trial.trial.findings == pytest.approx({"compiled": 0, "ms_uncompiled": 1.0})
+
+
+def test_a_run_of_a_few_steps_is_told_why_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(monkeypatch, 1.0, 0.5)
+    trial.trial(None, False, 100_000 - 7)
+    assert trial.trial.choice is False
+    assert trial.said == ["torch.compile is off: 7 steps are too few to find out whether it pays"]
+
+
+def test_steps_that_all_have_the_penalty_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(monkeypatch, 1.0, 0.5, penalised=True)
+    for step in range(100):
+        trial.trial(None, True, step)
+    assert trial.trial.choice is not None
+
+
+NO_COMPILER = RuntimeError("no C++ compiler\nand so on")
+
+
+@pytest.mark.parametrize("choice", [None, True])
+def test_a_compiler_that_fails_ends_nothing(choice: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even a run that was compiled before, as on another machine."""
+    trial = Trial(monkeypatch, 1.0, NO_COMPILER, choice)
+    assert trial.run(200) == ["plain 200"] and trial.trial.choice is False
+    assert trial.said == ["warning: torch.compile is off, for it fails: RuntimeError: no C++ compiler"]
+
+
+def test_a_compiler_that_fails_is_one_sentence_where_it_is_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = "engine.compile is on, but torch.compile fails here: RuntimeError: no C.. compiler; put that right"
+    with pytest.raises(UserError, match=sentence):
+        Trial(monkeypatch, 1.0, NO_COMPILER, True, demanded=True).run(1)
+
+
+class Second(World):
+    """The second of two processes, which hears from the first what it decides, and how its compiler fails."""
+
+    rank, size = 1, 2
+
+    def __init__(self, decisions: Sequence[bool], failure: str = "") -> None:
+        super().__init__()
+        self.decisions, self.failure = list(decisions), failure
+
+    def once(self, make: object) -> bool:
+        return self.decisions.pop(0)
+
+    def gather(self, value: str) -> list[str]:
+        return [self.failure, value]
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_all_ranks_do_what_the_first_decides(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their own clocks say."""
+    trial = Trial(monkeypatch, 1.0, 1.5 if faster else 0.5, world=Second([True, faster]))
+    trial.run(200)
+    assert trial.trial.choice is faster and trial.taken[-1] == ("compiled" if faster else "plain")
+
+
+def test_no_rank_is_compiled_if_one_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(monkeypatch, 1.0, 0.5, world=Second([True], "OSError: no compiler"))
+    assert trial.run(200) == ["plain 200"] and trial.trial.choice is False
+    assert trial.said == ["warning: torch.compile is off, for it fails: OSError: no compiler"]
+
+
+@pytest.mark.parametrize(("choice", "way"), [(True, "compiled"), (False, "plain")])
+def test_a_choice_that_is_known_is_not_tried_again(choice: bool, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Trial(monkeypatch, 1.0, 1.0, choice).run(50) == [f"{way} 50"]

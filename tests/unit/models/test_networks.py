@@ -1,0 +1,175 @@
+"""Generator and discriminator: shapes, sizes, text's late entry, and how much a pass costs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from torch._dynamo.backends.common import aot_autograd
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+
+from fastt2i.config import PRESETS, ModelConfig, preset
+from fastt2i.models.discriminator import Discriminator, DiscriminatorBlock, ImageFeatures
+from fastt2i.models.generator import Generator, modulate
+from fastt2i.models.model_card import parameter_count
+
+SENTENCE = 20
+
+#: Parameters of DF-GAN's published networks, in millions: the ceiling for ours at the same image size.
+CEILINGS = {64: (4.9, 3.5), 256: (9.7, 6.9)}
+
+
+def small(**changes: object) -> ModelConfig:
+    base = ModelConfig(
+        generator_channels=(6, 5, 4, 3), discriminator_channels=(4, 5, 6, 7), region_dim=9, global_dim=11, noise_dim=3
+    )
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_lighter_than_df_gan(name: str) -> None:
+    config = preset(name).model
+    with torch.device("meta"):
+        generator, discriminator = Generator(config, 384), Discriminator(config, 384, 384)
+    most = CEILINGS[64 if config.image_size <= 64 else 256]
+    assert parameter_count(generator) < most[0] * 1e6
+    assert parameter_count(discriminator) < most[1] * 1e6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [3, 24, 40])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_modulation(dtype: torch.dtype, channels: int, layout: torch.memory_format) -> None:
+    """By rows of pixels where channels do not fill a register, and else by pixels."""
+    x = torch.randn(2, channels, 5, 7, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    scale, shift = (torch.randn(2, channels, dtype=dtype).requires_grad_() for _ in range(2))
+    upstream, inputs = torch.randn_like(x, dtype=torch.float32), (x, scale, shift)
+    ours = modulate(*inputs)
+    wide = [each.detach().double().requires_grad_() for each in inputs]
+    truth = wide[1][..., None, None] * wide[0] + wide[2][..., None, None]
+    ours_d, truth_d = (torch.autograd.grad(y, of, upstream.to(y.dtype)) for y, of in ((ours, inputs), (truth, wide)))
+    bound = 1e-6 if dtype == torch.float32 else 1e-2
+    for found, right in zip((ours, *ours_d), (truth, *truth_d), strict=True):
+        assert found.shape == right.shape and found.dtype == dtype
+        assert (found.double() - right).norm() <= bound * right.norm()
+    if layout == torch.channels_last:
+        assert ours.is_contiguous(memory_format=layout) and ours_d[0].is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_compiled_discriminator_keeps_no_mask_on_a_cpu(last: bool) -> None:
+    """Its derivatives are those of one that is not compiled, at what is not finite too.
+
+    last: the block's output is flattened, so that its gradient comes in another memory format.
+    """
+    kept: list[torch.Tensor] = []
+
+    def partition(graph: torch.fx.GraphModule, inputs: object, **settings: object) -> object:
+        joint_graph_passes(graph)
+        return min_cut_rematerialization_partition(graph, inputs, **settings)
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> object:
+        kept.extend(node.meta["val"] for node in graph.graph.find_nodes(op="output")[0].all_input_nodes)
+        return make_boxed_func(graph)
+
+    compiler = aot_autograd(
+        fw_compiler=keep,
+        bw_compiler=lambda graph, _: make_boxed_func(graph),
+        partition_fn=partition,
+        decompositions=select_decomp_table(),
+    )
+    block = torch.nn.Sequential(DiscriminatorBlock(6, 8), *([torch.nn.Flatten()] if last else [])).to(torch.bfloat16)
+    x = torch.randn(2, 6, 8, 8, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    upstream = torch.randn_like(block(x))
+    upstream.view(2, 8, -1)[0, :, 0] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1.0, -1.0, 3.0])
+    plain, compiled = (
+        torch.autograd.grad(run(x), (x, *block.parameters()), upstream)
+        for run in (block, torch.compile(block, fullgraph=True, backend=compiler))
+    )
+    torch.testing.assert_close(compiled, plain, equal_nan=True)
+    assert kept and torch.bool not in {tensor.dtype for tensor in kept}
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("grid", [4, 8, 16])
+def test_every_size_and_region_grid(size: int, grid: int) -> None:
+    levels = size.bit_length() - 2
+    config = small(
+        image_size=size,
+        generator_channels=(4,) * levels,
+        discriminator_channels=tuple(range(3, 3 + levels)),
+        region_grid=grid,
+    )
+    images = Generator(config, SENTENCE)(torch.randn(2, SENTENCE), torch.randn(2, 3)).images
+    assert images.shape == (2, 3, size, size)
+    assert images.abs().max() <= 1
+    features, sentences, keywords = Discriminator(config, SENTENCE, 8)(
+        images, torch.randn(5, SENTENCE), torch.randn(2, 4, 8)
+    )
+    assert features.regions.shape == (2, grid**2, 9)
+    assert features.global_.shape == (2, 11) and features.unconditional.shape == (2,)
+    assert sentences.shape == (5, 11) and keywords.shape == (2, 4, 9)
+
+
+def test_regions_are_where_their_pixels_are() -> None:
+    config = small()
+    discriminator = Discriminator(config, SENTENCE, 8)
+    images = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    regions = discriminator.encode(images).regions
+    row, column = 3, 4
+    (gradient,) = torch.autograd.grad(regions[0, row * 8 + column].sum(), images)
+    weight = gradient[0].abs().sum(0)
+    at = torch.arange(32.0)
+    center = [(weight.sum(dim=1 - k) * at).sum() / weight.sum() for k in (0, 1)]
+    assert abs(center[0] - (4 * row + 1.5)) < 1.5 and abs(center[1] - (4 * column + 1.5)) < 1.5
+
+
+def test_noise_kinds() -> None:
+    sentence = torch.randn(400, SENTENCE)
+    concat = Generator(small(), SENTENCE)
+    assert concat.noise_dim == 3
+    text, kl = concat.noise(sentence, torch.randn(400, 3))
+    assert text.shape == (400, SENTENCE + 3) and kl is None
+    additive = Generator(small(noise="additive", noise_sigma=0.5), SENTENCE)
+    z = torch.randn(400, additive.noise_dim)
+    text, kl = additive.noise(sentence, z)
+    torch.testing.assert_close(text, sentence + 0.5 * z)
+    assert kl is None
+
+
+def test_conditioning_augmentation_draws_from_its_gaussian_and_measures_its_kl() -> None:
+    module = Generator(small(noise="conditioning_augmentation"), SENTENCE).noise
+    sentence = torch.randn(1, SENTENCE)
+    mean, log_variance = module.statistics(sentence).chunk(2, dim=1)
+    drawn, kl = module(sentence.expand(20_000, -1), torch.randn(20_000, SENTENCE))
+    torch.testing.assert_close(drawn.mean(0), mean[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.std(0), (0.5 * log_variance[0]).exp(), atol=0.05, rtol=0.05)
+    gaussian = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    expected = torch.distributions.kl_divergence(gaussian, torch.distributions.Normal(0.0, 1.0)).mean()
+    torch.testing.assert_close(kl, expected)
+
+
+def test_text_enters_the_discriminator_only_in_the_head() -> None:
+    features = ImageFeatures(torch.randn(4, 9, 5), torch.randn(4, 7), torch.randn(4))
+    sentences = torch.randn(4, 7)
+    expected = torch.stack([features.global_[i] @ sentences[i] + features.unconditional[i] for i in range(4)])
+    torch.testing.assert_close(features.logits(sentences), expected)
+    first, rest = features.split(1)
+    torch.testing.assert_close(first.logits(sentences[:1]), expected[:1])
+    torch.testing.assert_close(rest.logits(sentences[1:]), expected[1:])
+
+
+def test_an_untrained_generator_keeps_its_signal() -> None:
+    """Without normalisation, the variance must neither vanish nor explode on the way to 256 px."""
+    config = preset("256px").model
+    torch.manual_seed(0)
+    generator = Generator(config, SENTENCE)
+    scales = []
+    for block in generator.blocks:
+        block.register_forward_hook(lambda _module, _inputs, output: scales.append(output.std().item()))
+    sentence = torch.nn.functional.normalize(torch.randn(8, SENTENCE)) * SENTENCE**0.5
+    generator(sentence, torch.randn(8, config.noise_dim))
+    assert all(0.2 < scale < 5 for scale in scales), scales

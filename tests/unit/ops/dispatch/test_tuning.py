@@ -1,0 +1,278 @@
+"""Times of implementations: taken when asked, checked first, kept, and what they decide."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastt2i import doctor
+from fastt2i.ops import gated_conv2d, reference, tuning, upsample_gated_conv2d
+from fastt2i.ops.dispatch import registry as dispatch
+from fastt2i.ops.dispatch import timing_cache as table
+from fastt2i.ops.dispatch import tuning as times
+from fastt2i.ops.dispatch.registry import Implementation
+
+CPU = torch.device("cpu")
+X, WEIGHT = torch.randn(5, 3, 8, 8), torch.randn(8, 3, 3, 3)
+KEY = "upsample_gated_conv2d 5x3x8x8 8x3x3x3 fp32 contiguous inference leaky_relu unbiased"
+
+
+@pytest.fixture(autouse=True)
+def own_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(table, "_tables", {})
+
+
+@pytest.fixture
+def candidates(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Implementation]]:
+    """What the operator can be computed by, to be replaced by a test."""
+    operator = dispatch._REGISTRY["upsample_gated_conv2d"]
+    found = {"reference": Implementation(reference.upsample_gated_conv2d)}
+    monkeypatch.setitem(
+        dispatch._REGISTRY, "upsample_gated_conv2d", dispatch.Operator(found, operator.prefer, operator.rule)
+    )
+    yield found
+
+
+def know(monkeypatch: pytest.MonkeyPatch, known: dict[str, dict[str, float | None]]) -> None:
+    """Make this all that is known of the CPU."""
+    monkeypatch.setattr(table, "_tables", {table._conditions(CPU): known})
+
+
+def chosen(x: Tensor = X, impl: str | None = None) -> str:
+    with dispatch.recorded() as choices:
+        upsample_gated_conv2d(x, WEIGHT, impl=impl)
+    return choices[0][1]
+
+
+def test_nothing_is_timed_unless_asked() -> None:
+    upsample_gated_conv2d(X, WEIGHT)
+    assert table.table_of(CPU) == {} and not table.path_of(CPU).exists()
+
+
+def test_times_are_taken_once_kept_and_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tuning():
+        y = upsample_gated_conv2d(X, WEIGHT)
+    torch.testing.assert_close(y, upsample_gated_conv2d(X, WEIGHT, impl="reference"))
+    written = json.loads(table.path_of(CPU).read_text())
+    assert written["versions"]["torch"] == torch.__version__
+    taken = written["milliseconds"][KEY]
+    assert set(taken) == {"reference", "torch/phases", "torch/transposed", "torch/plain"}
+    assert all(t > 0 for t in taken.values())
+    assert chosen() == min(taken, key=taken.get)
+    # Another process reads what this one wrote, and measures nothing.
+    monkeypatch.setattr(table, "_tables", {})
+    monkeypatch.setattr(times, "measure", lambda *_: pytest.fail("timed again"))
+    with tuning():
+        assert chosen() == min(taken, key=taken.get)
+
+
+def test_the_fastest_runs_in_its_direction_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch, {KEY: {"reference": 2.0, "torch/phases": 1.0, "torch/transposed": 3.0, "torch/plain": None}})
+    assert chosen() == "torch/phases"
+    assert chosen(X.clone().requires_grad_()) == "torch/transposed"  # the rule of thumb: nothing is known of training
+    assert chosen(X[:4]) == "torch/transposed"
+
+
+def test_times_of_some_say_nothing_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `impl` forced was timed alone: without it, the others are timed when asked, else the rule decides."""
+    with tuning():
+        upsample_gated_conv2d(X, WEIGHT, impl="torch")
+    forms = {"torch/phases", "torch/transposed", "torch/plain"}
+    taken = table.table_of(CPU)[KEY]
+    assert set(taken) == forms and chosen(impl="torch") == min(taken, key=taken.get)
+    table.table_of(CPU)[KEY] = dict.fromkeys(forms, 1.0) | {"torch/plain": 0.5}
+    assert chosen() == "torch/transposed" and chosen(impl="torch") == "torch/plain"
+    with tuning():
+        upsample_gated_conv2d(X, WEIGHT)
+    assert set(table.table_of(CPU)[KEY]) == {"reference", *forms}
+
+
+def test_more_of_a_call_is_added_to_what_is_known() -> None:
+    table.keep(CPU, KEY, {"triton/a": 1.0, "reference": 2.0})
+    table.keep(CPU, KEY, {"torch": 3.0, "reference": 4.0})
+    expected = {"triton/a": 1.0, "torch": 3.0, "reference": 4.0}
+    assert table.table_of(CPU)[KEY] == expected
+    assert json.loads(table.path_of(CPU).read_text())["milliseconds"] == {KEY: expected}
+
+
+@pytest.mark.parametrize("kind", ["triton", "torch"])
+def test_what_was_left_out_does_not_run_when_asked_for_either(candidates: dict[str, Implementation], kind: str) -> None:
+    candidates[f"{kind}/wrong"] = candidates[f"{kind}/worse"] = Implementation(lambda x, *rest: x)
+    with tuning(), pytest.warns(UserWarning, match="left out"):
+        upsample_gated_conv2d(X, WEIGHT)
+    del candidates[f"{kind}/worse"]  # one alone is looked up too
+    with pytest.raises(RuntimeError, match=f"impl='{kind}' cannot run: all of it was left out when times were taken"):
+        upsample_gated_conv2d(X, WEIGHT, impl=kind)
+    assert chosen() == "reference"
+
+
+def test_a_call_whose_results_are_not_finite_is_not_timed() -> None:
+    """Else all would be left out for good."""
+    with tuning(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert upsample_gated_conv2d(torch.full_like(X, torch.nan), WEIGHT).isnan().all()
+    assert table.table_of(CPU) == {}
+
+
+def test_whatever_decides_the_work_tells_calls_apart() -> None:
+    with tuning():
+        for settings in ({}, {"activation": "elu"}, {"stride": 2}):
+            gated_conv2d(X, WEIGHT, **settings)
+            gated_conv2d(X, WEIGHT, torch.zeros(8), **settings)
+    assert len(table.table_of(CPU)) == 6
+
+
+def test_a_table_belongs_to_what_it_was_taken_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    table.keep(CPU, KEY, {"reference": 1.0})
+    before = table.path_of(CPU)
+    with monkeypatch.context() as changed:
+        changed.setattr(torch, "get_num_threads", lambda: 97)
+        assert table.table_of(CPU) == {} and table.path_of(CPU) != before
+    assert KEY in table.table_of(CPU) and table.path_of(CPU) == before
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        exact = table._conditions(torch.device("cuda"))
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        assert table._conditions(torch.device("cuda")) != exact
+    monkeypatch.setattr(table, "_sources", lambda: "other kernels")
+    assert table.path_of(CPU) != before
+
+
+COMPILES = f"""
+import torch
+from fastt2i.ops import upsample_gated_conv2d
+
+torch.set_num_threads({torch.get_num_threads()})
+x, weight = torch.randn(5, 3, 8, 8), torch.randn(8, 3, 3, 3)
+
+def backend(graph, inputs):
+    print("transposed" if "conv_transpose2d" in graph.code else "reference" if "interpolate" in graph.code else graph)
+    return graph
+
+torch.compile(lambda x: upsample_gated_conv2d(x, weight), fullgraph=True, backend=backend)(x)
+"""
+
+
+def test_a_fresh_process_that_compiles_reads_the_table() -> None:
+    def ran() -> str:
+        done = subprocess.run([sys.executable, "-c", COMPILES], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert ran() == "transposed"
+    table.keep(CPU, KEY, {"reference": 1.0, "torch/phases": 4.0, "torch/transposed": 2.0, "torch/plain": 3.0})
+    assert ran() == "reference"
+
+
+def test_training_and_inference_have_times_of_their_own() -> None:
+    with tuning():
+        upsample_gated_conv2d(X, WEIGHT.clone().requires_grad_())
+        upsample_gated_conv2d(X, WEIGHT)
+    assert set(table.table_of(CPU)) == {KEY, KEY.replace("inference", "training")}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (lambda x, *rest: 1.001 * reference.upsample_gated_conv2d(x, *rest), "its result is wrong by 1.0e-03, more"),
+        (lambda x, *rest: reference.upsample_gated_conv2d(x.detach(), *rest) + 0 * x.sum(), "its gradient 1 is wrong"),
+        (lambda *arguments: [][0], "it fails: list index out of range"),
+        (lambda x, *rest: torch.nan * reference.upsample_gated_conv2d(x, *rest), "its result is wrong by nan"),
+    ],
+)
+def test_what_is_wrong_is_left_out_by_name(candidates: dict[str, Implementation], wrong: object, sentence: str) -> None:
+    candidates["triton/wrong"] = Implementation(wrong)
+    x = X.clone().requires_grad_()
+    with tuning(), pytest.warns(UserWarning, match="triton/wrong is left out, for " + sentence):
+        upsample_gated_conv2d(x, WEIGHT)
+    assert chosen(x) == "reference"
+    assert list(table.table_of(CPU).values()) == [{"reference": pytest.approx(1, abs=1e4), "triton/wrong": None}]
+    with tuning(), warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        upsample_gated_conv2d(x, WEIGHT)
+
+
+def test_one_wrong_tail_of_a_large_batch_is_found(candidates: dict[str, Implementation]) -> None:
+    def wrong_in_the_last_pixel(x: Tensor, *rest: object) -> Tensor:
+        y = reference.upsample_gated_conv2d(x, *rest).clone()
+        y[-1, -1, -1, -1] += 1
+        return y
+
+    candidates["triton/tail"] = Implementation(wrong_in_the_last_pixel)
+    with tuning(), pytest.warns(UserWarning, match="triton/tail is left out, for its result is wrong"):
+        upsample_gated_conv2d(X, WEIGHT)
+
+
+def test_a_new_call_during_capture_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="nothing can be timed while a CUDA graph is captured; run it once inside"):
+        times.measure(torch.device("cuda"), KEY, False, {}, reference.upsample_gated_conv2d, (X,))
+
+
+def test_a_table_that_cannot_be_read_or_written_is_a_warning() -> None:
+    path = table.path_of(CPU)
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.warns(UserWarning, match="cannot be read .* and are taken anew"), tuning():
+        upsample_gated_conv2d(X, WEIGHT)
+    assert KEY in json.loads(path.read_text())["milliseconds"]
+
+
+def test_what_others_wrote_meanwhile_stays() -> None:
+    table.table_of(CPU)
+    path = table.path_of(CPU)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"milliseconds": {"theirs": {"reference": 1.0}}}))
+    with tuning():
+        upsample_gated_conv2d(X, WEIGHT)
+    assert {"theirs", KEY} == set(json.loads(path.read_text())["milliseconds"])
+
+
+def test_empty_batches_are_not_timed() -> None:
+    with tuning():
+        assert upsample_gated_conv2d(X[:0], WEIGHT).shape == (0, 4, 16, 16)
+    assert table.table_of(CPU) == {}
+
+
+def test_compiled_code_uses_what_is_known_and_keeps_open_sizes_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch, {KEY: {"reference": 1.0, "torch/phases": 4.0, "torch/transposed": 2.0, "torch/plain": 3.0}})
+    compiled = torch.compile(lambda x: upsample_gated_conv2d(x, WEIGHT), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(X), upsample_gated_conv2d(X, WEIGHT))
+    other = torch.randn(7, 3, 8, 8)
+    torch._dynamo.mark_dynamic(other, 0)
+    torch.testing.assert_close(compiled(other), upsample_gated_conv2d(other, WEIGHT, impl="reference"))
+
+
+def test_the_doctor_shows_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    with tuning():
+        upsample_gated_conv2d(X, WEIGHT)
+    table.table_of(CPU)[KEY] = {"reference": 2.0, "torch/plain": None, "torch/phases": 1.5}
+    doctor.main(["--times"])
+    shown = capsys.readouterr().out.splitlines()
+    assert f"  table            {table.path_of(CPU)}" in shown
+    at = shown.index(f"  {KEY}")
+    assert [line.split(maxsplit=1) for line in shown[at + 1 : at + 4]] == [
+        ["torch/phases", "1.500 ms"],
+        ["reference", "2.000 ms"],
+        ["torch/plain", "left out: wrong, or cannot run"],
+    ]
+    assert doctor._tables()["cpu"] == f"1 calls timed; the table is {table.path_of(CPU)}"
+
+
+def test_folding_weights_at_a_kink_is_no_error() -> None:
+    """Folded kernels are rounded once more; where leaky_relu's two slopes meet, that moves gradients by a percent."""
+    x = torch.randn(2, 32, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    weight = (torch.randn(64, 32, 3, 3, generator=torch.Generator().manual_seed(1)) / 17).bfloat16().requires_grad_()
+    with warnings.catch_warnings(), tuning():
+        warnings.simplefilter("error")
+        upsample_gated_conv2d(x, weight).sum().backward()
+    (found,) = table.table_of(CPU).values()
+    assert None not in found.values() and {"torch/phases", "torch/transposed"} < set(found)

