@@ -14,7 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
+
+# How many examples every property is tried with; `make test-full` asks for the second. A loaded machine is no failure.
+settings.register_profile("quick", max_examples=20, deadline=None)
+settings.register_profile("full", max_examples=300, deadline=None)
+settings.load_profile("quick")
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COUNT = 12  # images in a layout: 0 to 8 to be trained on, 9 to 11 held out by its own split

@@ -8,12 +8,21 @@ import pytest
 
 from benchmarks.untrained_language_model import write_untrained
 
+HERE = Path(__file__).parent
 VOCABULARY = """
 a an the small large little big red orange yellow green cyan blue purple pink circle square triangle cross in
 on at of center middle top left right bottom upper lower corner black white gray brown background picture
 image canvas there is it and against placed with handwritten digit zero one two three four five six seven
 eight nine , .
 """
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever is not marked `quick` here is part of `make test-all` alone."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and item.get_closest_marker("quick") is None:
+            item.add_marker("full")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -205,7 +205,6 @@ def test_a_box_is_cut_out_of_the_stored_image_before_it_is_turned() -> None:
 
 
 @given(data=st.data(), format=st.sampled_from(["JPEG", "PNG", "WEBP", "BMP"]))
-@settings(max_examples=150, deadline=None)
 def test_flipped_bytes_decode_or_are_refused(data: st.DataObject, format: str) -> None:
     content = bytearray(encode(Image.fromarray(smooth(24, 20)), format))
     for _ in range(data.draw(st.integers(1, 6))):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -95,7 +95,6 @@ def test_an_orientation_in_adobes_metadata() -> None:
 
 
 @given(data=st.data(), name=st.sampled_from(sorted(PLAIN)))
-@settings(max_examples=300, deadline=None)
 def test_whatever_a_file_holds_is_no_error(data: st.DataObject, name: str) -> None:
     content = bytearray(PLAIN[name])
     for _ in range(data.draw(st.integers(0, 4))):

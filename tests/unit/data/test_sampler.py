@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastt2i.data.dataset import CaptionTable
@@ -33,7 +33,6 @@ def assert_same(a: Plan, b: Plan) -> None:
     seed=st.integers(0, 2**63 - 1),
     steps=st.lists(st.integers(0, 10_000), min_size=1, max_size=4),
 )
-@settings(max_examples=60, deadline=None)
 def test_ranks_make_up_the_plan_of_one_process_in_any_order_of_steps(
     count: int, per_rank: int, world_size: int, seed: int, steps: list[int]
 ) -> None:
@@ -52,7 +51,6 @@ def test_ranks_make_up_the_plan_of_one_process_in_any_order_of_steps(
 
 
 @given(count=st.integers(1, 40), batch_size=st.integers(1, 100), seed=st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
 def test_every_epoch_is_a_permutation(count: int, batch_size: int, seed: int) -> None:
     sampler = Sampler(table_of(count), batch_size=batch_size, seed=seed, flip=False)
     epochs = 3
@@ -116,7 +114,6 @@ def test_the_mismatched_caption_is_the_next_ones() -> None:
 
 
 @given(count=st.integers(2, 20), batch_size=st.integers(2, 30), seed=st.integers(0, 100), step=st.integers(0, 100))
-@settings(max_examples=60, deadline=None)
 def test_the_mismatched_caption_is_not_the_samples_own(count: int, batch_size: int, seed: int, step: int) -> None:
     """Also where epochs meet in a batch, or one sample is in it twice; unless nothing else is in it."""
     plan = Sampler(table_of(count, captions=3), batch_size=batch_size, seed=seed, flip=False).plan(step)

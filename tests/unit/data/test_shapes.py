@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastt2i.data import shapes
@@ -44,7 +44,6 @@ def test_the_held_out_combinations_never_change() -> None:
     seed=st.integers(0, 2**32),
 )
 @example(combination=584, image_size=32, seed=75)
-@settings(max_examples=60, deadline=None)
 def test_render(combination: int, image_size: int, seed: int) -> None:
     attributes = shapes.combinations()[combination]
     image = shapes.render(attributes, image_size, np.random.default_rng(seed))

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tests.unit.engine.test_step import make, make_inputs, take
 
 from fastt2i.config import LossConfig
 from fastt2i.engine.precision import Precision
+from tests.unit.engine.test_step import make, make_inputs, take
 
 GPU = torch.device("cuda")
 

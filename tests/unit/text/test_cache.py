@@ -155,7 +155,7 @@ class Interrupted(FakeEncoder):
         return super().__call__(captions)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chunks=st.integers(0, 2), cut=st.tuples(*[st.integers(0, 30_000)] * 3))
 def test_an_interrupted_build_goes_on_whatever_the_disk_has_of_it(
     tmp_path: Path, chunks: int, cut: tuple[int, int, int]

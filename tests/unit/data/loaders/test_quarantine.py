@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastt2i.data.dataset import CaptionTable, Dataset, Problem
@@ -26,7 +26,6 @@ def sampler_of(count: int, batch_size: int, seed: int = 0) -> Sampler:
     step=st.integers(0, 50),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=120, deadline=None)
 def test_captions_stay_with_their_images(count: int, batch_size: int, bad: set[int], step: int, seed: int) -> None:
     bad = {sample for sample in bad if sample < count - 1}
     sampler = sampler_of(count, batch_size, seed)
@@ -50,7 +49,6 @@ def test_captions_stay_with_their_images(count: int, batch_size: int, bad: set[i
     bad=st.sets(st.integers(0, 39), min_size=1, max_size=39),
     step=st.integers(0, 50),
 )
-@settings(max_examples=200, deadline=None)
 def test_ranks_together_are_one_process(
     count: int, share: int, ranks: int, kinds: int, bad: set[int], step: int
 ) -> None:

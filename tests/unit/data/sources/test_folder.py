@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastt2i.data.captions import MAX_CAPTION
@@ -330,7 +330,6 @@ def test_training_is_never_left_without_samples(tmp_path: Path, picture: Picture
 
 
 @given(content=st.binary(max_size=200), name=st.sampled_from(["metadata.jsonl", "metadata.csv", "a.txt"]))
-@settings(max_examples=80, deadline=None)
 def test_no_content_of_a_text_file_breaks_it(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
 ) -> None:

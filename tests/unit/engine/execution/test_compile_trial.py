@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.engine.test_step import make, make_inputs, take, weights
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from fastt2i.config import LossConfig
@@ -23,6 +22,7 @@ from fastt2i.engine.execution import compile_trial as compilation
 from fastt2i.engine.execution.compile_trial import TIMED, WARM_UP, CompileTrial, compile_step
 from fastt2i.engine.step import TrainStep
 from fastt2i.errors import UserError
+from tests.unit.engine.test_step import make, make_inputs, take, weights
 
 
 def traced(step: TrainStep) -> TrainStep:

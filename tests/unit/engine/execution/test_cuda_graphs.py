@@ -9,7 +9,6 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from tests.unit.engine.test_step import make, make_inputs, weights
 
 from fastt2i.config import EngineConfig, LossConfig, OptimConfig
 from fastt2i.engine.execution import cuda_graphs as graphs
@@ -18,6 +17,7 @@ from fastt2i.engine.execution.gradient_cache import AccumulatedStep
 from fastt2i.engine.execution.step_runner import StepRunner
 from fastt2i.engine.schedule import Clock
 from fastt2i.engine.step import StepInputs, TrainStep
+from tests.unit.engine.test_step import make, make_inputs, weights
 
 GPU = torch.device("cuda")
 OPTIM = OptimConfig(warmup=5, schedule="cosine")

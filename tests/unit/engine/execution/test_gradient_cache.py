@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.unit.engine.test_step import BATCH, make, make_inputs, take
 from torch import Tensor, nn
 
 from fastt2i.config import LossConfig
 from fastt2i.engine.execution.gradient_cache import AccumulatedStep
 from fastt2i.engine.step import StepInputs, TrainStep
+from tests.unit.engine.test_step import BATCH, make, make_inputs, take
 
 
 def both(loss: LossConfig, parts: int, precision: str = "fp32", **model: object) -> tuple[TrainStep, AccumulatedStep]:

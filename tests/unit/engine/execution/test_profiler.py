@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.engine.test_step import CPU, make, make_inputs, take
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastt2i.config import LossConfig
 from fastt2i.engine.execution import profiler as profile
 from fastt2i.engine.execution.profiler import LOOKED_AT, SKIPPED, StepProfile, count_flops
 from fastt2i.engine.step import StepInputs, TrainStep
+from tests.unit.engine.test_step import CPU, make, make_inputs, take
 
 RATE = 1e12
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -68,7 +68,6 @@ def test_upsampling_in_every_precision(name: str, dtype: torch.dtype) -> None:
     slope=st.sampled_from([0.2, 0.0, -0.5]),
     name=st.sampled_from(UPSAMPLING),
 )
-@settings(max_examples=60, deadline=None)
 def test_every_form_of_upsampling_is_the_definition(
     batch: int, channels: tuple[int, int], size: tuple[int, int], activation: str, slope: float, name: str
 ) -> None:

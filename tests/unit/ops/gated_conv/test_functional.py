@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -177,7 +177,6 @@ def test_autocast_casts_to_the_regions_dtype(dtype: torch.dtype) -> None:
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     activation=st.sampled_from(ACTIVATIONS),
 )
-@settings(max_examples=40, deadline=None)
 def test_the_phases_are_the_definition(
     batch: int, channels: tuple[int, int], size: tuple[int, int], activation: str
 ) -> None:
