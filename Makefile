@@ -24,7 +24,7 @@ bench: $(VENV)/minilm,test.installed
 guard: $(VENV)/minilm,test.installed
 	@mkdir -p $(MEASURED)
 	$(BIN)/python -m pytest benchmarks --quick --benchmark-only --benchmark-json=$(MEASURED)/quick.json
-	$(BIN)/python -m benchmarks.guard $(MEASURED)/quick.json
+	$(BIN)/python -m benchmarks.report.guard $(MEASURED)/quick.json
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import isolation
-from benchmarks.contest import Contender, Contest, hold, line
-from benchmarks.floors import Limits, measure_limits
-from benchmarks.operators import OperatorCase, compete
+from benchmarks.harness import isolation
+from benchmarks.harness.comparison import Contender, Contest, hold, line
+from benchmarks.harness.operator_case import OperatorCase, compete
+from benchmarks.harness.roofline import Limits, measure_limits
 from fastt2i import __version__
 from fastt2i.devices.capabilities import processor
 from fastt2i.engine.execution.allocator import keep_freed_memory

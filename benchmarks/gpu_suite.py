@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.contest import line
-from benchmarks.kernel_table import ROOT
+from benchmarks.harness.comparison import line
+from benchmarks.kernels.table import ROOT
 from fastt2i.cli import run
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
@@ -119,14 +119,26 @@ def _stages(out: Path, device: str, tiny: bool) -> list[Stage]:
         return [[sys.executable, "-m", "benchmarks.timed_training", *options]]
 
     operators = "not step and not loaders" if not tiny else "text_cache or odd"
-    limits = [sys.executable, "-m", "benchmarks.floors", "--device", device, "--out", str(out / "limits.json")]
+    limits = [
+        sys.executable,
+        "-m",
+        "benchmarks.harness.roofline",
+        "--device",
+        device,
+        "--out",
+        str(out / "limits.json"),
+    ]
     return [
         Stage("tests", 26, tests),
         Stage("limits", 4, lambda seconds: [limits]),
         Stage("operators", 28, lambda seconds: bench("operators", seconds, "benchmarks", "-k", operators)),
-        Stage("steps", 16, lambda seconds: bench("steps", seconds, "benchmarks/bench_step.py", "--traces", str(out))),
+        Stage(
+            "steps", 16, lambda seconds: bench("steps", seconds, "benchmarks/cases/bench_step.py", "--traces", str(out))
+        ),
         Stage("training", 26, training),
-        Stage("loaders", 6, lambda seconds: bench("loaders", seconds, "benchmarks/bench_loaders.py"), "nvidia.dali"),
+        Stage(
+            "loaders", 6, lambda seconds: bench("loaders", seconds, "benchmarks/cases/bench_loaders.py"), "nvidia.dali"
+        ),
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from benchmarks.results_file import Case, Result
+from benchmarks.harness.result import Case, Result
 
 
 class Point(NamedTuple):

@@ -18,7 +18,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.untrained_language_model import write_untrained
+from benchmarks.cases.baselines.untrained_language_model import write_untrained
 from fastt2i.config import Config, preset
 from fastt2i.engine.distributed.world import join
 from fastt2i.engine.logging.run_directory import RunDirectory

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.untrained_language_model import write_untrained
+from benchmarks.cases.baselines.untrained_language_model import write_untrained
 
 HERE = Path(__file__).parent
 VOCABULARY = """

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
 
-from benchmarks.ahead_of_time import SHARED_MEMORY, Case, cases, compile_case  # noqa: E402
+from benchmarks.kernels.compile_all import SHARED_MEMORY, Case, cases, compile_case  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 #: The instructions that multiply matrices, by architecture.
@@ -55,7 +55,7 @@ def test_the_oldest_triton_compiles_them_too(tmp_path: Path) -> None:
     subprocess.run([sys.executable, *install], check=True)
     table = tmp_path / "table.json"
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.ahead_of_time", "--json", str(table)],
+        [sys.executable, "-m", "benchmarks.kernels.compile_all", "--json", str(table)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
         check=True,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.memory import peak
+from benchmarks.harness.peak_memory import peak
 from fastt2i.kernels import region_keyword as kernels
 from fastt2i.ops import region_keyword_loss, region_keyword_scores
 

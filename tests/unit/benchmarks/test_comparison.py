@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.comparison import verdict
-from benchmarks.report import main
-from benchmarks.results_file import Quartiles
+from benchmarks.harness.result import Quartiles
+from benchmarks.report.__main__ import main
+from benchmarks.report.compare import verdict
 
 Json = dict[str, Any]
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import guard
-from benchmarks.contest import Contender, Contest, hold, line
-from benchmarks.floors import Limits, of_gate, of_gated_convolution
-from benchmarks.operators import OperatorCase, Wrong, compete
-from benchmarks.results_file import read_result
-from benchmarks.turns import FEWEST, take_turns
+from benchmarks.harness.comparison import Contender, Contest, hold, line
+from benchmarks.harness.operator_case import OperatorCase, Wrong, compete
+from benchmarks.harness.result import read_result
+from benchmarks.harness.roofline import Limits, of_gate, of_gated_convolution
+from benchmarks.harness.timing import FEWEST, take_turns
+from benchmarks.report import guard
 from fastt2i.ops import gate
 from fastt2i.ops.dispatch import registry as dispatch
 from fastt2i.ops.gate import torch_impl as gate_torch

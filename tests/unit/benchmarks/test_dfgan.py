@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.dfgan import NOISE, SENTENCE, Discriminator, Generator, Step
+from benchmarks.cases.baselines.dfgan import NOISE, SENTENCE, Discriminator, Generator, Step
 
 
 @pytest.mark.parametrize(("size", "generator", "trunk", "head"), [(64, 4.9, 3.2, 0.3), (256, 9.7, 6.6, 0.3)])

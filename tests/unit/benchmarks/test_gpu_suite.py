@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import gpu_suite
 from benchmarks.gpu_suite import GRACE, Stage
-from benchmarks.kernel_table import ROOT
-from benchmarks.results_file import read_result
+from benchmarks.harness.result import read_result
+from benchmarks.kernels.table import ROOT
 
 
 def test_the_whole_flow(tmp_path: Path) -> None:

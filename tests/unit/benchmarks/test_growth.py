@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.growth import Point, curves, exponent
-from benchmarks.results_file import read_result
+from benchmarks.harness.result import read_result
 
 
 @pytest.mark.parametrize("power", [-1.0, 0.0, 1.0, 2.5])

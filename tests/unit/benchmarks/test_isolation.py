@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import isolation
+from benchmarks.harness import isolation
 
 ROOT = Path(__file__).parents[3]
 CONFTEST = """
 import pytest
-from benchmarks import isolation
+from benchmarks.harness import isolation
 
 names, told = [], []
 
@@ -65,7 +65,7 @@ TURNS = """
 import os, signal
 from pathlib import Path
 import pytest
-from benchmarks.isolation import pause
+from benchmarks.harness.isolation import pause
 
 @pytest.mark.parametrize("letter", "abcd")
 def test_writes(letter):
@@ -81,7 +81,7 @@ ORPHANS = """
 import os, signal
 from pathlib import Path
 import pytest
-from benchmarks.isolation import pause
+from benchmarks.harness.isolation import pause
 
 @pytest.mark.parametrize("number", range(3))
 def test_waits(number):
@@ -208,7 +208,7 @@ def test_an_interrupt_ends_both_and_keeps_what_there_is(tmp_path: Path) -> None:
 def measured(folder: Path, **environment: str) -> dict[str, Any]:
     """What a case of the perf suite writes, with a compiler that has kept nothing."""
     rows = folder / "rows.json"
-    case = "benchmarks/bench_gated_conv.py::test_gated_conv2d_by_resolution[0]"
+    case = "benchmarks/cases/bench_gated_conv.py::test_gated_conv2d_by_resolution[0]"
     options = ["--device=cpu", "--benchmark-only", f"--benchmark-json={rows}"]
     output, errors = ending(start(case, *options, TORCHINDUCTOR_CACHE_DIR=str(folder / "compiled"), **environment))
     assert "1 passed" in output, output + errors

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kept_results import BEGIN, END, marked, readme_tables, rewrite_readme
-from benchmarks.report import main
-from benchmarks.results_file import read_result
+from benchmarks.harness.result import read_result
+from benchmarks.report.__main__ import main
+from benchmarks.report.readme import BEGIN, END, marked, readme_tables, rewrite_readme
 from fastt2i.errors import UserError
 
 README = Path(__file__).parents[3] / "README.md"

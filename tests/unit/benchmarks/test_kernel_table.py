@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kernel_table import KernelRow, KernelTable, by_kernel, committed_tables, read_table, source_digest
+from benchmarks.kernels.table import KernelRow, KernelTable, by_kernel, committed_tables, read_table, source_digest
 from fastt2i.errors import UserError
 
 ROWS = (

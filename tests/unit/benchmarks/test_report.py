@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kernel_table import KernelRow, KernelTable, source_digest
-from benchmarks.report import main
-from benchmarks.results_file import read_result
+from benchmarks.harness.result import read_result
+from benchmarks.kernels.table import KernelRow, KernelTable, source_digest
+from benchmarks.report.__main__ import main
 
 Json = dict[str, Any]
 FIGURES = re.compile(r"([\d.]+)×? \(([\d.]+)–([\d.]+)\)")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import main
-from benchmarks.results_file import Candidate, Floor, Key, Quartiles, Series, read_result
+from benchmarks.harness.result import Candidate, Floor, Key, Quartiles, Series, read_result
+from benchmarks.report.__main__ import main
 from fastt2i.errors import UserError
 
 ROOT = Path(__file__).parents[3]

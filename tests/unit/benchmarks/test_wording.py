@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.results_file import Quartiles
-from benchmarks.wording import bytes_of, milliseconds, rate, significant, times
+from benchmarks.harness.result import Quartiles
+from benchmarks.report.units import bytes_of, milliseconds, rate, significant, times
 
 
 @pytest.mark.parametrize(

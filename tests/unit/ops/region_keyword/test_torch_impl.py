@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.memory import peak
+from benchmarks.harness.peak_memory import peak
 from fastt2i.ops import reference, region_keyword_loss, region_keyword_scores, tuning
 from fastt2i.ops.dispatch import timing_cache as table
 from fastt2i.ops.region_keyword import torch_impl as region_keyword_torch

@@ -7,9 +7,21 @@ from html import escape
 from itertools import takewhile
 from pathlib import Path
 
-from benchmarks.document import SAME, Beside, Block, Bullets, Cell, Details, Heading, Paragraph, Picture, Row, Table
+from benchmarks.report.document import (
+    SAME,
+    Beside,
+    Block,
+    Bullets,
+    Cell,
+    Details,
+    Heading,
+    Paragraph,
+    Picture,
+    Row,
+    Table,
+)
 
-STYLE = Path(__file__).with_name("document_page.css")
+STYLE = Path(__file__).with_name("page.css")
 
 
 def page(title: str, blocks: Iterable[Block]) -> str:

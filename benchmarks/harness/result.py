@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.json_entry import Entry, read_json
+from benchmarks.harness.json_entry import Entry, read_json
 
 KIND = "a result of the perf suite (pytest benchmarks --benchmark-only --benchmark-json=FILE)"
 OURS = "ours"

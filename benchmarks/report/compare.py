@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import geometric_mean
 
-from benchmarks.document import Block, Bullets, Cell, Heading, Paragraph, Row, Table
-from benchmarks.report_summary import facts
-from benchmarks.results_file import Case, Quartiles, Result
-from benchmarks.wording import milliseconds, significant, times
+from benchmarks.harness.result import Case, Quartiles, Result
+from benchmarks.report.document import Block, Bullets, Cell, Heading, Paragraph, Row, Table
+from benchmarks.report.summary import facts
+from benchmarks.report.units import milliseconds, significant, times
 
 
 def comparison(a: Result, b: Result) -> Iterator[Block]:

@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.cases.training_step import captions_features, make_step
 from benchmarks.conftest import Suite
-from benchmarks.contest import Contender, Contest
-from benchmarks.results_file import OURS
-from benchmarks.steps import captions_features, make_step
-from benchmarks.turns import Candidate, Sample, Stopwatch
+from benchmarks.harness.comparison import Contender, Contest
+from benchmarks.harness.result import OURS
+from benchmarks.harness.timing import Candidate, Sample, Stopwatch
 from fastt2i.config import DataConfig, preset
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import central_square, decode

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.document import SAME, Block, Bullets, Cell, Details, Heading, Paragraph, Row, Table
-from benchmarks.kernel_table import KernelTable, by_kernel
+from benchmarks.kernels.table import KernelTable, by_kernel
+from benchmarks.report.document import SAME, Block, Bullets, Cell, Details, Heading, Paragraph, Row, Table
 
 
 def compiled_kernels(tables: Sequence[KernelTable]) -> Iterator[Block]:
     """For each version of Triton what the kernels take at most, and each program."""
     yield Heading("What the compiled kernels take")
     if not tables:
-        yield Paragraph("There is no table of python -m benchmarks.ahead_of_time --json FILE yet.", "warning")
+        yield Paragraph("There is no table of python -m benchmarks.kernels.compile_all --json FILE yet.", "warning")
     for table in tables:
         yield Heading(f"Triton {table.triton}", 3)
         if not table.is_of_these_kernels:
             yield Paragraph(
                 f"The kernels have changed since this table was made with Triton {table.triton}; "
-                "python -m benchmarks.ahead_of_time --json FILE makes it anew.",
+                "python -m benchmarks.kernels.compile_all --json FILE makes it anew.",
                 "warning",
             )
         yield from _spills(table)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.document import Picture
 from benchmarks.growth import Curve, Point, exponent
-from benchmarks.results_file import OURS, Case, Quartiles, Result
-from benchmarks.wording import bytes_of, rate, significant
+from benchmarks.harness.result import OURS, Case, Quartiles, Result
+from benchmarks.report.document import Picture
+from benchmarks.report.units import bytes_of, rate, significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

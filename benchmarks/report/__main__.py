@@ -15,13 +15,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.comparison import comparison
-from benchmarks.document import Block, markdown, pictures
-from benchmarks.document_page import page
-from benchmarks.kept_results import keep, rewrite_readme
-from benchmarks.kernel_table import RESULTS, ROOT, committed_tables, read_table
-from benchmarks.report_content import content
-from benchmarks.results_file import read_result
+from benchmarks.harness.result import read_result
+from benchmarks.kernels.table import RESULTS, ROOT, committed_tables, read_table
+from benchmarks.report.compare import comparison
+from benchmarks.report.document import Block, markdown, pictures
+from benchmarks.report.page import page
+from benchmarks.report.readme import keep, rewrite_readme
+from benchmarks.report.tables import content
 from fastt2i.cli import run
 from fastt2i.errors import UserError
 
@@ -45,7 +45,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--keep", action="store_true", help="copy what is to be committed, and rewrite the README's part"
     )
     parser.add_argument("--readme", type=Path, metavar="FILE", help="rewrite this README's part from committed results")
-    parser.add_argument("--kernels", type=Path, nargs="+", metavar="FILE", help="tables of benchmarks.ahead_of_time")
+    parser.add_argument(
+        "--kernels", type=Path, nargs="+", metavar="FILE", help="tables of benchmarks.kernels.compile_all"
+    )
     parser.add_argument("--results", type=Path, metavar="DIR", default=RESULTS, help="folder of the committed results")
     arguments = parser.parse_args(argv)
     if not (arguments.result or arguments.compare or arguments.readme):

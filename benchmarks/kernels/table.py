@@ -1,4 +1,4 @@
-"""The committed tables of `python -m benchmarks.ahead_of_time --json`: what each compiled kernel takes.
+"""The committed tables of `python -m benchmarks.kernels.compile_all --json`: what each compiled kernel takes.
 
 A table carries a digest of the kernels' sources, so that whoever reads it can tell whether it is still theirs.
 """
@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.json_entry import Entry, read_json
+from benchmarks.harness.json_entry import Entry, read_json
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 KIND = "a table of compiled kernels"
 

@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import dfgan
+from benchmarks.cases.baselines import dfgan
+from benchmarks.cases.training_step import SeparatePasses, make_inputs, make_step
 from benchmarks.conftest import Suite
-from benchmarks.contest import Contender, Contest
-from benchmarks.floors import Work
-from benchmarks.memory import peak
-from benchmarks.results_file import OURS
-from benchmarks.steps import SeparatePasses, make_inputs, make_step
-from benchmarks.turns import Candidate, Sample, Stopwatch
+from benchmarks.harness.comparison import Contender, Contest
+from benchmarks.harness.peak_memory import peak
+from benchmarks.harness.result import OURS
+from benchmarks.harness.roofline import Work
+from benchmarks.harness.timing import Candidate, Sample, Stopwatch
 from fastt2i.config import Config, preset
 from fastt2i.devices.capabilities import multiplies_bf16
 from fastt2i.engine.execution.compile_trial import compile_step

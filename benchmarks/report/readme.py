@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.document import Heading, Paragraph, Table, markdown
-from benchmarks.kernel_table import RESULTS
-from benchmarks.results_file import OURS, Case, Result, read_result
-from benchmarks.wording import bytes_of, milliseconds, significant, times
+from benchmarks.harness.result import OURS, Case, Result, read_result
+from benchmarks.kernels.table import RESULTS
+from benchmarks.report.document import Heading, Paragraph, Table, markdown
+from benchmarks.report.units import bytes_of, milliseconds, significant, times
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
 

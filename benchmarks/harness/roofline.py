@@ -1,6 +1,6 @@
 """The least that an operator can take on a device: its fewest bytes and operations at the measured limits.
 
-    python -m benchmarks.floors [--device cpu|cuda] [--out FILE]
+    python -m benchmarks.harness.roofline [--device cpu|cuda] [--out FILE]
 
 measures the limits. Every tensor that a pass needs is read once and every result written
 once; what a backward needs again is read again.
@@ -104,7 +104,9 @@ def of_region_keyword(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print the limits."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.floors", description="Measure a device's limits.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.harness.roofline", description="Measure a device's limits."
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write them here too, as JSON")
     arguments = parser.parse_args(argv)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.results_file import OURS, PARTS, Series
-from benchmarks.turns import Candidate, milliseconds, ratios, take_turns
+from benchmarks.harness.result import OURS, PARTS, Series
+from benchmarks.harness.timing import Candidate, milliseconds, ratios, take_turns
 
 #: Significant digits that are kept of a figure.
 DIGITS = 4

@@ -1,6 +1,6 @@
 """Compile every kernel for the GPUs that people have, without one: registers, stack, shared memory, instructions.
 
-    python -m benchmarks.ahead_of_time [--json FILE]
+    python -m benchmarks.kernels.compile_all [--json FILE]
 
 Triton compiles for a target that is not there; `cuobjdump`, which comes with it, tells what the program takes.
 """
@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from benchmarks.kernel_table import KernelRow, KernelTable, source_digest
+from benchmarks.kernels.table import KernelRow, KernelTable, source_digest
 from fastt2i.kernels import gate, gated_conv, region_keyword
 from fastt2i.kernels.tiles import CONFIGS, Config
 from fastt2i.ops.reference import ACTIVATIONS
@@ -279,7 +279,9 @@ def _usage(name: str, text: str) -> re.Match[str] | None:
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ahead_of_time", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kernels.compile_all", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--json", type=Path, help="write the table to this file too")
     arguments = parser.parse_args()
     print(f"Triton {triton.__version__}\n{'registers':>9} {'stack':>6} {'shared':>7}  tensor cores  case")

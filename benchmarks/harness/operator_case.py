@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contest import Contender, Contest, hold
-from benchmarks.floors import Limits, Work
-from benchmarks.memory import peak
-from benchmarks.results_file import OURS, Series
-from benchmarks.turns import Candidate, Sample, Stopwatch
+from benchmarks.harness.comparison import Contender, Contest, hold
+from benchmarks.harness.peak_memory import peak
+from benchmarks.harness.result import OURS, Series
+from benchmarks.harness.roofline import Limits, Work
+from benchmarks.harness.timing import Candidate, Sample, Stopwatch
 from fastt2i.ops import tuning
 from fastt2i.ops.dispatch.registry import DTYPES, forced, forms, recorded
 from fastt2i.ops.dispatch.verify import CHUNK, disagreement, expected, relative_error, results, upstream

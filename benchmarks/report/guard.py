@@ -1,6 +1,6 @@
 """Whether a change made something slow: ratios of a run of the perf suite against the bounds that are committed.
 
-    python -m benchmarks.guard RESULT.json [--bounds FILE]
+    python -m benchmarks.report.guard RESULT.json [--bounds FILE]
 
 A ratio, the time of another over the time of ours in the same run, fails when it is below its bound by more than the
 spread between its quartiles. The bounds are far below what was measured: they catch what is broken, on any machine.
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.json_entry import read_json
-from benchmarks.results_file import Key, Quartiles, Result, read_result
+from benchmarks.harness.json_entry import read_json
+from benchmarks.harness.result import Key, Quartiles, Result, read_result
 from fastt2i.cli import run
 
 BOUNDS = Path(__file__).parent / "bounds.json"
@@ -60,7 +60,9 @@ class Verdict:
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; see the top of this file."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.guard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.report.guard",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("result", type=Path, help="what a run of the perf suite wrote")
     parser.add_argument("--bounds", type=Path, default=BOUNDS, metavar="FILE", help="JSON with the bounds")

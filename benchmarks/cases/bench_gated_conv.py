@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import floors
 from benchmarks.conftest import Suite
-from benchmarks.operators import OperatorCase, Run
-from benchmarks.results_file import Series
+from benchmarks.harness import roofline as floors
+from benchmarks.harness.operator_case import OperatorCase, Run
+from benchmarks.harness.result import Series
 from fastt2i.devices.capabilities import multiplies_bf16
 from fastt2i.ops import gate, gated_conv2d, upsample_gated_conv2d
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cases.training_step import SENTENCE, captions_features
 from benchmarks.conftest import Suite
-from benchmarks.contest import Contender, Contest
-from benchmarks.results_file import OURS
-from benchmarks.steps import SENTENCE, captions_features
-from benchmarks.turns import Stopwatch
+from benchmarks.harness.comparison import Contender, Contest
+from benchmarks.harness.result import OURS
+from benchmarks.harness.timing import Stopwatch
 
 BATCH, CAPTIONS = 32, 20_000
 #: Of all-MiniLM-L6-v2, and tokens of a caption of some ten words.

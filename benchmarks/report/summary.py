@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from statistics import geometric_mean
 from typing import NamedTuple
 
-from benchmarks.document import SAME, Block, Bullets, Cell, Heading, Paragraph, Row, Table
-from benchmarks.results_file import Case, Key, Quartiles, Result
-from benchmarks.wording import milliseconds, rate, significant, times
+from benchmarks.harness.result import Case, Key, Quartiles, Result
+from benchmarks.report.document import SAME, Block, Bullets, Cell, Heading, Paragraph, Row, Table
+from benchmarks.report.units import milliseconds, rate, significant, times
 
 #: Ratios below this are named openly.
 BELOW = 0.97

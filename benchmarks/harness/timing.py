@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.isolation import pause
+from benchmarks.harness.isolation import pause
 
 #: Seconds of each part of a run, such as its forward and its backward.
 Sample = Mapping[str, float]

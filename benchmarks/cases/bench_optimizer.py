@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from benchmarks.conftest import Suite
-from benchmarks.contest import Contender, Contest
-from benchmarks.floors import Work
-from benchmarks.memory import peak
-from benchmarks.results_file import OURS
-from benchmarks.turns import Stopwatch
+from benchmarks.harness.comparison import Contender, Contest
+from benchmarks.harness.peak_memory import peak
+from benchmarks.harness.result import OURS
+from benchmarks.harness.roofline import Work
+from benchmarks.harness.timing import Stopwatch
 from fastt2i.config import OptimConfig, preset
 from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import make_player

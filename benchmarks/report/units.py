@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.results_file import Quartiles
+from benchmarks.harness.result import Quartiles
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
