@@ -3,16 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MEASURED := runs/measured
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test bench guard lint clean
+.PHONY: train test test-rest test-all bench guard lint clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/minilm.installed
 	$(BIN)/python -m fastt2i.train $(ARGS)
 
+# What a change is tested with; ARGS="tests/unit/ops -x" and the like choose. A process for each of two cores.
 test: $(VENV)/minilm,test.installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# What that leaves out: programs, processes and compilers, every shape, and properties with more examples.
+test-rest: $(VENV)/minilm,test.installed
+	$(PYTEST) -m "(full or hypothesis) and not slow and not gpu" --hypothesis-profile=full $(ARGS)
+
+test-all: test test-rest
 
 # The perf suite with its report; ARGS="-k gate" and the like choose.
 bench: $(VENV)/minilm,test.installed
@@ -32,7 +40,7 @@ lint: $(VENV)/dev.installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

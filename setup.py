@@ -45,6 +45,7 @@ setup(
         "test": [
             "pytest",
             "pytest-benchmark",
+            "pytest-xdist",
             "hypothesis",
             "scikit-learn",
             "pyarrow",
@@ -53,7 +54,7 @@ setup(
             "wheel",
             "nvidia-dali-cuda130; platform_system == 'Linux'",
         ],
-        "dev": ["ruff", "mypy", "types-PyYAML"],
+        "dev": ["ruff", "mypy", "types-PyYAML", "import-linter"],
     },
     entry_points={"console_scripts": ["fastt2i = fastt2i.cli:main"]},
 )

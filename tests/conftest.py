@@ -39,6 +39,12 @@ def interrupts_reach_programs() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def programs_are_no_workers() -> None:
+    """A suite that a test starts is not a worker of pytest-xdist, in which pytest-benchmark would time nothing."""
+    os.environ.pop("PYTEST_XDIST_WORKER", None)
+
+
 def shown(number: int, format: str = "JPEG", frame: int = 0) -> bytes:
     """An image that shows a number from 0 to 12 as its level of grey, with a white frame around it."""
     from PIL import Image

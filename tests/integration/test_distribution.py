@@ -48,7 +48,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def distributions(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The sdist, and the wheel built from it."""
+    """The sdist, and the wheel that is built from it."""
     out = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, checkout, cwd=checkout)
     return next(out.glob("*.tar.gz")), next(out.glob("*.whl"))
@@ -80,42 +80,38 @@ def test_the_wheel_built_from_the_checkout_is_the_same(
     assert {i.filename: i.CRC for i in ours.infolist()} == {i.filename: i.CRC for i in theirs.infolist()}
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> Path:
-    """A virtual environment's Python that also sees the packages installed for this one."""
-    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
-    python = tmp_path / "venv" / "bin" / "python"
-    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+def environment(folder: Path, *what: object) -> Path:
+    """Install a package in a virtual environment that also sees what is installed for this one; returns its Python."""
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
     ours = [p for p in sys.path if p.endswith("site-packages")]
     (packages / "outer.pth").write_text("\n".join(ours))
+    options = ["--no-deps", "--no-build-isolation", "--force-reinstall"]
+    run(sys.executable, "-m", "pip", "--python", python, "install", *options, *what, cwd=folder)
     return python
 
 
-def install(python: Path, *what: object, cwd: Path) -> None:
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-build-isolation", *what, cwd=cwd)
+def used(python: Path | str, cwd: Path) -> Path:
+    """Use the package, and return the file that it comes from."""
+    return Path(run(python, "-c", USE, cwd=cwd).strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("where", ["elsewhere", "checkout"])
-def test_the_installed_wheel_works(
-    environment: Path, checkout: Path, distributions: tuple[Path, Path], tmp_path: Path, where: str
-) -> None:
-    install(environment, "--force-reinstall", distributions[1], cwd=tmp_path)
-    cwd = checkout if where == "checkout" else tmp_path
-    printed = Path(run(environment, "-c", USE, cwd=cwd).strip().splitlines()[-1])
-    assert printed.is_relative_to(checkout if where == "checkout" else tmp_path / "venv")
-    assert "usage: fastt2i COMMAND" in run(environment.parent / "fastt2i", "--help", cwd=tmp_path)
+def test_the_installed_wheel_works(checkout: Path, distributions: tuple[Path, Path], tmp_path: Path) -> None:
+    python = environment(tmp_path, distributions[1])
+    assert used(python, cwd=tmp_path).is_relative_to(tmp_path / "venv")
+    assert used(python, cwd=checkout).is_relative_to(checkout)
+    assert "usage: fastt2i COMMAND" in run(python.parent / "fastt2i", "--help", cwd=tmp_path)
 
 
-def test_an_editable_install_works(environment: Path, checkout: Path, tmp_path: Path) -> None:
-    install(environment, "--force-reinstall", "--editable", checkout, cwd=tmp_path)
-    printed = Path(run(environment, "-c", USE, cwd=tmp_path).strip().splitlines()[-1])
-    assert printed.is_relative_to(checkout)
-    run(environment, "-c", USE, cwd=checkout)
+def test_an_editable_install_works(checkout: Path, tmp_path: Path) -> None:
+    python = environment(tmp_path, "--editable", checkout)
+    assert used(python, cwd=tmp_path).is_relative_to(checkout)
+    assert used(python, cwd=checkout).is_relative_to(checkout)
 
 
 def test_a_bare_checkout_works(checkout: Path) -> None:
-    printed = Path(run(sys.executable, "-c", USE, cwd=checkout).strip().splitlines()[-1])
-    assert printed.is_relative_to(checkout)
+    assert used(sys.executable, cwd=checkout).is_relative_to(checkout)
 
 
 def test_transformers_does_not_take_our_kernels_for_the_library_of_that_name() -> None:
