@@ -163,19 +163,19 @@ def _loaders() -> dict[str, str]:
     import torch
 
     from fastt2i.config import DataConfig
-    from fastt2i.data.loaders.choose import rates
-    from fastt2i.data.loaders.dali import missing
-    from fastt2i.data.photographs import photographs_index
+    from fastt2i.data.loaders.choose import measure_rates
+    from fastt2i.data.loaders.dali import unavailable_reason
+    from fastt2i.data.photographs import photographs_dataset
     from fastt2i.data.sampler import Sampler
 
     config = DataConfig()
     small = f"memory, where all decoded images fit in data.memory_mb {config.memory_mb}"
-    if reason := missing():
+    if reason := unavailable_reason():
         return {"auto": f"{small}; else pillow", "pillow": "would run", "dali": f"cannot run: {reason}"}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    index = photographs_index(32, 500, 375)
+    index = photographs_dataset(32, 500, 375)
     sampler = Sampler(index.caption_table(), batch_size=16, seed=0, flip=False)
-    found = rates(index, sampler, config, image_size=256, device=device)
+    found = measure_rates(index, sampler, config, image_size=256, device=device)
     fastest = max(found, key=lambda name: found[name])
     return {
         "auto": f"{small}; else the faster one on the run's own images: {fastest} on those below",
@@ -188,9 +188,9 @@ def _loaders() -> dict[str, str]:
 def _language_model() -> str:
     if importlib.util.find_spec("transformers") is None:
         return "cannot be loaded: transformers is not installed"
-    from fastt2i.text.encoder import find_language_model
+    from fastt2i.text.language_model import find_language_model
 
-    return f"from {find_language_model('all-MiniLM-L6-v2').described}"
+    return f"from {find_language_model('all-MiniLM-L6-v2').description}"
 
 
 def _folders() -> dict[str, str]:

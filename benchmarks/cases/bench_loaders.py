@@ -28,12 +28,12 @@ from benchmarks.harness.timing import Candidate, Sample, Stopwatch
 from fastt2i.config import DataConfig, preset
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import central_square, decode
-from fastt2i.data.loaders import LoaderName, open_loader
-from fastt2i.data.loaders.loader import Loader
+from fastt2i.data.loaders.factory import open_loader
+from fastt2i.data.loaders.loader import Loader, LoaderName
 from fastt2i.data.open import open_dataset
-from fastt2i.data.photographs import photographs_index
+from fastt2i.data.photographs import photographs_dataset
 from fastt2i.data.sampler import Sampler
-from fastt2i.data.sources.folder import folder_index
+from fastt2i.data.sources.folder import folder_dataset
 from fastt2i.engine.augment import draws_per_image
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.step import StepInputs
@@ -54,11 +54,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Da
     def make(width: int, height: int) -> Dataset:
         if (width, height) not in made:
             folder = tmp_path_factory.mktemp(f"{width}x{height}")
-            source = photographs_index(IMAGES, width, height)
+            source = photographs_dataset(IMAGES, width, height)
             for number in range(IMAGES):
                 Path(folder, f"{number}.jpg").write_bytes(source.read(number))
                 Path(folder, f"{number}.txt").write_text(f"photograph {number}")
-            made[width, height] = folder_index(str(folder), "all")
+            made[width, height] = folder_dataset(str(folder), "all")
         return made[width, height]
 
     return make

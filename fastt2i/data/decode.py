@@ -90,15 +90,15 @@ def opened(content: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes the samples of an index by number. Picklable, without the captions, for worker processes."""
+    """Decodes the samples of a dataset by number. Picklable, without the captions, for worker processes."""
 
     read: Callable[[int], bytes]
     crops: NDArray[np.int64] | None
     image_size: int
 
     @classmethod
-    def of(cls, index: Dataset, image_size: int) -> Decoder:
-        return cls(index.read, index.crops, image_size)
+    def of(cls, dataset: Dataset, image_size: int) -> Decoder:
+        return cls(dataset.read, dataset.crops, image_size)
 
     def __call__(self, sample: int) -> NDArray[np.uint8]:
         """As `decode`; raises OSError too where it is the file's fault, and else SystemIOError."""

@@ -6,6 +6,8 @@ import os
 
 from fastt2i.config import DataFormat
 from fastt2i.data.dataset import Dataset, Split
+from fastt2i.data.sources.registry import FORMATS, Options, detect_format
+from fastt2i.data.verify_report import without_bad_images
 from fastt2i.errors import UserError
 
 
@@ -29,21 +31,17 @@ def open_dataset(
     leave_out: a report of `verify`, whose bad images are left out; empty for none.
     Raises UserError where there is nothing to train on, or the report is none.
     """
-    from fastt2i.data.sources.registry import SOURCES, Options, choose
-
-    name = choose(path) if format == "auto" else format
-    source = SOURCES[name]
+    name = detect_format(path) if format == "auto" else format
+    source = FORMATS[name]
     if text_column and not source.has_columns:
         raise UserError(f"{path} is read as `{name}`, where captions are in no column: leave data.text_column empty")
     try:
-        index = source.index(path, Options(image_size, heldout, text_column))
+        dataset = source.open(path, Options(image_size, heldout, text_column))
     except UserError as error:
         if format == "auto" and os.path.isdir(path) and not source.detect(path):
-            *others, last = (f"`{other}`" for other in SOURCES if other not in ("shapes", name))
+            *others, last = (f"`{other}`" for other in FORMATS if other not in ("shapes", name))
             raise UserError(f"{error}; nor is it laid out as {', '.join(others)} or {last}") from error
         raise
     if leave_out:
-        from fastt2i.data.verify_report import without_bad
-
-        index = without_bad(index, leave_out)
-    return index.split(split)
+        dataset = without_bad_images(dataset, leave_out)
+    return dataset.split(split)

@@ -13,7 +13,7 @@ GRAIN = 16  # pixels of a patch
 NOISE = 5  # standard deviation, grey levels
 
 
-def photographs_index(count: int, width: int, height: int, *, distinct: int = 16) -> Dataset:
+def photographs_dataset(count: int, width: int, height: int, *, distinct: int = 16) -> Dataset:
     """JPEGs of quality 90, each `count / distinct` times over: smooth patches of colour under fine noise, which takes
     about as many bytes a pixel as photographs of that quality do."""
     contents = [_photograph(seed, width, height) for seed in range(min(count, distinct))]

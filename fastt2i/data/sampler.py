@@ -22,7 +22,7 @@ class Plan(NamedTuple):
     """One rank's part of a step, B samples."""
 
     samples: NDArray[np.int64]
-    """int64 (B,): places in the index."""
+    """int64 (B,): places in the dataset."""
     caption_ids: NDArray[np.int64]
     """int64 (B,): one of each sample's own captions."""
     mismatched_ids: NDArray[np.int64]

@@ -11,8 +11,8 @@ import numpy as np
 
 from fastt2i.data.captions import parse_json
 from fastt2i.data.dataset import Dataset, Problem
-from fastt2i.data.sources.helpers.files import read_file
 from fastt2i.errors import UserError
+from fastt2i.files.reading import read_file
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Finding:
     what: str
 
 
-def report(index: Dataset, findings: Sequence[Finding]) -> bytes:
+def report(dataset: Dataset, findings: Sequence[Finding]) -> bytes:
     """The findings as lines of JSON, and a last one that sums them up."""
     kinds = Counter(finding.kind for finding in findings)
     reasons = Counter(finding.what.split(":")[0] for finding in findings if finding.kind == "image")
     summary = {
         "kind": "summary",
-        "data": index.name,
-        "images": len(index),
+        "data": dataset.name,
+        "images": len(dataset),
         "bad_images": kinds["image"],
         "bad_shards": kinds["shard"],
         "left_out": kinds["source"],
@@ -43,8 +43,8 @@ def report(index: Dataset, findings: Sequence[Finding]) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def without_bad(index: Dataset, path: str) -> Dataset:
-    """An index without the images that a report lists as bad, which become its problems.
+def without_bad_images(dataset: Dataset, path: str) -> Dataset:
+    """A dataset without the images that a report lists as bad, which become its problems.
 
     Raises UserError: the report cannot be read, is none, or leaves nothing.
     """
@@ -58,8 +58,8 @@ def without_bad(index: Dataset, path: str) -> Dataset:
         raise UserError(f"{path} is no report of `python -m fastt2i.data verify`") from error
     if not complete:
         raise UserError(f"{path} is no whole report of `python -m fastt2i.data verify`: its summary is missing")
-    left = np.array([key not in bad for key in index.keys], dtype=np.bool_)
+    left = np.array([key not in bad for key in dataset.keys], dtype=np.bool_)
     if not left.any():
-        raise UserError(f"the report {path} lists every image of {index.name}")
-    problems = [Problem(key, f"{bad[key]} (by {path})") for key in index.keys if key in bad]
-    return replace(index.select(left.nonzero()[0]), problems=[*index.problems, *problems])
+        raise UserError(f"the report {path} lists every image of {dataset.name}")
+    problems = [Problem(key, f"{bad[key]} (by {path})") for key in dataset.keys if key in bad]
+    return replace(dataset.select(left.nonzero()[0]), problems=[*dataset.problems, *problems])

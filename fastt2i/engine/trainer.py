@@ -12,7 +12,7 @@ from torch import Tensor
 import fastt2i
 from fastt2i.config import Config
 from fastt2i.data.dataset import Problem
-from fastt2i.data.loaders import LoaderName
+from fastt2i.data.loaders.loader import LoaderName
 from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad
 from fastt2i.engine.augment import draws_per_image
 from fastt2i.engine.checkpoint import CheckpointStore

@@ -10,9 +10,9 @@ import torch
 
 from fastt2i.config import Config
 from fastt2i.data.dataset import Dataset, Problem
-from fastt2i.data.loaders import LoaderName, open_loader
 from fastt2i.data.loaders.choose import Choice, choose_loader
-from fastt2i.data.loaders.loader import Loader
+from fastt2i.data.loaders.factory import open_loader
+from fastt2i.data.loaders.loader import Loader, LoaderName
 from fastt2i.data.open import open_dataset
 from fastt2i.data.sampler import Sampler
 from fastt2i.engine.distributed.world import World

@@ -15,7 +15,7 @@ import pytest
 from fastt2i import train
 from fastt2i.config import TrainConfig
 from fastt2i.data.sampler import Sampler
-from fastt2i.data.sources.folder import folder_index
+from fastt2i.data.sources.folder import folder_dataset
 from fastt2i.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def test_one_process(tiny: list[str], folder: Path, tmp_path: Path, loader: str)
 @pytest.mark.slow
 def test_two_processes_are_judged_together(tiny: list[str], folder: Path, tmp_path: Path) -> None:
     """In an epoch of five steps one finds two bad images, as many as are allowed, and the other one."""
-    table = folder_index(folder, "all").caption_table()
+    table = folder_dataset(folder, "all").caption_table()
     settings = {"batch_size": 8, "seed": TrainConfig().seed, "flip": False, "world_size": 2}
     seen = [Sampler(table, rank=rank, **settings).plan(step).samples for rank in range(2) for step in range(5)]
     out, bad = tmp_path / "run", damage(folder, [int(seen[0][0]), int(seen[3][1]), int(seen[7][2])])

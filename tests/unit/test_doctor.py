@@ -13,10 +13,10 @@ from fastt2i import doctor
 
 
 @pytest.fixture(autouse=True)
-def rates(monkeypatch: pytest.MonkeyPatch) -> None:
+def measure_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """What measuring the loaders would find: `tests/data/test_choose.py` measures."""
     found = {"pillow": 900.0, "dali": 1234.4}
-    monkeypatch.setattr("fastt2i.data.loaders.choose.rates", lambda *arguments, **settings: found)
+    monkeypatch.setattr("fastt2i.data.loaders.choose.measure_rates", lambda *arguments, **settings: found)
 
 
 def test_it_names_every_implementation_with_its_reason() -> None:
@@ -42,10 +42,10 @@ def test_both_forms_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 def test_it_says_which_loader_would_run_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastt2i.data.loaders import dali
 
-    monkeypatch.setattr(dali, "missing", lambda: "it is not there")
+    monkeypatch.setattr(dali, "unavailable_reason", lambda: "it is not there")
     loaders = doctor.examine()["loaders"]
     assert loaders["auto"].endswith("; else pillow") and loaders["dali"] == "cannot run: it is not there"
-    monkeypatch.setattr(dali, "missing", lambda: "")
+    monkeypatch.setattr(dali, "unavailable_reason", lambda: "")
     loaders = doctor.examine()["loaders"]
     assert loaders["auto"].endswith("the faster one on the run's own images: dali on those below")
     assert loaders["dali"].startswith("would run: 1,234 img/s, decoded on the ")

@@ -11,9 +11,9 @@ import torch
 
 from fastt2i.config import DataConfig
 from fastt2i.data.dataset import Dataset
-from fastt2i.data.loaders import LoaderName, open_loader
-from fastt2i.data.loaders.dali import DaliLoader, missing
-from fastt2i.data.loaders.loader import Loader
+from fastt2i.data.loaders.dali import DaliLoader, unavailable_reason
+from fastt2i.data.loaders.factory import open_loader
+from fastt2i.data.loaders.loader import Loader, LoaderName
 from fastt2i.data.loaders.pillow import PillowLoader
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
 
 
 def choose_loader(
-    index: Dataset,
+    dataset: Dataset,
     sampler: Sampler,
     config: DataConfig,
     *,
@@ -44,19 +44,19 @@ def choose_loader(
     Raises UserError: DALI is asked for and not installed, or no image can be decoded.
     """
     if config.loader != "auto":
-        if config.loader == "dali" and (reason := missing()):
+        if config.loader == "dali" and (reason := unavailable_reason()):
             raise UserError(f"data.loader is dali, but {reason}; or use auto or pillow")
         return Choice(config.loader, "as data.loader says")
-    if before == "dali" and not missing():
+    if before == "dali" and not unavailable_reason():
         return Choice("dali", "as the run began")
-    if len(index) * image_size**2 * 3 <= config.memory_mb * 2**20:
-        return Choice("memory", f"all {len(index)} images fit in data.memory_mb {config.memory_mb}")
+    if len(dataset) * image_size**2 * 3 <= config.memory_mb * 2**20:
+        return Choice("memory", f"all {len(dataset)} images fit in data.memory_mb {config.memory_mb}")
     if before is not None:
-        kept = "as the run began" if before != "dali" else f"the run began with DALI, but {missing()}"
+        kept = "as the run began" if before != "dali" else f"the run began with DALI, but {unavailable_reason()}"
         return Choice("pillow", kept)
-    if reason := missing():
+    if reason := unavailable_reason():
         return Choice("pillow", reason)
-    found = rates(index, sampler, config, image_size=image_size, device=device)
+    found = measure_rates(dataset, sampler, config, image_size=image_size, device=device)
     return Choice(max(found, key=lambda name: found[name]), described(found, config.workers))
 
 
@@ -66,14 +66,14 @@ def described(found: dict[LoaderName, float], workers: int) -> str:
     return f"measured here: {each}, {max(workers, 1)} workers each"
 
 
-def rates(
-    index: Dataset, sampler: Sampler, config: DataConfig, *, image_size: int, device: torch.device | None
+def measure_rates(
+    dataset: Dataset, sampler: Sampler, config: DataConfig, *, image_size: int, device: torch.device | None
 ) -> dict[LoaderName, float]:
     """Images a second of each loader that decodes anew, on the same files, which are read once before.
 
     They are those that `open_loader` would open: where it gives DALI processes that read, it is measured with them.
     """
-    _read_ahead(index, sampler)
+    _read_ahead(dataset, sampler)
     # Steps that are made before one is asked for; DALI's readers may be as many ahead of it as it is itself.
     ahead: dict[LoaderName, int] = {
         "pillow": config.workers * PillowLoader.prefetch,
@@ -81,18 +81,18 @@ def rates(
     }
     lenient = replace(config, max_bad_fraction=1)
     return {
-        name: _rate(open_loader(index, sampler, lenient, image_size=image_size, name=name, device=device), steps)
+        name: _rate(open_loader(dataset, sampler, lenient, image_size=image_size, name=name, device=device), steps)
         for name, steps in ahead.items()
     }
 
 
-def _read_ahead(index: Dataset, sampler: Sampler) -> None:
+def _read_ahead(dataset: Dataset, sampler: Sampler) -> None:
     """Have the system read the files of some steps: what is not there yet would slow the first loader."""
     began = time.perf_counter()
     for step in range(_MOST_STEPS):
         for sample in sampler.plan(step).samples:
             with contextlib.suppress(OSError):
-                index.read(int(sample))
+                dataset.read(int(sample))
         if time.perf_counter() - began > _SECONDS:
             break
 

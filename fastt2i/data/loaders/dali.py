@@ -14,16 +14,16 @@ from torch import Tensor
 
 from fastt2i.data.dataset import Dataset, Problem
 from fastt2i.data.decode import Decoder
-from fastt2i.data.loaders.dali_source import Fed, Meta, OneByOne, Report, SampleInfo, Source
+from fastt2i.data.loaders.dali_source import DaliSource, Fed, Meta, OneByOne, Report, SampleInfo
 from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad, with_samples
-from fastt2i.data.loaders.workers import interrupts_afterwards, interrupts_held_back
+from fastt2i.data.loaders.worker_signals import interrupts_afterwards, interrupts_held_back
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import SystemIOError
 
 
-def missing() -> str:
+def unavailable_reason() -> str:
     """Why DALI cannot be used here, with what to do about it; empty where it can."""
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         return "NVIDIA DALI is not installed; pip install 'fastt2i[dali]' (CUDA 13 or no GPU) or 'fastt2i[dali-cuda12]'"
@@ -42,7 +42,7 @@ class DaliLoader(Loader):
 
     def __init__(
         self,
-        index: Dataset,
+        dataset: Dataset,
         sampler: Sampler,
         *,
         image_size: int,
@@ -56,11 +56,11 @@ class DaliLoader(Loader):
         """threads: of DALI's on the CPU. readers: processes that read files; 0 reads in this one. device: where the
         batches go; the CPU if None. Raises UserError: DALI is not installed.
         """
-        if reason := missing():
+        if reason := unavailable_reason():
             raise UserError(f"the loader `dali` cannot run: {reason}")
-        self.quarantine = Quarantine(index, max_bad_fraction, known, shared=sampler.world_size > 1)
-        self._decode = Decoder.of(index, image_size)
-        self._count = len(index)
+        self.quarantine = Quarantine(dataset, max_bad_fraction, known, shared=sampler.world_size > 1)
+        self._decode = Decoder.of(dataset, image_size)
+        self._count = len(dataset)
         self._sampler = sampler
         self._step = start_step
         self._threads = max(threads, 1)
@@ -140,8 +140,8 @@ class DaliLoader(Loader):
     def _start(self, step: int) -> Any:
         return self._build(self._source(step), len(self._sampler.positions(step)), self._readers, self.prefetch)
 
-    def _source(self, step: int) -> Source:
-        return Source(
+    def _source(self, step: int) -> DaliSource:
+        return DaliSource(
             self._decode,
             self._count,
             self._sampler,

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastt2i.data.decode import MAX_PIXELS, BadImage, Decoder, Square, central_square, decode
-from fastt2i.data.headers import look
+from fastt2i.data.loaders.image_headers import parse_header
 from fastt2i.data.loaders.quarantine import replacement
-from fastt2i.data.loaders.workers import setup_worker_signals
+from fastt2i.data.loaders.worker_signals import setup_worker_signals
 from fastt2i.data.sampler import Plan, Sampler
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import SystemIOError, classify_io_errors
@@ -55,7 +55,7 @@ class Meta(NamedTuple):
     """DALI's number of the filter."""
     step: int
     sample: int
-    """Place in the index; -1 where nothing can be decoded."""
+    """Place in the dataset; -1 where nothing can be decoded."""
 
 
 class Report(NamedTuple):
@@ -84,7 +84,7 @@ class SampleInfo(Protocol):
     idx_in_batch: int
 
 
-class Source:
+class DaliSource:
     """The sample of each position from some step on, whatever process asks in whatever order.
 
     An image in a plain form goes to DALI as it is; any other one is decoded with Pillow here, to the very pixels of the
@@ -101,7 +101,7 @@ class Source:
         bad: frozenset[int] = frozenset(),
         refused: frozenset[int] = frozenset(),
     ) -> None:
-        """count: samples in the index. bad: samples that nothing can decode. refused: those that only DALI cannot."""
+        """count: samples in the dataset. bad: samples that nothing can decode. refused: those that only DALI cannot."""
         self._decode = decode
         self._count = count
         self._sampler = sampler
@@ -158,7 +158,7 @@ class Source:
 
     def _prepared(self, sample: int, content: bytes) -> tuple[NDArray[np.uint8], Square, int]:
         crop = self._decode.crop(sample)
-        header = None if sample in self._refused else look(content)
+        header = None if sample in self._refused else parse_header(content)
         if header is None or header.width * header.height > MAX_PIXELS:
             pixels = decode(content, self._decode.image_size, crop=crop)
             return _uncompressed(pixels), Square(0, 0, self._decode.image_size), 1
@@ -169,7 +169,7 @@ class Source:
 class OneByOne:
     """The samples of a single step, each as a batch of its own."""
 
-    def __init__(self, source: Source, step: int, size: int) -> None:
+    def __init__(self, source: DaliSource, step: int, size: int) -> None:
         self._source = source
         self._step = step
         self._size = size

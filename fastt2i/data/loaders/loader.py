@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+#: What gives the batches: `memory` decodes all images once, up front; the others decode anew each time.
+LoaderName = Literal["memory", "pillow", "dali"]
+
+
 class Batch(NamedTuple):
     """One rank's part of a step, B samples."""
 
@@ -29,7 +33,7 @@ class Batch(NamedTuple):
     mismatched_ids: Tensor
     """int64 (B,): captions of other samples."""
     samples: Tensor
-    """int64 (B,): places in the index."""
+    """int64 (B,): places in the dataset."""
 
 
 class Loader(ABC, Iterator[Batch]):

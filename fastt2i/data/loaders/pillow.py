@@ -14,8 +14,8 @@ from torch.utils import data as torch_data
 from fastt2i.data.dataset import Dataset, Problem
 from fastt2i.data.decode import BadImage, Decoder
 from fastt2i.data.loaders.loader import Batch, Loader, to_batch
-from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad, rescue
-from fastt2i.data.loaders.workers import interrupts_held_back, setup_worker_signals
+from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad, replace_undecodable
+from fastt2i.data.loaders.worker_signals import interrupts_held_back, setup_worker_signals
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import SystemIOError
@@ -29,7 +29,7 @@ class PillowLoader(Loader):
 
     def __init__(
         self,
-        index: Dataset,
+        dataset: Dataset,
         sampler: Sampler,
         *,
         image_size: int,
@@ -39,9 +39,9 @@ class PillowLoader(Loader):
         known: Sequence[Problem] = (),
     ) -> None:
         """workers: processes; 0 decodes in this one."""
-        self.quarantine = Quarantine(index, max_bad_fraction, known, shared=sampler.world_size > 1)
+        self.quarantine = Quarantine(dataset, max_bad_fraction, known, shared=sampler.world_size > 1)
         steps = torch_data.DataLoader(
-            _Steps(Decoder.of(index, image_size), len(index), sampler),
+            _Steps(Decoder.of(dataset, image_size), len(dataset), sampler),
             batch_size=None,
             sampler=_CountFrom(start_step),
             collate_fn=_unchanged,
@@ -103,7 +103,7 @@ class _Steps(torch_data.Dataset[_Decoded]):
 
         plan = self._sampler.plan(step)
         try:
-            plan = rescue(plan, self._sampler.positions(step), self._sampler, self._count, usable)
+            plan = replace_undecodable(plan, self._sampler.positions(step), self._sampler, self._count, usable)
             batch: Batch | UserError = to_batch(np.stack([images[int(sample)] for sample in plan.samples]), plan)
         except UserError as error:
             batch = error

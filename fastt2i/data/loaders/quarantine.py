@@ -18,12 +18,12 @@ _MOST_TRIES = 1000  # replacements tried for one position
 _FEWEST = 20  # images that a fraction is taken of, even if there are fewer: one bad one alone never ends a run
 
 
-def rescue(
+def replace_undecodable(
     plan: Plan, positions: NDArray[np.int64], sampler: Sampler, count: int, usable: Callable[[int], bool]
 ) -> Plan:
     """Replace the samples of a plan that are not usable, images and captions together.
 
-    count: samples in the index. The position's flip stays.
+    count: samples in the dataset. The position's flip stays.
     Raises UserError where no replacement is found.
     """
     samples = [
@@ -85,24 +85,24 @@ class Tally(NamedTuple):
 
 
 class Quarantine:
-    """The undecodable images of an index, each once with its reason, and the judgement when they are too many.
+    """The undecodable images of a dataset, each once with its reason, and the judgement when they are too many.
 
     The run ends once they are more than `max_bad_fraction` of all images (of 20, where there are fewer), or so many
     among those tried so far that chance does not explain it (five standard deviations and three images above).
     """
 
     def __init__(
-        self, index: Dataset, max_bad_fraction: float, known: Iterable[Problem] = (), *, shared: bool = False
+        self, dataset: Dataset, max_bad_fraction: float, known: Iterable[Problem] = (), *, shared: bool = False
     ) -> None:
         """known: what an earlier part of the run found. shared: other ranks try other images, so that `note` leaves it
         to somebody who knows of all to `judge`.
         """
         self.problems = list(known)
         self._listed = {problem.where for problem in self.problems}
-        self._index = index
+        self._dataset = dataset
         self._fraction = max_bad_fraction
         self._shared = shared
-        self._tried = np.zeros(len(index), dtype=bool)
+        self._tried = np.zeros(len(dataset), dtype=bool)
         self._bad: set[int] = set()
 
     def note(self, tried: NDArray[np.int64], failures: Iterable[tuple[int, str]]) -> None:
@@ -112,7 +112,7 @@ class Quarantine:
             self._tried[sample] = True
             if sample not in self._bad:
                 self._bad.add(sample)
-                if (key := self._index.keys[sample]) not in self._listed:
+                if (key := self._dataset.keys[sample]) not in self._listed:
                     self._listed.add(key)
                     self.problems.append(Problem(key, reason))
         if not self._shared:
@@ -129,21 +129,21 @@ class Quarantine:
         problems: theirs, each image once. tallies: of each rank. Ranks try different images until an epoch ends, and
         after that no more than there are.
         """
-        total = len(self._index)
+        total = len(self._dataset)
         tried = min(sum(tally.tried for tally in tallies), total)
         bad = min(sum(tally.bad for tally in tallies), len(problems))
         if not bad:
             return
         first = f"the first is {problems[0].where}: {problems[0].what}"
         if bad == total:
-            raise TooManyBad(f"none of the {total} images of {self._index.name} can be decoded; {first}", problems)
+            raise TooManyBad(f"none of the {total} images of {self._dataset.name} can be decoded; {first}", problems)
         by_chance = self._fraction * tried + 5 * math.sqrt(self._fraction * (1 - self._fraction) * tried) + 3
         if len(problems) > self._fraction * max(total, _FEWEST):
             bad, tried = len(problems), max(tried, len(problems))
         elif tried < _FEWEST or bad <= by_chance:
             return
         raise TooManyBad(
-            f"{bad} of {tried} images of {self._index.name} cannot be decoded, more than the fraction "
+            f"{bad} of {tried} images of {self._dataset.name} cannot be decoded, more than the fraction "
             f"{self._fraction:g} that data.max_bad_fraction allows; {first}",
             problems,
         )

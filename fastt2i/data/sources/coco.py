@@ -19,19 +19,10 @@ import numpy as np
 
 from fastt2i.data.captions import clean, parse_json
 from fastt2i.data.dataset import Dataset, Split
-from fastt2i.data.sources.helpers.files import (
-    FileReader,
-    Files,
-    first_folder,
-    is_image,
-    leaves,
-    open_folder,
-    printable,
-    read_file,
-    walk,
-)
+from fastt2i.data.sources.helpers.folder_files import FileReader, Files, first_folder, is_image, open_folder, walk
 from fastt2i.data.split import heldout_by_share
 from fastt2i.errors import UserError
+from fastt2i.files.reading import leaves_folder, printable, read_file
 
 LAYOUT = "annotations/captions_train2014.json (or 2017) and train2014/<image>.jpg or images/train2014/<image>.jpg"
 _CAPTIONS = re.compile(r"captions_(train|val)(20\d\d)\.json")
@@ -42,7 +33,7 @@ def detect(path: str) -> bool:
     return bool(_annotations(path))
 
 
-def coco_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Dataset:
+def coco_dataset(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Dataset:
     """Find the captioned images, in the order of their names.
 
     heldout: the share that is held out where the validation captions, or their images, are not there.
@@ -119,7 +110,7 @@ def _captions(files: Files, where: str, folder: str) -> dict[str, list[str]]:
         image, name = (row.get("id"), row.get("file_name")) if isinstance(row, dict) else (None, None)
         if not isinstance(image, int) or not isinstance(name, str):
             files.report(place, "no `id` with a number, or no `file_name` with a string")
-        elif leaves(name):
+        elif leaves_folder(name):
             files.report(place, f"{printable(name)} leaves the folder")
         elif (path := posixpath.normpath(f"{folder}/{name}")) not in files.names or not is_image(path):
             files.report(place, f"there is no image {printable(path)}")

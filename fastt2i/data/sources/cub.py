@@ -20,8 +20,8 @@ from pathlib import Path
 
 from fastt2i.data.captions import decode_text
 from fastt2i.data.dataset import Dataset, Split
-from fastt2i.data.sources.helpers.files import IMAGE_EXTENSIONS, Files, first_folder, open_folder, walk
-from fastt2i.data.sources.helpers.paired import SIDES, by_name, paired_index, read_lists
+from fastt2i.data.sources.helpers.folder_files import IMAGE_EXTENSIONS, Files, first_folder, open_folder, walk
+from fastt2i.data.sources.helpers.paired import SIDES, by_name, paired_dataset, read_lists
 from fastt2i.errors import UserError
 
 LAYOUT = "CUB_200_2011/images/<class>/<image>.jpg and text/<class>/<image>.txt"
@@ -34,7 +34,7 @@ def detect(path: str) -> bool:
     return os.path.isdir(path) and first_folder(path, [f"{home}CUB_200_2011/images" for home in _HOMES]) is not None
 
 
-def cub_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Dataset:
+def cub_dataset(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Dataset:
     """Find the birds, in the order of their names.
 
     heldout: the share that is held out where there is no official split.
@@ -59,7 +59,7 @@ def cub_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -
     if not official.heldout:
         side_of = {row[0]: row[1] for row in _table(files, f"{home}CUB_200_2011/train_test_split.txt", 2)}
         official.heldout = {numbers[n]: side == "0" for n, side in side_of.items() if n in numbers}
-    return paired_index(
+    return paired_dataset(
         files,
         image_of,
         text_of,

@@ -14,8 +14,8 @@ import posixpath
 from pathlib import Path
 
 from fastt2i.data.dataset import Dataset, Split
-from fastt2i.data.sources.helpers.files import IMAGE_EXTENSIONS, first_folder, open_folder, walk
-from fastt2i.data.sources.helpers.paired import SIDES, by_name, paired_index, read_lists
+from fastt2i.data.sources.helpers.folder_files import IMAGE_EXTENSIONS, first_folder, open_folder, walk
+from fastt2i.data.sources.helpers.paired import SIDES, by_name, paired_dataset, read_lists
 from fastt2i.errors import UserError
 
 LAYOUT = "jpg/<image>.jpg or oxford-102-flowers/images/<image>.jpg, and text/<image>.txt"
@@ -28,7 +28,7 @@ def detect(path: str) -> bool:
     return os.path.isdir(path) and bool(first_folder(path, _IMAGES) and first_folder(path, _TEXTS))
 
 
-def flowers_index(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Dataset:
+def flowers_dataset(path: str | Path, split: Split = "train", heldout: float = 0.05) -> Dataset:
     """Find the flowers, in the order of their names.
 
     heldout: the share that is held out where there are no official lists.
@@ -44,7 +44,7 @@ def flowers_index(path: str | Path, split: Split = "train", heldout: float = 0.0
     text_of = by_name(files, texts, (".txt",), _last_part)
     known = {name: image_of[name] for name in image_of.keys() & text_of.keys()}
     folders = {name: posixpath.dirname(text) for name, text in text_of.items() if posixpath.dirname(text) != texts}
-    return paired_index(
+    return paired_dataset(
         files, image_of, text_of, read_lists(files, "", _last_part, known), class_folders=folders, share=heldout
     ).split(split)
 

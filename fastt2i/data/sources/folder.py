@@ -9,7 +9,7 @@
 - Captions are UTF-8 (a byte that is not becomes U+FFFD) or UTF-16 with a byte order mark; white space is collapsed;
   what goes beyond 2,000 characters, and in a .txt beyond 256 KiB, is cut off. Empty captions do not count.
 - Links that leave the folder, and links to folders, are not followed.
-Whatever cannot be used becomes a `Problem` of the index, and the rest goes on.
+Whatever cannot be used becomes a `Problem` of the dataset, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ from fastt2i.data.captions import (
     text_columns,
 )
 from fastt2i.data.dataset import Dataset, Problem, Split
-from fastt2i.data.sources.helpers.files import (
+from fastt2i.data.sources.helpers.folder_files import (
     IMAGE_EXTENSIONS,
     FileReader,
     Files,
     is_image,
-    leaves,
     listed,
     open_folder,
-    printable,
     walk,
 )
 from fastt2i.data.split import heldout_by_share, heldout_by_word
 from fastt2i.errors import UserError
+from fastt2i.files.reading import leaves_folder, printable
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 LAYOUT = "a .txt with a caption a line beside each image, or a metadata.jsonl or metadata.csv with file_name and text"
@@ -60,7 +59,7 @@ def detect(path: str) -> bool:
     )
 
 
-def folder_index(path: str | Path, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Dataset:
+def folder_dataset(path: str | Path, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Dataset:
     """Find the captioned images of a folder, in the order of their names.
 
     heldout: the share of samples that `split="heldout"` gives and `train` does not, where no folders `train` and `test`
@@ -177,7 +176,7 @@ def _unusable_name(image: str, target: str, files: Files) -> str | None:
     """Why a metadata file may not name this image; None where it may. `files` holds no link that leaves the folder."""
     if target in files.names:
         return None if is_image(target) else f"{printable(image)} is none of {', '.join(IMAGE_EXTENSIONS)}"
-    if posixpath.isabs(image) or leaves(target):
+    if posixpath.isabs(image) or leaves_folder(target):
         return f"{printable(image)} leaves the folder"
     return f"there is no file {printable(image)}"
 

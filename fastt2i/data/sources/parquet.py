@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 
 from fastt2i.data.captions import clean, field_captions, text_columns
 from fastt2i.data.dataset import Dataset, Problem, Split
-from fastt2i.data.sources.helpers.files import MAX_IMAGE_FILE, file_stamp, listed
+from fastt2i.data.sources.helpers.folder_files import MAX_IMAGE_FILE, listed
 from fastt2i.data.sources.helpers.parquet_footers import footer_damages
 from fastt2i.data.sources.helpers.shards import find_shards, names_shards
 from fastt2i.data.split import heldout_by_share, heldout_by_word, split_word
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import classify_io_errors
+from fastt2i.files.reading import file_stamp
 
 LAYOUT = "*.parquet with a column of images and one of captions"
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -47,7 +48,7 @@ def detect(path: str) -> bool:
     return names_shards(path, _EXTENSIONS)
 
 
-def parquet_index(path: str, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Dataset:
+def parquet_dataset(path: str, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Dataset:
     """Find the captioned images of parquet files, in the order of their names and rows.
 
     heldout: the share that is held out where the names of the files tell no split. text_column: where the captions are.

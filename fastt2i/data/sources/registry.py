@@ -1,4 +1,4 @@
-"""Every source: what it is called, how a path is known to be one, and what reads it. A new one is a line here."""
+"""The formats of datasets: name, detection and reader of each. A new format is an entry here."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Options(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
-    """One layout."""
+class Format:
+    """How datasets of one format are detected and opened."""
 
     looks_like: str
-    """What makes `detect` say yes, for messages."""
+    """What `detect` looks for, in words, for messages."""
     detect: Callable[[str], bool]
     """Whether a path looks like this layout. It looks at names alone and never raises."""
-    index: Callable[[str, Options], Dataset]
+    open: Callable[[str, Options], Dataset]
     """The whole set, with what is held out of it. Raises UserError where there is nothing to train on."""
     has_columns: bool = False
     """Whether captions are in columns or fields, of which the setting `data.text_column` names one."""
@@ -38,39 +38,39 @@ class Source:
 def _shapes(path: str, options: Options) -> Dataset:
     if not shapes.detect(path):
         raise UserError(f"the data format is `shapes` but the path is {path!r}: leave the format out to read a folder")
-    return shapes.shapes_index(options.image_size, "all")
+    return shapes.shapes_dataset(options.image_size, "all")
 
 
-SOURCES: Mapping[DataFormat, Source] = {
-    "shapes": Source("the word `shapes`", shapes.detect, _shapes),
-    "folder": Source(
-        folder.LAYOUT, folder.detect, lambda path, o: folder.folder_index(path, "all", o.heldout, o.text_column), True
+FORMATS: Mapping[DataFormat, Format] = {
+    "shapes": Format("the word `shapes`", shapes.detect, _shapes),
+    "folder": Format(
+        folder.LAYOUT, folder.detect, lambda path, o: folder.folder_dataset(path, "all", o.heldout, o.text_column), True
     ),
-    "cub": Source(cub.LAYOUT, cub.detect, lambda path, o: cub.cub_index(path, "all", o.heldout)),
-    "coco": Source(coco.LAYOUT, coco.detect, lambda path, o: coco.coco_index(path, "all", o.heldout)),
-    "flowers": Source(flowers.LAYOUT, flowers.detect, lambda path, o: flowers.flowers_index(path, "all", o.heldout)),
-    "parquet": Source(
+    "cub": Format(cub.LAYOUT, cub.detect, lambda path, o: cub.cub_dataset(path, "all", o.heldout)),
+    "coco": Format(coco.LAYOUT, coco.detect, lambda path, o: coco.coco_dataset(path, "all", o.heldout)),
+    "flowers": Format(flowers.LAYOUT, flowers.detect, lambda path, o: flowers.flowers_dataset(path, "all", o.heldout)),
+    "parquet": Format(
         parquet.LAYOUT,
         parquet.detect,
-        lambda path, o: parquet.parquet_index(path, "all", o.heldout, o.text_column),
+        lambda path, o: parquet.parquet_dataset(path, "all", o.heldout, o.text_column),
         True,
     ),
-    "webdataset": Source(
+    "webdataset": Format(
         webdataset.LAYOUT,
         webdataset.detect,
-        lambda path, o: webdataset.webdataset_index(path, "all", o.heldout, o.text_column),
+        lambda path, o: webdataset.tar_dataset(path, "all", o.heldout, o.text_column),
         True,
     ),
 }
 
 
-def choose(path: str) -> DataFormat:
+def detect_format(path: str) -> DataFormat:
     """The format of what `path` names. Raises UserError: it looks like several."""
     if shapes.detect(path):
         return "shapes"
-    found = [name for name, source in SOURCES.items() if source.detect(path)]
+    found = [name for name, source in FORMATS.items() if source.detect(path)]
     if len(found) > 1:
-        seen = "; ".join(f"`{name}`: {SOURCES[name].looks_like}" for name in found)
+        seen = "; ".join(f"`{name}`: {FORMATS[name].looks_like}" for name in found)
         raise UserError(f"{path} looks like several layouts ({seen}): say which it is with --data.format")
     if found:
         return found[0]

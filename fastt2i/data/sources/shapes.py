@@ -1,4 +1,4 @@
-"""The embedded set as an index: images are drawn when they are read."""
+"""The embedded set as a dataset: images are drawn when they are read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def detect(path: str) -> bool:
     return path == "shapes"
 
 
-def shapes_index(image_size: int, split: Split = "train", seed: int = 0) -> Dataset:
+def shapes_dataset(image_size: int, split: Split = "train", seed: int = 0) -> Dataset:
     """The embedded set at `image_size` pixels.
 
     `train`: each of the 1152 training combinations in 4 renderings; `heldout`: the other 128, once each; `all`: both.

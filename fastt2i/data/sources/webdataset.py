@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from fastt2i.data.captions import text_columns
 from fastt2i.data.dataset import Dataset, Problem, Split
-from fastt2i.data.sources.helpers.files import file_stamp
 from fastt2i.data.sources.helpers.shards import Shards, find_shards, names_shards
 from fastt2i.data.sources.helpers.tar_index import Shard, load_shard, make_shard
 from fastt2i.data.split import heldout_by_share, heldout_by_word, split_word
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import classify_io_errors
+from fastt2i.files.reading import file_stamp
 from fastt2i.files.user_cache import user_cache
 
 LAYOUT = "*.tar with an image, and a .txt or .json of captions, of the same key"
@@ -42,7 +42,7 @@ def detect(path: str) -> bool:
     return names_shards(path, (".tar", *_COMPRESSED))
 
 
-def webdataset_index(path: str, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Dataset:
+def tar_dataset(path: str, split: Split = "train", heldout: float = 0.05, text_column: str = "") -> Dataset:
     """Find the captioned images of tars, in the order of the shards and of their members.
 
     heldout: the share that is held out where the names of the shards tell no split. text_column: the field of the

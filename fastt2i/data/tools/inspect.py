@@ -13,7 +13,7 @@ from fastt2i.cli import plain
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import BadImage, decode_whole
 from fastt2i.data.tools.contact_sheet import Card, contact_sheet
-from fastt2i.data.tools.statistics import Line, caption_lines, image_lines, look_at, spread
+from fastt2i.data.tools.statistics import Line, caption_lines, image_lines, read_image_info, spread
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
 from fastt2i.files.io_errors import classify_io_errors
@@ -27,29 +27,36 @@ COUNTED = 20_000
 
 
 def inspect(
-    index: Dataset, sheet: Path, *, text_model: str, max_keywords: int, images: int, workers: int, progress: bool = True
+    dataset: Dataset,
+    sheet: Path,
+    *,
+    text_model: str,
+    max_keywords: int,
+    images: int,
+    workers: int,
+    progress: bool = True,
 ) -> str:
     """Describe a whole set, and draw `images` samples of it, evenly spread, on a contact sheet.
 
     text_model, max_keywords: as for training; without the model there is no word of keywords. workers: processes.
     Raises UserError: the sheet cannot be written, or the machine fails to read a file.
     """
-    captions = index.split("train").caption_table().captions or index.caption_table().captions
+    captions = dataset.split("train").caption_table().captions or dataset.caption_table().captions
     encoder: TextEncoder | None
     try:
         encoder = _encoder(text_model, max_keywords, captions)
         words = _keyword_lines(encoder, captions)
     except UserError as error:
         encoder, words = None, [("keywords", f"left out: {error}")]
-    left_out = [("left out", _left_out(index))] if index.problems else []
-    heldout = 0 if index.heldout is None else int(index.heldout.sum())
-    samples = f"{len(index):,} images, {len(index) - heldout:,} to train on and {heldout:,} held out"
-    classes = [] if index.classes is None else [("classes", f"{len(np.unique(index.classes)):,}")]
-    looks = look_at(index, workers=workers, progress=progress)
-    texts = caption_lines(index)
-    lines = [("samples", samples), *left_out, *classes, *image_lines(looks), *texts, *words]
-    _draw(index, sheet, encoder, images)
-    return "\n".join([f"data: {index.name}", *(f"  {name:20} {plain(value)}" for name, value in lines)])
+    left_out = [("left out", _left_out(dataset))] if dataset.problems else []
+    heldout = 0 if dataset.heldout is None else int(dataset.heldout.sum())
+    samples = f"{len(dataset):,} images, {len(dataset) - heldout:,} to train on and {heldout:,} held out"
+    classes = [] if dataset.classes is None else [("classes", f"{len(np.unique(dataset.classes)):,}")]
+    infos = read_image_info(dataset, workers=workers, progress=progress)
+    texts = caption_lines(dataset)
+    lines = [("samples", samples), *left_out, *classes, *image_lines(infos), *texts, *words]
+    _draw(dataset, sheet, encoder, images)
+    return "\n".join([f"data: {dataset.name}", *(f"  {name:20} {plain(value)}" for name, value in lines)])
 
 
 def _encoder(text_model: str, max_keywords: int, captions: Sequence[str]) -> TextEncoder:
@@ -73,32 +80,32 @@ def _keyword_lines(encoder: TextEncoder, captions: Sequence[str]) -> list[Line]:
     ]
 
 
-def _left_out(index: Dataset) -> str:
-    told = "; ".join(f"{problem.where}: {problem.what}" for problem in index.problems[:3])
-    more = len(index.problems) - 3
-    return f"{len(index.problems):,}: {told}" + (f"; and {more:,} more, which `verify` lists" if more > 0 else "")
+def _left_out(dataset: Dataset) -> str:
+    told = "; ".join(f"{problem.where}: {problem.what}" for problem in dataset.problems[:3])
+    more = len(dataset.problems) - 3
+    return f"{len(dataset.problems):,}: {told}" + (f"; and {more:,} more, which `verify` lists" if more > 0 else "")
 
 
-def _draw(index: Dataset, sheet: Path, encoder: TextEncoder | None, images: int) -> None:
-    places = np.unique(np.linspace(0, len(index) - 1, min(images, len(index))).round().astype(np.int64))
-    cards = [_card(index, sample, encoder) for sample in places.tolist()]
-    captions = len(index.caption_table().captions)
-    subtitle = f"{len(cards)} of {len(index):,} images, evenly spread; {captions:,} different captions"
+def _draw(dataset: Dataset, sheet: Path, encoder: TextEncoder | None, images: int) -> None:
+    places = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(np.int64))
+    cards = [_card(dataset, sample, encoder) for sample in places.tolist()]
+    captions = len(dataset.caption_table().captions)
+    subtitle = f"{len(cards)} of {len(dataset):,} images, evenly spread; {captions:,} different captions"
     if encoder:
         subtitle += "; keywords underlined"
     try:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(sheet, png(contact_sheet(index.name, subtitle, cards)))
+        replace_file(sheet, png(contact_sheet(dataset.name, subtitle, cards)))
     except OSError as error:
         raise UserError(f"cannot write {sheet}: {error.strerror or error}") from error
 
 
-def _card(index: Dataset, sample: int, encoder: TextEncoder | None) -> Card:
-    captions = index.captions[sample]
+def _card(dataset: Dataset, sample: int, encoder: TextEncoder | None) -> Card:
+    captions = dataset.captions[sample]
     keywords = [encoder.keywords(caption) for caption in captions] if encoder else []
     try:
-        with classify_io_errors(index.keys[sample]):
-            image = decode_whole(index.read(sample), crop=None if index.crops is None else index.crops[sample])
+        with classify_io_errors(dataset.keys[sample]):
+            image = decode_whole(dataset.read(sample), crop=None if dataset.crops is None else dataset.crops[sample])
     except (BadImage, OSError) as error:
-        return Card(index.keys[sample], f"cannot be decoded: {error}", captions, keywords)
-    return Card(index.keys[sample], image, captions, keywords)
+        return Card(dataset.keys[sample], f"cannot be decoded: {error}", captions, keywords)
+    return Card(dataset.keys[sample], image, captions, keywords)

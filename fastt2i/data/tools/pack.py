@@ -1,4 +1,4 @@
-"""Writes any index out: what is written of each image, where it goes, and the folder that `folder_index` reads."""
+"""Writes any dataset out: what is written of each image, where it goes, and the folder that `folder_dataset` reads."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from fastt2i.data.dataset import Dataset, Problem
 from fastt2i.data.decode import BadImage, Decoder
-from fastt2i.data.parallel import each
-from fastt2i.data.sources.helpers.files import is_image, leaves
+from fastt2i.data.sources.helpers.folder_files import is_image
+from fastt2i.data.tools.parallel import each
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import sync_file
 from fastt2i.files.io_errors import classify_io_errors
+from fastt2i.files.reading import leaves_folder
 
 LOCK = ".lock"
 _EXTENSIONS = {b"\xff\xd8": (".jpg", ".jpeg"), b"\x89PNG": (".png",), b"RIFF": (".webp",), b"BM": (".bmp",)}
@@ -32,17 +33,17 @@ _EXTENSIONS = {b"\xff\xd8": (".jpg", ".jpeg"), b"\x89PNG": (".png",), b"RIFF": (
 class Content:
     """What is written of a sample: its file as it is, or its pixels as training takes them, as PNG."""
 
-    index: Dataset
+    dataset: Dataset
     decode: Decoder | None
 
     @classmethod
-    def of(cls, index: Dataset, image_size: int | None) -> Content:
+    def of(cls, dataset: Dataset, image_size: int | None) -> Content:
         """Raises UserError: images are cut to boxes, which copies would not be."""
-        if index.crops is not None and image_size is None:
+        if dataset.crops is not None and image_size is None:
             raise UserError(
-                f"the images of {index.name} are cut to boxes, which copies would not be: give --image-size"
+                f"the images of {dataset.name} are cut to boxes, which copies would not be: give --image-size"
             )
-        return cls(index, None if image_size is None else Decoder.of(index, image_size))
+        return cls(dataset, None if image_size is None else Decoder.of(dataset, image_size))
 
     def each(self, samples: list[int], workers: int) -> Iterator[bytes | str]:
         """The content of each sample's file, or why there is none. workers: processes that decode.
@@ -55,8 +56,8 @@ class Content:
 
     def _copy(self, sample: int) -> bytes | str:
         try:
-            with classify_io_errors(self.index.keys[sample]):
-                return self.index.read(sample)
+            with classify_io_errors(self.dataset.keys[sample]):
+                return self.dataset.read(sample)
         except OSError as error:
             return str(error)
 
@@ -126,7 +127,7 @@ def _clear(folder: Path) -> None:
 
 
 def pack(
-    index: Dataset, out: Path, *, image_size: int | None = None, workers: int = 0, progress: bool = True
+    dataset: Dataset, out: Path, *, image_size: int | None = None, workers: int = 0, progress: bool = True
 ) -> list[Problem]:
     """Write the images and a `metadata.jsonl` to the folder `out`, which then is whole or not there at all.
 
@@ -134,16 +135,16 @@ def pack(
     are. Returns the samples that could not be read or decoded, which are left out. Raises UserError: as `new_folder`,
     no sample is left, or the images are cut to boxes, which copies would not be.
     """
-    contents = Content.of(index, image_size)
+    contents = Content.of(dataset, image_size)
     with new_folder(out) as folder:
-        return _write(index, folder, contents.each(list(range(len(index))), workers), progress)
+        return _write(dataset, folder, contents.each(list(range(len(dataset))), workers), progress)
 
 
-def _write(index: Dataset, folder: Path, contents: Iterator[bytes | str], progress: bool) -> list[Problem]:
+def _write(dataset: Dataset, folder: Path, contents: Iterator[bytes | str], progress: bool) -> list[Problem]:
     problems = []
     with (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as metadata:
         bar = tqdm(
-            zip(index, contents, strict=True), total=len(index), desc="packing", unit="img", disable=not progress
+            zip(dataset, contents, strict=True), total=len(dataset), desc="packing", unit="img", disable=not progress
         )
         for (key, captions), content in bar:
             try:
@@ -161,20 +162,20 @@ def _write(index: Dataset, folder: Path, contents: Iterator[bytes | str], progre
             metadata.write(json.dumps({"file_name": name, "text": list(captions)}, ensure_ascii=False) + "\n")
         metadata.flush()
         os.fsync(metadata.fileno())
-    refuse_nothing(index, problems)
+    refuse_nothing(dataset, problems)
     return problems
 
 
-def refuse_nothing(index: Dataset, problems: list[Problem]) -> None:
+def refuse_nothing(dataset: Dataset, problems: list[Problem]) -> None:
     """Raise UserError where every sample is a problem."""
-    if len(problems) == len(index):
+    if len(problems) == len(dataset):
         first = f"the first is {problems[0].where}: {problems[0].what}" if problems else "it is empty"
-        raise UserError(f"none of the {len(index)} images of {index.name} can be read; {first}")
+        raise UserError(f"none of the {len(dataset)} images of {dataset.name} can be read; {first}")
 
 
 def _file_name(key: str, content: bytes) -> str:
     """The key itself where it ends as the content's format does, or as an image where the format is not known."""
-    if leaves(key):
+    if leaves_folder(key):
         raise BadImage("its name leaves the folder")
     own = extensions(content)
     if key.lower().endswith(own) if own else is_image(key):

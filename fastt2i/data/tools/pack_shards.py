@@ -1,4 +1,4 @@
-"""Writes any index out as WebDataset shards that `webdataset_index` reads, and plain tar.
+"""Writes any dataset out as WebDataset shards that `tar_dataset` reads, and plain tar.
 
 - A sample is `000000012.jpg` (or `.png`, `.webp`, `.bmp`), `000000012.txt` with a caption a line, and `000000012.json`
   with these in `text`, its name in the set that it comes from in `key`, and its class in `class` if it has one. The
@@ -106,7 +106,7 @@ class _Shard:
 
 
 def pack_shards(
-    index: Dataset,
+    dataset: Dataset,
     out: Path,
     *,
     shard_samples: int,
@@ -122,26 +122,26 @@ def pack_shards(
     Returns the samples that could not be read or decoded, which are left out. Raises UserError: as `new_folder`, no
     sample is left, or the images are cut to boxes, which copies would not be.
     """
-    contents = Content.of(index, image_size)
-    heldout = np.zeros(len(index), dtype=np.bool_) if index.heldout is None else index.heldout
+    contents = Content.of(dataset, image_size)
+    heldout = np.zeros(len(dataset), dtype=np.bool_) if dataset.heldout is None else dataset.heldout
     split = heldout.any() and not heldout.all()
     order = np.argsort(heldout, kind="stable").tolist()  # those that are trained on come first
-    settings = _settings(index, image_size, shard_samples, shard_mb)
+    settings = _settings(dataset, image_size, shard_samples, shard_mb)
     with new_folder(out, keep=True) as folder:
         done = _Progress.resume(folder, settings)
         number = sum(entry.samples for entry in done.shards)
         shard: _Shard | None = None
         results = contents.each(order[done.next :], workers)
-        bar = tqdm(total=len(index), initial=done.next, desc="packing", unit="img", disable=not progress)
+        bar = tqdm(total=len(dataset), initial=done.next, desc="packing", unit="img", disable=not progress)
         try:
             for place, content in enumerate(results, done.next):
                 sample = order[place]
                 bar.update()
                 if isinstance(content, str) or not extensions(content):
                     reason = content if isinstance(content, str) else "not a JPEG, PNG, WebP or BMP image"
-                    done.problems.append(Problem(index.keys[sample], reason))
+                    done.problems.append(Problem(dataset.keys[sample], reason))
                     continue
-                members = _members(index, sample, number, content)
+                members = _members(dataset, sample, number, content)
                 side = ("test-" if heldout[sample] else "train-") if split else ""
                 if shard and (
                     shard.samples == shard_samples
@@ -161,7 +161,7 @@ def pack_shards(
             bar.close()
             if shard:
                 shard.close()
-        refuse_nothing(index, done.problems)
+        refuse_nothing(dataset, done.problems)
         write_file(folder / NAME, manifest(done.shards, image_size, done.problems))
         (folder / _PROGRESS).unlink(missing_ok=True)
     return done.problems
@@ -173,12 +173,12 @@ def _finish(shard: _Shard, done: _Progress, place: int, folder: Path) -> None:
     done.save(folder)
 
 
-def _members(index: Dataset, sample: int, number: int, content: bytes) -> bytes:
+def _members(dataset: Dataset, sample: int, number: int, content: bytes) -> bytes:
     """The members of a tar that a sample is."""
-    captions = index.captions[sample]
-    told: dict[str, object] = {"key": index.keys[sample], "text": list(captions)}
-    if index.classes is not None:
-        told["class"] = int(index.classes[sample])
+    captions = dataset.captions[sample]
+    told: dict[str, object] = {"key": dataset.keys[sample], "text": list(captions)}
+    if dataset.classes is not None:
+        told["class"] = int(dataset.classes[sample])
     files = {
         extensions(content)[0]: content,
         ".json": json.dumps(told, ensure_ascii=False).encode(),
@@ -195,17 +195,17 @@ def _member(name: str, content: bytes) -> bytes:
     return header.tobuf(tarfile.USTAR_FORMAT) + content + padding
 
 
-def _settings(index: Dataset, image_size: int | None, shard_samples: int, shard_mb: int) -> str:
+def _settings(dataset: Dataset, image_size: int | None, shard_samples: int, shard_mb: int) -> str:
     """A digest of all that decides what is written."""
     encoder = None if image_size is None else Image.__version__
     digest = [sha256_of(json.dumps([_FORMAT, image_size, encoder, shard_samples, shard_mb]).encode())]
-    for sample, (key, captions) in enumerate(index):
+    for sample, (key, captions) in enumerate(dataset):
         try:
-            stamp = index.stamp(sample) if index.stamp else ""
+            stamp = dataset.stamp(sample) if dataset.stamp else ""
         except OSError:
             stamp = "cannot be read"
-        kind = None if index.classes is None else int(index.classes[sample])
-        crop = None if index.crops is None else index.crops[sample].tolist()
-        side = None if index.heldout is None else bool(index.heldout[sample])
+        kind = None if dataset.classes is None else int(dataset.classes[sample])
+        crop = None if dataset.crops is None else dataset.crops[sample].tolist()
+        side = None if dataset.heldout is None else bool(dataset.heldout[sample])
         digest.append(sha256_of(json.dumps([key, captions, stamp, kind, crop, side]).encode()))
     return sha256_of("".join(digest).encode())

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import BadImage, opened, orientation_of
-from fastt2i.data.parallel import each
+from fastt2i.data.tools.parallel import each
 from fastt2i.files.io_errors import classify_io_errors
 
 Line = tuple[str, str]
@@ -21,7 +21,7 @@ _SIDES = (32, 64, 128, 256)  # pixels of the sizes that models have
 _MOST_COMMON = 4
 
 
-class Look(NamedTuple):
+class ImageInfo(NamedTuple):
     """An image file by its header."""
 
     format: str
@@ -36,10 +36,10 @@ class Look(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Look:
+class _ReadImageInfo:
     read: Callable[[int], bytes]
 
-    def __call__(self, sample: int) -> Look:
+    def __call__(self, sample: int) -> ImageInfo:
         try:
             with classify_io_errors(f"image {sample}"):
                 content = self.read(sample)
@@ -49,45 +49,45 @@ class _Look:
         try:
             with opened(content) as image:
                 width, height = image.size if orientation_of(image) < 5 else image.size[::-1]
-                return Look(image.format or "", width, height, len(content), digest)
+                return ImageInfo(image.format or "", width, height, len(content), digest)
         except BadImage:
-            return Look("", 0, 0, len(content), digest)
+            return ImageInfo("", 0, 0, len(content), digest)
 
 
-_NOTHING = Look("", 0, 0, 0, b"")
+_NOTHING = ImageInfo("", 0, 0, 0, b"")
 
 
-def look_at(index: Dataset, *, workers: int, progress: bool = True) -> list[Look]:
+def read_image_info(dataset: Dataset, *, workers: int, progress: bool = True) -> list[ImageInfo]:
     """The header of every image, and a digest of its file. Raises SystemIOError."""
-    looks = each(_Look(index.read), range(len(index)), workers=workers, lost=_NOTHING)
-    return list(tqdm(looks, total=len(index), desc="looking", unit="img", disable=not progress))
+    infos = each(_ReadImageInfo(dataset.read), range(len(dataset)), workers=workers, lost=_NOTHING)
+    return list(tqdm(infos, total=len(dataset), desc="looking", unit="img", disable=not progress))
 
 
-def image_lines(looks: Sequence[Look]) -> list[Line]:
+def image_lines(infos: Sequence[ImageInfo]) -> list[Line]:
     """What there is to say of images."""
-    good = [look for look in looks if look.format]
-    formats = Counter(look.format or "no image" for look in looks)
-    lines = [("formats", _counts(formats.most_common(), len(looks)))]
+    good = [info for info in infos if info.format]
+    formats = Counter(info.format or "no image" for info in infos)
+    lines = [("formats", _counts(formats.most_common(), len(infos)))]
     if good:
-        sizes = Counter(f"{look.width} x {look.height}" for look in good)
-        shorter = np.array([min(look.width, look.height) for look in good])
-        aspect = np.array([look.width / look.height for look in good])
+        sizes = Counter(f"{info.width} x {info.height}" for info in good)
+        shorter = np.array([min(info.width, info.height) for info in good])
+        aspect = np.array([info.width / info.height for info in good])
         below = [f"{(shorter < side).mean():.1%} below {side}" for side in _SIDES if (shorter < side).any()]
         lines += [
             ("width x height", _counts(sizes.most_common(_MOST_COMMON), len(good), len(sizes))),
             ("shorter side", f"{spread(shorter, 'px')}; {', '.join(below) or f'none below {_SIDES[-1]}'}"),
             ("width / height", spread(aspect, "", ".2f")),
-            ("file size", spread(np.array([look.size for look in good]) / 1024, "KiB", ",.1f")),
+            ("file size", spread(np.array([info.size for info in good]) / 1024, "KiB", ",.1f")),
         ]
-    copies = Counter(look.digest for look in looks if look.digest)
+    copies = Counter(info.digest for info in infos if info.digest)
     groups = [count for count in copies.values() if count > 1]
     twice = f"{sum(groups) - len(groups):,} images are copies of others, byte for byte" if groups else "none"
     return [*lines, ("duplicates", twice)]
 
 
-def caption_lines(index: Dataset) -> list[Line]:
+def caption_lines(dataset: Dataset) -> list[Line]:
     """What there is to say of captions."""
-    table = index.caption_table()
+    table = dataset.caption_table()
     of_each = np.diff(table.offsets)
     words = np.array([len(caption.split()) for caption in table.captions])
     shared = int((np.bincount(table.ids) > 1).sum())

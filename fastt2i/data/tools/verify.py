@@ -1,4 +1,4 @@
-"""Decodes every image of an index once, and writes down what is wrong.
+"""Decodes every image of a dataset once, and writes down what is wrong.
 
 What was found is kept in a journal in the user's cache directory: a check that was killed goes on from there, and a
 later one decodes only what has changed since, by the size and time of its file and its place in it. The report is the
@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import MAX_PIXELS, BadImage, Decoder
-from fastt2i.data.parallel import each
-from fastt2i.data.sources.helpers.files import file_stamp
 from fastt2i.data.tools.manifest import NAME, Entry, difference, read_manifest
+from fastt2i.data.tools.parallel import each
 from fastt2i.data.verify_report import Finding
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file, sha256
 from fastt2i.files.io_errors import classify_io_errors
+from fastt2i.files.reading import file_stamp
 from fastt2i.files.user_cache import user_cache
 
 _FORMAT = 1
@@ -46,27 +46,27 @@ class _Result(NamedTuple):
 _LOST = _Result("decoding it ends the process that tries", lasting=False)
 
 
-def verify(index: Dataset, *, workers: int, afresh: bool = False, progress: bool = True) -> list[Finding]:
+def verify(dataset: Dataset, *, workers: int, afresh: bool = False, progress: bool = True) -> list[Finding]:
     """Decode every image, and compare packed shards with their digests.
 
     workers: processes. afresh: decode also what was decoded before.
     Raises UserError: another process is at it, the journal cannot be kept, or the machine fails to read a file, which
     says nothing of it.
     """
-    path = user_cache("verify") / f"{_name(index)}.journal"
+    path = user_cache("verify") / f"{_name(dataset)}.journal"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=0):
             journal = _Journal(path, afresh)
-            shards = list(_shards(index, journal, workers, progress))
-            with tqdm(total=len(index), desc="verifying", unit="img", disable=not progress) as bar:
-                images = list(_images(index, journal, workers, bar))
+            shards = list(_shards(dataset, journal, workers, progress))
+            with tqdm(total=len(dataset), desc="verifying", unit="img", disable=not progress) as bar:
+                images = list(_images(dataset, journal, workers, bar))
             journal.tidy()
     except Timeout as error:
-        raise UserError(f"another process is verifying {index.name}") from error
+        raise UserError(f"another process is verifying {dataset.name}") from error
     except OSError as error:
         raise UserError(f"the journal {path} cannot be kept: {error.strerror or error}") from error
-    left_out = [Finding("source", problem.where, problem.what) for problem in index.problems]
+    left_out = [Finding("source", problem.where, problem.what) for problem in dataset.problems]
     return [*left_out, *shards, *images]
 
 
@@ -145,28 +145,28 @@ def _line(results: dict[str, str | None]) -> bytes:
     return json.dumps({"good": good, "bad": bad}).encode() + b"\n"
 
 
-def _name(index: Dataset) -> str:
-    paths = "::".join(os.path.abspath(part) for part in index.name.split("::"))
+def _name(dataset: Dataset) -> str:
+    paths = "::".join(os.path.abspath(part) for part in dataset.name.split("::"))
     return sha256(os.fsencode(paths))[:32]
 
 
-def _images(index: Dataset, journal: _Journal, workers: int, bar: tqdm[NoReturn]) -> Iterator[Finding]:
-    decode = _Decode(Decoder.of(index, _SIZE))
-    names = [_image_name(index, sample) for sample in range(len(index))]
+def _images(dataset: Dataset, journal: _Journal, workers: int, bar: tqdm[NoReturn]) -> Iterator[Finding]:
+    decode = _Decode(Decoder.of(dataset, _SIZE))
+    names = [_image_name(dataset, sample) for sample in range(len(dataset))]
     results = journal.check(names, lambda samples: each(decode, samples, workers=workers, lost=_LOST))
-    for key, what in zip(index.keys, results, strict=True):
+    for key, what in zip(dataset.keys, results, strict=True):
         bar.update()
         if what is not None:
             yield Finding("image", key, what)
 
 
-def _image_name(index: Dataset, sample: int) -> str | None:
+def _image_name(dataset: Dataset, sample: int) -> str | None:
     try:
-        stamp = index.stamp(sample) if index.stamp else ""
+        stamp = dataset.stamp(sample) if dataset.stamp else ""
     except OSError:
         return None
-    crop = None if index.crops is None else index.crops[sample].tolist()
-    return _digest("image", index.keys[sample], stamp, crop)
+    crop = None if dataset.crops is None else dataset.crops[sample].tolist()
+    return _digest("image", dataset.keys[sample], stamp, crop)
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,11 @@ class _Decode:
         return _Result(None)
 
 
-def _shards(index: Dataset, journal: _Journal, workers: int, progress: bool) -> Iterator[Finding]:
+def _shards(dataset: Dataset, journal: _Journal, workers: int, progress: bool) -> Iterator[Finding]:
     """What is wrong with packed shards, and which ones are gone."""
-    folders = list(dict.fromkeys(os.path.dirname(path) for path in index.shards))
+    folders = list(dict.fromkeys(os.path.dirname(path) for path in dataset.shards))
     listed = [(os.path.join(folder, e.name), e) for folder in folders for e in read_manifest(Path(folder))]
-    wanted = set(index.shards)
+    wanted = set(dataset.shards)
     there = [(path, entry) for path, entry in listed if path in wanted and os.path.exists(path)]
     for path, _ in listed:
         if not os.path.exists(path):

@@ -1,4 +1,4 @@
-"""The index, its caption table, and which source a path names."""
+"""The dataset, its caption table, and which source a path names."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def test_caption_table_of_nothing() -> None:
 
 
 def test_first() -> None:
-    index = index_of(("a",), ("b",), ("c",))
-    assert list(index.head(2)) == [("0", ("a",)), ("1", ("b",))]
-    assert len(index.head(9)) == 3
+    dataset = index_of(("a",), ("b",), ("c",))
+    assert list(dataset.head(2)) == [("0", ("a",)), ("1", ("b",))]
+    assert len(dataset.head(9)) == 3
 
 
 def test_the_word_shapes_is_the_embedded_set(
@@ -63,7 +63,7 @@ def test_a_folder_is_split_as_asked(captioned_folder: Callable[..., Path]) -> No
 
 
 def test_sides_and_selections_keep_everything_together() -> None:
-    index = Dataset(
+    dataset = Dataset(
         name="test",
         keys=list("abcde"),
         captions=[(letter,) for letter in "abcde"],
@@ -72,12 +72,16 @@ def test_sides_and_selections_keep_everything_together() -> None:
         crops=np.arange(20).reshape(5, 4),
         heldout=np.array([False, True, False, True, False]),
     )
-    for part, letters in ((index.split("train"), "ace"), (index.split("heldout"), "bd"), (index.split("all"), "abcde")):
+    for part, letters in (
+        (dataset.split("train"), "ace"),
+        (dataset.split("heldout"), "bd"),
+        (dataset.split("all"), "abcde"),
+    ):
         assert list(part) == [(letter, (letter,)) for letter in letters]
         assert [part.read(sample).decode() for sample in range(len(part))] == list(letters)
         assert part.classes is not None and part.crops is not None
         assert (4 - part.classes).tolist() == [ord(letter) - ord("a") for letter in letters]
         assert (part.crops[:, 0] // 4).tolist() == (4 - part.classes).tolist()
-    nested = index.split("train").select(np.array([2, 0])).head(1)
+    nested = dataset.split("train").select(np.array([2, 0])).head(1)
     assert list(nested.keys) == ["e"] and nested.read(0) == b"e"
     assert len(index_of(("a",)).split("heldout")) == 0 and len(index_of(("a",)).split("train")) == 1

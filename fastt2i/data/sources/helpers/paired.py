@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from fastt2i.data.captions import MAX_CAPTION_FILE, file_captions
 from fastt2i.data.dataset import Dataset
-from fastt2i.data.sources.helpers.files import FileReader, Files, printable
+from fastt2i.data.sources.helpers.folder_files import FileReader, Files
 from fastt2i.data.sources.helpers.pickles import MAX_PICKLE, read_integers, read_strings
 from fastt2i.data.split import heldout_by_share
 from fastt2i.errors import UserError
+from fastt2i.files.reading import printable
 
 SIDES = ("train", "test")
 
@@ -77,7 +78,7 @@ def _read_classes(files: Files, where: str, names: list[str], lists: Lists) -> N
         files.report(where, f"it has {len(classes)} classes for the {len(names)} names beside it, and is not used")
 
 
-def paired_index(
+def paired_dataset(
     files: Files,
     images: Mapping[str, str],
     texts: Mapping[str, str],

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastt2i.data.dataset import Problem
-from fastt2i.data.sources.helpers.files import open_folder, printable, walk
+from fastt2i.data.sources.helpers.folder_files import open_folder, walk
 from fastt2i.errors import UserError
+from fastt2i.files.reading import printable
 
 MAX_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")

@@ -19,17 +19,11 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from fastt2i.data.captions import MAX_CAPTION_FILE, clean, field_captions, file_captions, parse_json
 from fastt2i.data.dataset import Problem
-from fastt2i.data.sources.helpers.files import (
-    IMAGE_EXTENSIONS,
-    MAX_IMAGE_FILE,
-    file_stamp,
-    leaves,
-    printable,
-    read_file,
-)
+from fastt2i.data.sources.helpers.folder_files import IMAGE_EXTENSIONS, MAX_IMAGE_FILE
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
 from fastt2i.files.io_errors import SystemIOError, classify_io_errors
+from fastt2i.files.reading import file_stamp, leaves_folder, printable, read_file
 from fastt2i.files.user_cache import user_cache
 
 FORMAT = 2
@@ -247,7 +241,7 @@ def _unusable(member: tarfile.TarInfo, wanted: bool) -> str | None:
         return "a link; such are not followed"
     if not member.isreg():
         return "neither a file nor a folder"
-    if ".." in member.name.split("/") or leaves(member.name):
+    if ".." in member.name.split("/") or leaves_folder(member.name):
         return "its name leaves the folder"
     if wanted and member.issparse():
         return "a sparse file; such are not read"

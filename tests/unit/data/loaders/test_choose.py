@@ -12,14 +12,15 @@ import torch
 
 from fastt2i.config import DataConfig
 from fastt2i.data.dataset import Dataset
-from fastt2i.data.loaders import LoaderName, choose, open_loader
+from fastt2i.data.loaders import choose
 from fastt2i.data.loaders.choose import Choice, choose_loader
 from fastt2i.data.loaders.dali import DaliLoader
-from fastt2i.data.loaders.loader import Batch, Loader
+from fastt2i.data.loaders.factory import open_loader
+from fastt2i.data.loaders.loader import Batch, Loader, LoaderName
 from fastt2i.data.loaders.memory import MemoryLoader
 from fastt2i.data.loaders.pillow import PillowLoader
 from fastt2i.data.sampler import Sampler
-from fastt2i.data.sources.folder import folder_index
+from fastt2i.data.sources.folder import folder_dataset
 from fastt2i.errors import UserError
 
 Choose = Callable[..., Choice]
@@ -28,10 +29,10 @@ Choose = Callable[..., Choice]
 @pytest.fixture
 def chosen(captioned_folder: Callable[..., Path]) -> Choose:
     """chosen(before=None, **settings): of four images of 256 pixels, 0.75 MiB."""
-    index = folder_index(captioned_folder(4), "all")
-    sampler = Sampler(index.caption_table(), batch_size=2, seed=0, flip=False)
+    dataset = folder_dataset(captioned_folder(4), "all")
+    sampler = Sampler(dataset.caption_table(), batch_size=2, seed=0, flip=False)
     return lambda before=None, **settings: choose_loader(
-        index, sampler, DataConfig(**settings), image_size=256, device=None, before=before
+        dataset, sampler, DataConfig(**settings), image_size=256, device=None, before=before
     )
 
 
@@ -39,8 +40,8 @@ def chosen(captioned_folder: Callable[..., Path]) -> Choose:
 def times(monkeypatch: pytest.MonkeyPatch) -> dict[LoaderName, float]:
     """What measuring would find."""
     found: dict[LoaderName, float] = {"pillow": 100, "dali": 200}
-    monkeypatch.setattr(choose, "rates", lambda *arguments, **settings: found)
-    monkeypatch.setattr(choose, "missing", lambda: "")
+    monkeypatch.setattr(choose, "measure_rates", lambda *arguments, **settings: found)
+    monkeypatch.setattr(choose, "unavailable_reason", lambda: "")
     return found
 
 
@@ -76,7 +77,7 @@ def test_a_resumed_run_keeps_its_pixels(
 
 
 def test_without_dali(chosen: Choose, times: dict[LoaderName, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "missing", lambda: "it is not there")
+    monkeypatch.setattr(choose, "unavailable_reason", lambda: "it is not there")
     assert chosen(memory_mb=0) == ("pillow", "it is not there")
     assert chosen(memory_mb=0, before="dali") == ("pillow", "the run began with DALI, but it is not there")
     with pytest.raises(UserError, match="data.loader is dali, but it is not there; or use auto or pillow"):
@@ -101,14 +102,14 @@ class Clock:
 def test_the_measurement_measures(captioned_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Both loaders run, and read in this process; by a clock of which nothing but reading takes time."""
     pytest.importorskip("nvidia.dali")
-    index = folder_index(captioned_folder(4), "all")
-    clock = Clock(index.read)
+    dataset = folder_dataset(captioned_folder(4), "all")
+    clock = Clock(dataset.read)
     monkeypatch.setattr(choose, "time", clock)
-    sampler = Sampler(index.caption_table(), batch_size=2, seed=0, flip=False)
+    sampler = Sampler(dataset.caption_table(), batch_size=2, seed=0, flip=False)
     config = DataConfig(workers=0, memory_mb=0)
-    found = choose.rates(replace(index, read=clock), sampler, config, image_size=16, device=None)
+    found = choose.measure_rates(replace(dataset, read=clock), sampler, config, image_size=16, device=None)
     assert found == {"pillow": pytest.approx(100), "dali": pytest.approx(100)}
-    name, why = choose_loader(replace(index, read=clock), sampler, config, image_size=16, device=None)
+    name, why = choose_loader(replace(dataset, read=clock), sampler, config, image_size=16, device=None)
     assert name in found and why == "measured here: pillow 100 img/s, dali 100 img/s, 1 workers each"
 
 
@@ -140,7 +141,7 @@ def test_what_would_run_is_what_is_measured(
     """With as many readers and threads; nothing is decoded here."""
     opened: list[dict[str, object]] = []
 
-    def begin(self: Loader, index: Dataset, sampler: Sampler, **settings: object) -> None:
+    def begin(self: Loader, dataset: Dataset, sampler: Sampler, **settings: object) -> None:
         opened.append(settings | {"kind": type(self), "max_bad_fraction": None})
         Ahead.__init__(self, 0)  # type: ignore[arg-type]
 
@@ -149,20 +150,22 @@ def test_what_would_run_is_what_is_measured(
         for part in ("__next__", "close"):
             monkeypatch.setattr(kind, part, getattr(Ahead, part))
     monkeypatch.setattr(choose, "_SECONDS", 0)
-    index = folder_index(captioned_folder(4), "all")
-    sampler = Sampler(index.caption_table(), batch_size=2, seed=0, flip=False)
+    dataset = folder_dataset(captioned_folder(4), "all")
+    sampler = Sampler(dataset.caption_table(), batch_size=2, seed=0, flip=False)
     config = DataConfig(workers=3)
-    choose.rates(index, sampler, config, image_size=16, device=torch.device(device))
+    choose.measure_rates(dataset, sampler, config, image_size=16, device=torch.device(device))
     measured = list(opened)
     for name in ("pillow", "dali"):
-        open_loader(index, sampler, config, image_size=16, name=name, device=torch.device(device))
+        open_loader(dataset, sampler, config, image_size=16, name=name, device=torch.device(device))
     assert len(measured) == 2 and opened[2:] == measured
     assert measured[1]["readers"] == (3 if device == "cuda" else 0)
 
 
 def test_which_loader_opens(captioned_folder: Callable[..., Path]) -> None:
-    index = folder_index(captioned_folder(4), "all")
-    sampler = Sampler(index.caption_table(), batch_size=2, seed=0, flip=False)
+    dataset = folder_dataset(captioned_folder(4), "all")
+    sampler = Sampler(dataset.caption_table(), batch_size=2, seed=0, flip=False)
     for settings, kind in (({"memory_mb": 1}, MemoryLoader), ({"loader": "pillow", "workers": 0}, PillowLoader)):
-        with open_loader(index, sampler, DataConfig(**settings), image_size=256, progress=False) as loader:
+        config = DataConfig(**settings)
+        name = choose.choose_loader(dataset, sampler, config, image_size=256, device=None).name
+        with open_loader(dataset, sampler, config, image_size=256, name=name, progress=False) as loader:
             assert type(loader) is kind

@@ -22,10 +22,10 @@ from PIL import Image
 from fastt2i.config import DataConfig
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import Decoder
-from fastt2i.data.loaders import open_loader
+from fastt2i.data.loaders.choose import choose_loader
 from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.sampler import Sampler
-from fastt2i.data.sources.folder import folder_index
+from fastt2i.data.sources.folder import folder_dataset
 from fastt2i.errors import UserError
 
 pytest.importorskip("nvidia.dali")
@@ -104,13 +104,13 @@ def index_of(contents: list[bytes], boxes: list[tuple[int, ...] | None] | None =
     )
 
 
-def start(index: Dataset, name: Any, *, batch_size: int = 8, size: int = 16, first: int = 0, **more: Any) -> Loader:
-    sampler = Sampler(index.caption_table(), batch_size=batch_size, seed=4, flip=True)
+def start(dataset: Dataset, name: Any, *, batch_size: int = 8, size: int = 16, first: int = 0, **more: Any) -> Loader:
+    sampler = Sampler(dataset.caption_table(), batch_size=batch_size, seed=4, flip=True)
     settings = {"image_size": size, "max_bad_fraction": more.pop("fraction", 1.0), "start_step": first}
     if name == "pillow":
-        return PillowLoader(index, sampler, workers=0, **settings)
+        return PillowLoader(dataset, sampler, workers=0, **settings)
     device = torch.device(more.pop("device", "cpu"))
-    return DaliLoader(index, sampler, threads=2, device=device, **settings, **more)
+    return DaliLoader(dataset, sampler, threads=2, device=device, **settings, **more)
 
 
 def take(loader: Loader, count: int) -> list[Batch]:
@@ -145,10 +145,10 @@ def test_pixels_are_pillows_but_for_rounding(format: str, device: str) -> None:
         for seed, (width, height, box) in enumerate(SHAPES.values()):
             contents.append(FORMATS[format](picture(width, height, seed, 50, 200), orientation))
             boxes.append(box)
-    index = index_of(contents, boxes)
+    dataset = index_of(contents, boxes)
     kinds = {"batch_size": len(contents), "size": 48}
-    (expected,) = take(start(index, "pillow", **kinds), 1)
-    dali = start(index, "dali", device=device, **kinds)
+    (expected,) = take(start(dataset, "pillow", **kinds), 1)
+    dali = start(dataset, "dali", device=device, **kinds)
     (batch,) = take(dali, 1)
     assert batch.images.device.type == device and batch.images.is_contiguous() and not dali.quarantine.problems
     assert_same_samples([batch], [expected])
@@ -159,8 +159,8 @@ def test_pixels_are_pillows_but_for_rounding(format: str, device: str) -> None:
 
 def test_clipped_highlights_and_shadows_differ_little() -> None:
     """Below 0 and above 255 Pillow clips between rows and columns, DALI at the end alone."""
-    index = index_of([FORMATS["jpeg 4:2:0"](picture(500, 375, seed), 1) for seed in range(8)])
-    (batch,), (expected,) = (take(start(index, name, size=64), 1) for name in ("dali", "pillow"))
+    dataset = index_of([FORMATS["jpeg 4:2:0"](picture(500, 375, seed), 1) for seed in range(8)])
+    (batch,), (expected,) = (take(start(dataset, name, size=64), 1) for name in ("dali", "pillow"))
     off = difference(batch, expected)
     assert off.mean() < 0.4 and off.max() <= 16 and (off > 2).float().mean() < 0.01
 
@@ -185,12 +185,12 @@ def test_broken_files_are_replaced_as_pillows_loader_does(
     tmp_path: Path, damages: Damages, device: str, readers: int
 ) -> None:
     folder, reasons = damaged_folder(tmp_path / "images", damages)
-    index = folder_index(str(folder), "all")
-    pillow, dali = start(index, "pillow"), start(index, "dali", device=device, readers=readers)
+    dataset = folder_dataset(str(folder), "all")
+    pillow, dali = start(dataset, "pillow"), start(dataset, "dali", device=device, readers=readers)
     expected, batches = take(pillow, 12), take(dali, 12)
     assert_same_samples(batches, expected)
     assert max(difference(*pair).max() for pair in zip(batches, expected, strict=True)) <= 16
-    found = {problem.where: problem.what for problem in (*index.problems, *dali.quarantine.problems)}
+    found = {problem.where: problem.what for problem in (*dataset.problems, *dali.quarantine.problems)}
     assert found.keys() == reasons.keys()
     assert all(re.search(reasons[name], found[name]) for name in reasons)
     assert sorted(dali.quarantine.problems, key=str) == sorted(pillow.quarantine.problems, key=str)
@@ -219,19 +219,19 @@ def test_a_batch_that_dali_cannot_decode_is_rescued(
         contents[number] = broken_inside(contents[number])
     for number in lost:
         contents[number] = lost_inside(contents[number])
-    index = Dataset(
+    dataset = Dataset(
         name="pictures",
         keys=[str(number) for number in range(24)],
         captions=[(f"picture {number}",) for number in range(24)],
         read=Contents(contents),
     )
-    pillow, dali = start(index, "pillow"), start(index, "dali", device=device, readers=readers)
+    pillow, dali = start(dataset, "pillow"), start(dataset, "dali", device=device, readers=readers)
     expected, batches = take(pillow, 9), take(dali, 9)
     assert_same_samples(batches, expected)
     assert max(difference(*pair).max() for pair in zip(batches, expected, strict=True)) <= 16
     assert {problem.where for problem in dali.quarantine.problems} == {str(number) for number in lost}
     assert sorted(dali.quarantine.problems, key=str) == sorted(pillow.quarantine.problems, key=str)
-    for batch, other in zip(take(start(index, "dali", device=device, first=5), 4), batches[5:], strict=True):
+    for batch, other in zip(take(start(dataset, "dali", device=device, first=5), 4), batches[5:], strict=True):
         assert torch.equal(batch.images, other.images)  # what was known before does not show
 
 
@@ -246,9 +246,9 @@ class Contents:
 
 
 def test_a_pipeline_that_dies_is_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = index_of([encode(picture(40, 30, number), "PNG") for number in range(24)])
-    whole = take(start(index, "dali"), 5)
-    loader = start(index, "dali")
+    dataset = index_of([encode(picture(40, 30, number), "PNG") for number in range(24)])
+    whole = take(start(dataset, "dali"), 5)
+    loader = start(dataset, "dali")
     batches = [next(loader)]
     monkeypatch.setattr(loader._pipeline, "run", fail)
     batches += take(loader, 4)
@@ -263,8 +263,8 @@ def fail(*arguments: object) -> None:
 def test_dali_that_fails_for_nothing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from nvidia import dali
 
-    index = index_of([encode(picture(40, 30, number), "PNG") for number in range(24)])
-    loader = start(index, "dali")
+    dataset = index_of([encode(picture(40, 30, number), "PNG") for number in range(24)])
+    loader = start(dataset, "dali")
     run = dali.Pipeline.run
     monkeypatch.setattr(dali.Pipeline, "run", lambda self, stream: run(self) if self.max_batch_size == 1 else fail())
     with pytest.raises(UserError, match=r"one by one \(out of memory\); --data.loader pillow goes without it"):
@@ -280,14 +280,14 @@ def test_too_many_bad_images_end_the_run_with_a_sentence() -> None:
 
 
 def test_resuming_and_ranks() -> None:
-    index = index_of([encode(picture(40, 30, number), "JPEG") for number in range(9)] + [b""] * 3)
-    whole = take(start(index, "dali"), 6)
-    for batch, expected in zip(take(start(index, "dali", first=3), 3), whole[3:], strict=True):
+    dataset = index_of([encode(picture(40, 30, number), "JPEG") for number in range(9)] + [b""] * 3)
+    whole = take(start(dataset, "dali"), 6)
+    for batch, expected in zip(take(start(dataset, "dali", first=3), 3), whole[3:], strict=True):
         assert all(torch.equal(*parts) for parts in zip(batch, expected, strict=True))
     ranks = []
     for rank in range(2):
-        sampler = Sampler(index.caption_table(), batch_size=8, seed=4, flip=True, rank=rank, world_size=2)
-        loader = DaliLoader(index, sampler, image_size=16, threads=1, max_bad_fraction=1)
+        sampler = Sampler(dataset.caption_table(), batch_size=8, seed=4, flip=True, rank=rank, world_size=2)
+        loader = DaliLoader(dataset, sampler, image_size=16, threads=1, max_bad_fraction=1)
         ranks.append(take(loader, 6))
     for step in range(6):
         for part in Batch._fields:
@@ -295,8 +295,8 @@ def test_resuming_and_ranks() -> None:
 
 
 def test_batches_are_not_written_over_by_later_ones() -> None:
-    index = index_of([encode(picture(40, 30, number), "PNG") for number in range(24)])
-    loader = start(index, "dali")
+    dataset = index_of([encode(picture(40, 30, number), "PNG") for number in range(24)])
+    loader = start(dataset, "dali")
     first = next(loader)
     before = first.images.clone()
     take(loader, 8)
@@ -339,16 +339,16 @@ def test_without_dali_a_sentence_tells_how_to_install_it(monkeypatch: pytest.Mon
     from fastt2i.data.loaders import dali
 
     monkeypatch.setattr(dali.importlib.util, "find_spec", lambda name: None)
-    index = index_of([encode(picture(40, 30, 0), "PNG")] * 4)
-    sampler = Sampler(index.caption_table(), batch_size=4, seed=4, flip=True)
+    dataset = index_of([encode(picture(40, 30, 0), "PNG")] * 4)
+    sampler = Sampler(dataset.caption_table(), batch_size=4, seed=4, flip=True)
     with pytest.raises(UserError, match=r"NVIDIA DALI is not installed; pip install 'fastt2i\[dali\]'"):
-        open_loader(index, sampler, DataConfig(loader="dali"), image_size=16)
+        choose_loader(dataset, sampler, DataConfig(loader="dali"), image_size=16, device=None)
 
 
 def test_pixels_do_not_depend_on_the_decoder_where_nothing_is_resized() -> None:
-    index = index_of([encode(picture(16, 16, number), "JPEG") for number in range(8)])
-    decode = Decoder.of(index, 16)
-    sampler = Sampler(index.caption_table(), batch_size=8, seed=4, flip=False)
-    (batch,) = take(DaliLoader(index, sampler, image_size=16, threads=1, max_bad_fraction=1), 1)
+    dataset = index_of([encode(picture(16, 16, number), "JPEG") for number in range(8)])
+    decode = Decoder.of(dataset, 16)
+    sampler = Sampler(dataset.caption_table(), batch_size=8, seed=4, flip=False)
+    (batch,) = take(DaliLoader(dataset, sampler, image_size=16, threads=1, max_bad_fraction=1), 1)
     for image, sample in zip(batch.images, batch.samples, strict=True):
         np.testing.assert_array_equal(image.numpy(), decode(int(sample)))

@@ -20,11 +20,12 @@ import torch
 from fastt2i.config import DataConfig
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import decode
-from fastt2i.data.loaders import open_loader
+from fastt2i.data.loaders.choose import choose_loader
+from fastt2i.data.loaders.factory import open_loader
 from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.data.open import open_dataset
 from fastt2i.data.sampler import Sampler
-from fastt2i.data.sources.folder import folder_index
+from fastt2i.data.sources.folder import folder_dataset
 from fastt2i.errors import UserError
 
 IMAGE_SIZE = 16
@@ -37,7 +38,7 @@ REPOSITORY = Path(__file__).resolve().parents[4]
 
 
 def start(
-    index: Dataset,
+    dataset: Dataset,
     kind: str,
     *,
     batch_size: int = 6,
@@ -46,9 +47,12 @@ def start(
     fraction: float = 1.0,
     **ranks: int,
 ) -> Loader:
-    sampler = Sampler(index.caption_table(), batch_size=batch_size, seed=4, flip=flip, **ranks)
+    sampler = Sampler(dataset.caption_table(), batch_size=batch_size, seed=4, flip=flip, **ranks)
     config = DataConfig(max_bad_fraction=fraction, **KINDS[kind])
-    return open_loader(index, sampler, config, image_size=IMAGE_SIZE, start_step=start_step, progress=False)
+    name = choose_loader(dataset, sampler, config, image_size=IMAGE_SIZE, device=None).name
+    return open_loader(
+        dataset, sampler, config, image_size=IMAGE_SIZE, name=name, start_step=start_step, progress=False
+    )
 
 
 def take(loader: Loader, count: int) -> list[Batch]:
@@ -65,10 +69,10 @@ def assert_same(batches: list[Batch], others: list[Batch]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_is_what_the_plan_says(captioned_folder: Callable[..., Path], kind: str) -> None:
-    index = folder_index(captioned_folder(11), "all")
-    table = index.caption_table()
+    dataset = folder_dataset(captioned_folder(11), "all")
+    table = dataset.caption_table()
     sampler = Sampler(table, batch_size=6, seed=4, flip=True)
-    for step, batch in enumerate(take(start(index, kind), 5)):
+    for step, batch in enumerate(take(start(dataset, kind), 5)):
         plan = sampler.plan(step)
         assert batch.images.shape == (6, IMAGE_SIZE, IMAGE_SIZE, 3) and batch.images.dtype == torch.uint8
         assert batch.images.is_contiguous()
@@ -79,16 +83,16 @@ def test_a_batch_is_what_the_plan_says(captioned_folder: Callable[..., Path], ki
         for image, caption, sample, flip in zip(
             batch.images.numpy(), batch.caption_ids, plan.samples, plan.flips, strict=True
         ):
-            expected = decode(index.read(int(sample)), IMAGE_SIZE)
+            expected = decode(dataset.read(int(sample)), IMAGE_SIZE)
             np.testing.assert_array_equal(image, expected[:, ::-1] if flip else expected)
-            assert table.captions[caption] in index.captions[sample]
+            assert table.captions[caption] in dataset.captions[sample]
         assert plan.flips.any() and not plan.flips.all()
 
 
 @pytest.mark.parametrize("bad", [(), (0, 3, 4, 8)])
 def test_all_loaders_agree(captioned_folder: Callable[..., Path], bad: tuple[int, ...]) -> None:
-    index = folder_index(captioned_folder(11, bad), "all")
-    loaders = {kind: start(index, kind) for kind in KINDS}
+    dataset = folder_dataset(captioned_folder(11, bad), "all")
+    loaders = {kind: start(dataset, kind) for kind in KINDS}
     batches = {kind: take(loader, 8) for kind, loader in loaders.items()}
     assert_same(batches["in_process"], batches["memory"])
     assert_same(batches["workers"], batches["memory"])
@@ -101,10 +105,10 @@ def test_all_loaders_agree(captioned_folder: Callable[..., Path], bad: tuple[int
 def test_captions_and_images_stay_together_past_bad_images(captioned_folder: Callable[..., Path], kind: str) -> None:
     """Checked by content: every picture is different, and its captions name its number."""
     bad = (0, 3, 4, 8)
-    index = folder_index(captioned_folder(11, bad), "all")
-    captions = index.caption_table().captions
-    numbers = {decode(index.read(i), IMAGE_SIZE).tobytes(): i for i in range(11) if i not in bad}
-    for batch in take(start(index, kind, flip=False), 8):
+    dataset = folder_dataset(captioned_folder(11, bad), "all")
+    captions = dataset.caption_table().captions
+    numbers = {decode(dataset.read(i), IMAGE_SIZE).tobytes(): i for i in range(11) if i not in bad}
+    for batch in take(start(dataset, kind, flip=False), 8):
         for image, caption, mismatched, sample in zip(*batch, strict=True):
             number = numbers[image.numpy().tobytes()]
             assert sample == number
@@ -114,33 +118,33 @@ def test_captions_and_images_stay_together_past_bad_images(captioned_folder: Cal
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resuming_is_starting_at_a_step(captioned_folder: Callable[..., Path], kind: str) -> None:
-    index = folder_index(captioned_folder(11, (2, 5)), "all")
-    assert_same(take(start(index, kind, start_step=5), 3), take(start(index, kind), 8)[5:])
+    dataset = folder_dataset(captioned_folder(11, (2, 5)), "all")
+    assert_same(take(start(dataset, kind, start_step=5), 3), take(start(dataset, kind), 8)[5:])
 
 
 @pytest.mark.parametrize("bad", [(), (0, 3, 4, 8)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_share_the_batches(captioned_folder: Callable[..., Path], kind: str, bad: tuple[int, ...]) -> None:
-    index = folder_index(captioned_folder(11, bad), "all")
-    whole = take(start(index, kind), 8)
-    ranks = [take(start(index, kind, rank=rank, world_size=2), 8) for rank in range(2)]
+    dataset = folder_dataset(captioned_folder(11, bad), "all")
+    whole = take(start(dataset, kind), 8)
+    ranks = [take(start(dataset, kind, rank=rank, world_size=2), 8) for rank in range(2)]
     together = [Batch(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*ranks, strict=True)]
     assert_same(together, whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_larger_than_the_set(captioned_folder: Callable[..., Path], kind: str) -> None:
-    index = folder_index(captioned_folder(1), "all")
-    (batch,) = take(start(index, kind, batch_size=4), 1)
+    dataset = folder_dataset(captioned_folder(1), "all")
+    (batch,) = take(start(dataset, kind, batch_size=4), 1)
     assert len(batch.images) == 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_vanishes_is_bad(captioned_folder: Callable[..., Path], kind: str) -> None:
     folder = captioned_folder(30)
-    index = folder_index(folder, "all")
+    dataset = folder_dataset(folder, "all")
     (folder / "007.png").unlink()
-    loader = start(index, kind, batch_size=30)
+    loader = start(dataset, kind, batch_size=30)
     take(loader, 2)
     assert [problem.where for problem in loader.quarantine.problems] == ["007.png"]
     assert "No such file" in loader.quarantine.problems[0].what
@@ -153,9 +157,9 @@ def test_a_file_that_vanishes_is_bad(captioned_folder: Callable[..., Path], kind
 def test_too_many_bad_images_end_the_run_with_a_sentence(
     captioned_folder: Callable[..., Path], kind: str, count: int, bad: int, message: str
 ) -> None:
-    index = folder_index(captioned_folder(count, tuple(range(bad))), "all")
+    dataset = folder_dataset(captioned_folder(count, tuple(range(bad))), "all")
     with pytest.raises(UserError, match=message) as caught:
-        take(start(index, kind, fraction=0.05), 10)
+        take(start(dataset, kind, fraction=0.05), 10)
     assert "\n" not in str(caught.value)
     assert multiprocessing.active_children() == []
 
@@ -163,8 +167,8 @@ def test_too_many_bad_images_end_the_run_with_a_sentence(
 def test_workers_start_after_torch_has_used_threads_and_leave_when_closed() -> None:
     """The embedded set: workers must be able to draw it too."""
     (torch.ones(300, 300) @ torch.ones(300, 300)).sum()
-    index = open_dataset("shapes", image_size=IMAGE_SIZE)
-    loader = start(index, "workers")
+    dataset = open_dataset("shapes", image_size=IMAGE_SIZE)
+    loader = start(dataset, "workers")
     next(loader)
     workers = [process.pid for process in multiprocessing.active_children()]
     assert len(workers) == 2
@@ -176,7 +180,7 @@ def test_workers_start_after_torch_has_used_threads_and_leave_when_closed() -> N
 
 
 def test_memory_leaves_nothing_running(captioned_folder: Callable[..., Path]) -> None:
-    loader = start(folder_index(captioned_folder(5), "all"), "memory")
+    loader = start(folder_dataset(captioned_folder(5), "all"), "memory")
     assert multiprocessing.active_children() == []
     next(loader)
 
@@ -185,12 +189,12 @@ PROGRAM = """
     import sys
     from fastt2i.data.loaders.{module} import {loader}
     from fastt2i.data.sampler import Sampler
-    from fastt2i.data.sources.folder import folder_index
+    from fastt2i.data.sources.folder import folder_dataset
 
     if __name__ == "__main__":
-        index = folder_index(sys.argv[1], "all")
-        sampler = Sampler(index.caption_table(), batch_size=4, seed=0, flip=False)
-        loader = {loader}(index, sampler, image_size=16, max_bad_fraction=1, {settings})
+        dataset = folder_dataset(sys.argv[1], "all")
+        sampler = Sampler(dataset.caption_table(), batch_size=4, seed=0, flip=False)
+        loader = {loader}(dataset, sampler, image_size=16, max_bad_fraction=1, {settings})
         try:
             for number, batch in enumerate(loader):
                 if number == 3:
@@ -267,16 +271,16 @@ def test_workers_do_not_survive_a_killed_parent(program: tuple[subprocess.Popen[
 def test_progress_is_silent_when_quick(
     captioned_folder: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    index = folder_index(captioned_folder(5), "all")
-    sampler = Sampler(index.caption_table(), batch_size=2, seed=0, flip=False)
-    open_loader(index, sampler, DataConfig(), image_size=16)
+    dataset = folder_dataset(captioned_folder(5), "all")
+    sampler = Sampler(dataset.caption_table(), batch_size=2, seed=0, flip=False)
+    open_loader(dataset, sampler, DataConfig(), image_size=16, name="memory")
     assert capfd.readouterr() == ("", "")
 
 
 def test_mending_a_file_mends_the_set(captioned_folder: Callable[..., Path], picture: Callable[..., bytes]) -> None:
     """Nothing about bad images is kept between runs."""
     folder = captioned_folder(6, (2,))
-    loader = start(folder_index(folder, "all"), "memory")
+    loader = start(folder_dataset(folder, "all"), "memory")
     assert [problem.where for problem in loader.quarantine.problems] == ["002.png"]
     shutil.copy(folder / "001.png", folder / "002.png")
-    assert start(folder_index(folder, "all"), "memory").quarantine.problems == []
+    assert start(folder_dataset(folder, "all"), "memory").quarantine.problems == []

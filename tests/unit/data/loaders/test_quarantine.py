@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastt2i.data.dataset import CaptionTable, Dataset, Problem
-from fastt2i.data.loaders.quarantine import Quarantine, Tally, TooManyBad, rescue
+from fastt2i.data.loaders.quarantine import Quarantine, Tally, TooManyBad, replace_undecodable
 from fastt2i.data.sampler import Plan, Sampler
 from fastt2i.errors import UserError
 
@@ -30,15 +30,15 @@ def test_captions_stay_with_their_images(count: int, batch_size: int, bad: set[i
     bad = {sample for sample in bad if sample < count - 1}
     sampler = sampler_of(count, batch_size, seed)
     plan = sampler.plan(step)
-    rescued = rescue(plan, sampler.positions(step), sampler, count, lambda sample: sample not in bad)
-    assert not bad & set(rescued.samples.tolist())
-    np.testing.assert_array_equal(rescued.caption_ids // 2, rescued.samples)
+    replaced = replace_undecodable(plan, sampler.positions(step), sampler, count, lambda sample: sample not in bad)
+    assert not bad & set(replaced.samples.tolist())
+    np.testing.assert_array_equal(replaced.caption_ids // 2, replaced.samples)
     good = ~np.isin(plan.samples, list(bad))
-    for before, after in zip(plan, rescued, strict=True):
+    for before, after in zip(plan, replaced, strict=True):
         np.testing.assert_array_equal(before[good], after[good])
-    assert not (rescued.mismatched_ids // 2 == rescued.samples)[~good].any()
-    again = rescue(plan, sampler.positions(step), sampler, count, lambda sample: sample not in bad)
-    np.testing.assert_array_equal(again.samples, rescued.samples)
+    assert not (replaced.mismatched_ids // 2 == replaced.samples)[~good].any()
+    again = replace_undecodable(plan, sampler.positions(step), sampler, count, lambda sample: sample not in bad)
+    np.testing.assert_array_equal(again.samples, replaced.samples)
 
 
 @given(
@@ -56,12 +56,14 @@ def test_ranks_together_are_one_process(
     bad = {sample for sample in bad if sample < count - 1}
     table = CaptionTable([str(kind) for kind in range(kinds)], np.arange(count + 1), np.arange(count) % kinds)
 
-    def rescued(rank: int, world_size: int) -> Plan:
+    def replaced(rank: int, world_size: int) -> Plan:
         settings = {"batch_size": share * ranks, "seed": 1, "flip": True}
         sampler = Sampler(table, rank=rank, world_size=world_size, **settings)
-        return rescue(sampler.plan(step), sampler.positions(step), sampler, count, lambda sample: sample not in bad)
+        return replace_undecodable(
+            sampler.plan(step), sampler.positions(step), sampler, count, lambda sample: sample not in bad
+        )
 
-    whole, parts = rescued(0, 1), [rescued(rank, ranks) for rank in range(ranks)]
+    whole, parts = replaced(0, 1), [replaced(rank, ranks) for rank in range(ranks)]
     for part, expected in zip(zip(*parts, strict=True), whole, strict=True):
         np.testing.assert_array_equal(np.concatenate(part), expected)
 
@@ -69,28 +71,30 @@ def test_ranks_together_are_one_process(
 def test_replacements_are_spread_over_the_set() -> None:
     sampler = sampler_of(1000, 1000)
     bad = set(range(0, 1000, 2))
-    rescued = rescue(sampler.plan(0), sampler.positions(0), sampler, 1000, lambda sample: sample not in bad)
-    assert np.bincount(rescued.samples).max() < 10
+    replaced = replace_undecodable(
+        sampler.plan(0), sampler.positions(0), sampler, 1000, lambda sample: sample not in bad
+    )
+    assert np.bincount(replaced.samples).max() < 10
 
 
 def test_the_only_good_one_is_found() -> None:
     sampler = sampler_of(997, 4)
-    rescued = rescue(sampler.plan(0), sampler.positions(0), sampler, 997, lambda sample: sample == 500)
-    assert set(rescued.samples.tolist()) == {500}
+    replaced = replace_undecodable(sampler.plan(0), sampler.positions(0), sampler, 997, lambda sample: sample == 500)
+    assert set(replaced.samples.tolist()) == {500}
 
 
 def test_a_search_ends() -> None:
     sampler = sampler_of(5000, 4)
     with pytest.raises(UserError, match="1000 images, one after the other, cannot be decoded"):
-        rescue(sampler.plan(0), sampler.positions(0), sampler, 5000, lambda sample: False)
+        replace_undecodable(sampler.plan(0), sampler.positions(0), sampler, 5000, lambda sample: False)
 
 
 def quarantine_of(
     count: int, max_bad_fraction: float, known: tuple[Problem, ...] = (), *, shared: bool = False
 ) -> Quarantine:
     keys = [f"{i}.png" for i in range(count)]
-    index = Dataset(name="folder", keys=keys, captions=[("x",)] * count, read=lambda i: b"")
-    return Quarantine(index, max_bad_fraction, known, shared=shared)
+    dataset = Dataset(name="folder", keys=keys, captions=[("x",)] * count, read=lambda i: b"")
+    return Quarantine(dataset, max_bad_fraction, known, shared=shared)
 
 
 def fail(*samples: int) -> list[tuple[int, str]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fastt2i.data.dataset import Dataset
-from fastt2i.data.sources.flowers import flowers_index
-from fastt2i.data.sources.registry import choose
+from fastt2i.data.sources.flowers import flowers_dataset
+from fastt2i.data.sources.registry import detect_format
 from fastt2i.errors import UserError
 
 Numbers = Callable[[Dataset], list[int]]
@@ -22,12 +22,12 @@ def flowers(make_layout: Callable[[str, Path], str], tmp_path: Path) -> Path:
 
 
 def test_classes_are_those_of_the_lists_or_the_folders_of_captions(flowers: Path) -> None:
-    index = flowers_index(flowers)
-    assert index.classes is not None and index.classes.tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    dataset = flowers_dataset(flowers)
+    assert dataset.classes is not None and dataset.classes.tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     shutil.rmtree(flowers / "train")
     shutil.rmtree(flowers / "test")
-    index = flowers_index(flowers, "all")
-    assert index.classes is not None and index.classes.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    dataset = flowers_dataset(flowers, "all")
+    assert dataset.classes is not None and dataset.classes.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
 def test_the_layout_of_df_gan(flowers: Path, numbers_in: Numbers) -> None:
@@ -38,19 +38,19 @@ def test_the_layout_of_df_gan(flowers: Path, numbers_in: Numbers) -> None:
     for text in flowers.glob("text_c10/*/*.txt"):
         text.rename(flowers / "text" / text.name)
     shutil.rmtree(flowers / "text_c10")
-    assert choose(str(flowers)) == "flowers"
-    index = flowers_index(flowers, "all")
-    assert numbers_in(index) == list(range(12)) and index.classes is not None and index.problems == []
+    assert detect_format(str(flowers)) == "flowers"
+    dataset = flowers_dataset(flowers, "all")
+    assert numbers_in(dataset) == list(range(12)) and dataset.classes is not None and dataset.problems == []
     (flowers / "train" / "class_info.pickle").unlink()
-    assert flowers_index(flowers).classes is None
+    assert flowers_dataset(flowers).classes is None
 
 
 def test_two_captions_files_of_one_name(flowers: Path, numbers_in: Numbers) -> None:
     (flowers / "text_c10" / "class_00009").mkdir()
     (flowers / "text_c10" / "class_00009" / "image_00001.txt").write_text("something else")
-    index = flowers_index(flowers)
-    assert numbers_in(index) == list(range(9))
-    (problem,) = index.problems
+    dataset = flowers_dataset(flowers)
+    assert numbers_in(dataset) == list(range(9))
+    (problem,) = dataset.problems
     assert problem.where == "text_c10/class_00009/image_00001.txt"
     assert problem.what == "it goes by the same name as text_c10/class_00001/image_00001.txt, which is taken"
 
@@ -58,7 +58,7 @@ def test_two_captions_files_of_one_name(flowers: Path, numbers_in: Numbers) -> N
 def test_without_captions(flowers: Path) -> None:
     shutil.rmtree(flowers / "text_c10")
     with pytest.raises(UserError, match=r"has no folder of captions \(text, text_c10\); the layout `flowers` is jpg/"):
-        flowers_index(flowers)
+        flowers_dataset(flowers)
     (flowers / "text").mkdir()
     with pytest.raises(UserError, match="none of the 12 images in .* has a caption: "):
-        flowers_index(flowers)
+        flowers_dataset(flowers)

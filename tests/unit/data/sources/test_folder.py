@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fastt2i.data.captions import MAX_CAPTION
 from fastt2i.data.dataset import Dataset
-from fastt2i.data.sources.folder import folder_index
+from fastt2i.data.sources.folder import folder_dataset
 from fastt2i.errors import UserError
 
 Picture = Callable[..., bytes]
@@ -31,15 +31,15 @@ def fill(folder: Path, files: dict[str, bytes | str]) -> Path:
 
 
 def load(folder: Path) -> Dataset:
-    return folder_index(folder, "all")
+    return folder_dataset(folder, "all")
 
 
-def samples(index: Dataset) -> dict[str, tuple[str, ...]]:
-    return dict(list(index))
+def samples(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    return dict(list(dataset))
 
 
-def problems(index: Dataset) -> list[tuple[str, str]]:
-    return [(problem.where, problem.what) for problem in index.problems]
+def problems(dataset: Dataset) -> list[tuple[str, str]]:
+    return [(problem.where, problem.what) for problem in dataset.problems]
 
 
 def lines(*rows: object) -> str:
@@ -49,11 +49,11 @@ def lines(*rows: object) -> str:
 def test_text_beside_images(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"b.png": picture(1), "b.txt": "two\n\n  three \n", "a.JPG": picture(2), "a.TXT": "one"})
     fill(tmp_path, {"deep/er/c d.jpeg": picture(3), "deep/er/c d.txt": "\ufefffour\r\nfünf\r"})
-    index = load(tmp_path)
-    assert list(index) == [("a.JPG", ("one",)), ("b.png", ("two", "three")), ("deep/er/c d.jpeg", ("four", "fünf"))]
-    assert [index.read(i) for i in range(3)] == [picture(2), picture(1), picture(3)]
-    assert index.problems == [] and index.name == str(tmp_path)
-    assert pickle.loads(pickle.dumps(index.read))(1) == picture(1)
+    dataset = load(tmp_path)
+    assert list(dataset) == [("a.JPG", ("one",)), ("b.png", ("two", "three")), ("deep/er/c d.jpeg", ("four", "fünf"))]
+    assert [dataset.read(i) for i in range(3)] == [picture(2), picture(1), picture(3)]
+    assert dataset.problems == [] and dataset.name == str(tmp_path)
+    assert pickle.loads(pickle.dumps(dataset.read))(1) == picture(1)
 
 
 def test_jsonl(tmp_path: Path, picture: Picture) -> None:
@@ -72,9 +72,9 @@ def test_jsonl(tmp_path: Path, picture: Picture) -> None:
 def test_csv(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "b.png": picture(2)})
     fill(tmp_path, {"metadata.csv": '\ufefftext, file_name\r\n"one, with\na break",a.png\r\n\r\ntwo,b.png\r\n'})
-    index = load(tmp_path)
-    assert list(index) == [("a.png", ("one, with a break",)), ("b.png", ("two",))]
-    assert not index.problems
+    dataset = load(tmp_path)
+    assert list(dataset) == [("a.png", ("one, with a break",)), ("b.png", ("two",))]
+    assert not dataset.problems
 
 
 def test_metadata_of_a_nested_folder_is_relative_to_it(tmp_path: Path, picture: Picture) -> None:
@@ -99,9 +99,9 @@ def test_captions_of_both_kinds_join(tmp_path: Path, picture: Picture) -> None:
 def test_lonely_images_and_captions_are_listed(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "a.txt": "one", "b.png": picture(2), "c.png": picture(3), "c.txt": " \n"})
     fill(tmp_path, {"d.txt": "nothing shows this"})
-    index = load(tmp_path)
-    assert list(index.keys) == ["a.png"]
-    assert sorted(problems(index)) == [
+    dataset = load(tmp_path)
+    assert list(dataset.keys) == ["a.png"]
+    assert sorted(problems(dataset)) == [
         ("b.png", "an image without a caption"),
         ("c.png", "an image without a caption"),
         ("d.txt", "a caption file without an image beside it"),
@@ -125,16 +125,16 @@ def test_bad_lines_of_jsonl(tmp_path: Path, picture: Picture) -> None:
         '{"file_name": "\\ud800.png", "text": "x"}',
     ]
     fill(tmp_path, {"metadata.jsonl": lines(good) + "\n".join(bad) + "\n" + lines(good | {"text": "two"})})
-    index = load(tmp_path)
-    assert list(index) == [("a.png", ("one", "two"))]
-    found = dict(problems(index))
+    dataset = load(tmp_path)
+    assert list(dataset) == [("a.png", ("one", "two"))]
+    found = dict(problems(dataset))
     assert [f"metadata.jsonl:{number}" for number in range(2, 2 + len(bad))] == list(found)
     assert found["metadata.jsonl:2"].startswith("not JSON: ")
     assert found["metadata.jsonl:4"] == "not a JSON object but list"
     assert found["metadata.jsonl:7"] == f"no {ANY} with a string or a list of strings; it has file_name, label"
     assert found["metadata.jsonl:9"] == "there is no file gone.png"
     assert found["metadata.jsonl:10"] == "notes.md is none of .jpg, .jpeg, .png, .webp, .bmp"
-    for where, what in problems(index):
+    for where, what in problems(dataset):
         (where + what).encode()
 
 
@@ -142,9 +142,9 @@ def test_bad_lines_of_csv(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "b.png": picture(2)})
     rows = f'a.png,one\nb.png\nb.png,"{"x" * 200_000}"\nb.png,two\ngone.png,three\n'
     fill(tmp_path, {"metadata.csv": "file_name,text\n" + rows})
-    index = load(tmp_path)
-    assert list(index) == [("a.png", ("one",)), ("b.png", ("two",))]
-    assert [where for where, _ in problems(index)] == ["metadata.csv:3", "metadata.csv:4", "metadata.csv:6"]
+    dataset = load(tmp_path)
+    assert list(dataset) == [("a.png", ("one",)), ("b.png", ("two",))]
+    assert [where for where, _ in problems(dataset)] == ["metadata.csv:3", "metadata.csv:4", "metadata.csv:6"]
 
 
 def test_csv_without_the_columns(tmp_path: Path, picture: Picture) -> None:
@@ -160,9 +160,9 @@ def test_csv_without_the_columns(tmp_path: Path, picture: Picture) -> None:
 def test_metadata_cannot_leave_the_folder(tmp_path: Path, picture: Picture, name: str) -> None:
     folder = fill(tmp_path, {"outside.png": picture(1), "in/a.png": picture(2), "in/a.txt": "one"}) / "in"
     fill(folder, {"metadata.jsonl": lines({"file_name": name, "text": "stolen"})})
-    index = load(folder)
-    assert list(index) == [("a.png", ("one",))]
-    assert problems(index) == [("metadata.jsonl:1", f"{name} leaves the folder")]
+    dataset = load(folder)
+    assert list(dataset) == [("a.png", ("one",))]
+    assert problems(dataset) == [("metadata.jsonl:1", f"{name} leaves the folder")]
 
 
 def test_links(tmp_path: Path, picture: Picture) -> None:
@@ -180,10 +180,10 @@ def test_links(tmp_path: Path, picture: Picture) -> None:
         folder,
         {"metadata.jsonl": lines({"file_name": "out/b.png", "text": "b"}, {"file_name": "leaves.png", "text": "l"})},
     )
-    index = load(folder)
-    assert list(index) == [("a.png", ("one",)), ("same.png", ("also one",))]
-    assert index.read(1) == picture(3)
-    found = dict(problems(index))
+    dataset = load(folder)
+    assert list(dataset) == [("a.png", ("one",)), ("same.png", ("also one",))]
+    assert dataset.read(1) == picture(3)
+    found = dict(problems(dataset))
     assert found["leaves.png"] == found["captions.txt"] == "a link that leaves the folder"
     assert found["up"] == found["out"] == "a link to a folder; such are not followed"
     assert found["nowhere.png"].startswith("a link that leads nowhere") and "loop.png" in found
@@ -210,24 +210,24 @@ def test_captions_in_any_encoding(tmp_path: Path, picture: Picture) -> None:
     for name, content in texts.items():
         fill(tmp_path, {f"{name}.png": picture(1), f"{name}.txt": content})
     fill(tmp_path, {"f.png": picture(2), "metadata.jsonl": '{"file_name": "f.png", "text": "half \\ud83d a pair"}'})
-    index = load(tmp_path)
-    assert samples(index) == {
+    dataset = load(tmp_path)
+    assert samples(dataset) == {
         "a.png": ("caf\ufffd noir",),
         "b.png": ("ünï",),
         "c.png": ("nul and tabs",),
         "f.png": ("half \ufffd a pair",),
     }
-    for own in index.captions:
+    for own in dataset.captions:
         own[0].encode()
 
 
 def test_long_captions_are_cut(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "a.txt": "word " * 600_000})
     fill(tmp_path, {"b.png": picture(2), "metadata.jsonl": lines({"file_name": "b.png", "text": "x" * 3_000_000})})
-    index = load(tmp_path)
-    assert [len(own) for own in index.captions] == [1, 1]
-    assert index.captions[0][0] == ("word " * 400).strip()
-    assert index.captions[1][0] == "x" * MAX_CAPTION
+    dataset = load(tmp_path)
+    assert [len(own) for own in dataset.captions] == [1, 1]
+    assert dataset.captions[0][0] == ("word " * 400).strip()
+    assert dataset.captions[1][0] == "x" * MAX_CAPTION
 
 
 def test_names_that_are_not_utf8(tmp_path: Path, picture: Picture) -> None:
@@ -236,17 +236,17 @@ def test_names_that_are_not_utf8(tmp_path: Path, picture: Picture) -> None:
         Path(os.fsdecode(os.path.join(folder, name))).write_bytes(content)
     (tmp_path / "named-\udcfd.png").write_bytes(picture(3))
     (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "named-\xfd.png", "text": "two"}')
-    index = load(tmp_path)
-    assert samples(index) == {"\\udcff.png": ("one",), "named-\\udcfd.png": ("two",)}
-    assert {index.read(0), index.read(1)} == {picture(1), picture(3)}
-    assert problems(index) == [("lone\\udcfe.png", "an image without a caption")]
+    dataset = load(tmp_path)
+    assert samples(dataset) == {"\\udcff.png": ("one",), "named-\\udcfd.png": ("two",)}
+    assert {dataset.read(0), dataset.read(1)} == {picture(1), picture(3)}
+    assert problems(dataset) == [("lone\\udcfe.png", "an image without a caption")]
 
 
 def test_odd_names(tmp_path: Path, picture: Picture) -> None:
     for name in ("with space", "a.b.c", "new\nline", "-rf", "%s", "日本語"):
         fill(tmp_path, {f"{name}.png": picture(1), f"{name}.txt": " ".join(name.split())})
-    index = load(tmp_path)
-    assert samples(index) == {
+    dataset = load(tmp_path)
+    assert samples(dataset) == {
         f"{n}.png": (" ".join(n.split()),) for n in ("-rf", "%s", "a.b.c", "new\nline", "with space", "日本語")
     }
 
@@ -254,17 +254,17 @@ def test_odd_names(tmp_path: Path, picture: Picture) -> None:
 def test_hidden_files_and_folders_are_skipped(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "a.txt": "one", "._a.png": b"resource fork", "._a.txt": b"\0"})
     fill(tmp_path, {".git/b.png": picture(2), ".git/b.txt": "two", ".metadata.jsonl": "nonsense"})
-    index = load(tmp_path)
-    assert list(index.keys) == ["a.png"] and not index.problems
+    dataset = load(tmp_path)
+    assert list(dataset.keys) == ["a.png"] and not dataset.problems
 
 
 def test_pipes_and_folders_named_like_images(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "a.txt": "one", "folder.png/b.png": picture(2), "folder.png/b.txt": "two"})
     os.mkfifo(tmp_path / "pipe.png")
     os.mkfifo(tmp_path / "pipe.txt")
-    index = load(tmp_path)
-    assert list(index.keys) == ["a.png", "folder.png/b.png"]
-    assert dict(problems(index)) == {"pipe.png": "not a regular file", "pipe.txt": "not a regular file"}
+    dataset = load(tmp_path)
+    assert list(dataset.keys) == ["a.png", "folder.png/b.png"]
+    assert dict(problems(dataset)) == {"pipe.png": "not a regular file", "pipe.txt": "not a regular file"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -314,19 +314,19 @@ def test_images_without_any_caption(tmp_path: Path, picture: Picture) -> None:
 def test_the_split_depends_on_the_name_alone(tmp_path: Path, picture: Picture) -> None:
     for number in range(100):
         fill(tmp_path, {f"{number}.png": b"", f"{number}.txt": "x"})
-    before = {split: set(folder_index(tmp_path, split, 0.3).keys) for split in ("train", "heldout")}
+    before = {split: set(folder_dataset(tmp_path, split, 0.3).keys) for split in ("train", "heldout")}
     assert 15 <= len(before["heldout"]) <= 45
     for number in range(100, 150):
         fill(tmp_path, {f"{number}.png": b"", f"{number}.txt": "x"})
     for split, keys in before.items():
-        assert keys < set(folder_index(tmp_path, split, 0.3).keys)
+        assert keys < set(folder_dataset(tmp_path, split, 0.3).keys)
 
 
 def test_training_is_never_left_without_samples(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "a.txt": "x"})
-    assert len(folder_index(tmp_path, "train", 0.999999)) == 1
-    assert len(folder_index(tmp_path, "heldout", 0.999999)) == 0
-    assert len(folder_index(tmp_path, "heldout", 0.0)) == 0
+    assert len(folder_dataset(tmp_path, "train", 0.999999)) == 1
+    assert len(folder_dataset(tmp_path, "heldout", 0.999999)) == 0
+    assert len(folder_dataset(tmp_path, "heldout", 0.0)) == 0
 
 
 @given(content=st.binary(max_size=200), name=st.sampled_from(["metadata.jsonl", "metadata.csv", "a.txt"]))
@@ -334,12 +334,12 @@ def test_no_content_of_a_text_file_breaks_it(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
 ) -> None:
     folder = fill(tmp_path_factory.mktemp("any"), {"a.png": b"", "b.png": b"", "b.txt": "fine", name: content})
-    index = load(folder)
-    assert "b.png" in index.keys
-    for key, own in index:
+    dataset = load(folder)
+    assert "b.png" in dataset.keys
+    for key, own in dataset:
         key.encode()
         assert own and all(caption and caption.encode() for caption in own)
-    for where, what in problems(index):
+    for where, what in problems(dataset):
         (where + what).encode()
 
 
@@ -350,7 +350,7 @@ def test_train_and_test_folders_are_the_split(tmp_path: Path, picture: Picture) 
         fill(tmp_path / split, {name: picture(10 * number + i) for i, name in enumerate(names)})
         rows = [{"file_name": name, "text": f"a {split} picture"} for name in names]
         fill(tmp_path / split, {"metadata.jsonl": lines(*rows)})
-    train, heldout = folder_index(tmp_path, "train", 0.9), folder_index(tmp_path, "heldout", 0.9)
+    train, heldout = folder_dataset(tmp_path, "train", 0.9), folder_dataset(tmp_path, "heldout", 0.9)
     assert {own for _, own in train} == {("a train picture",)} and len(train) == 3
     assert {own for _, own in heldout} == {("a test picture",), ("a validation picture",)} and len(heldout) == 6
     assert train.read(1) == picture(1) and heldout.read(0) == picture(10)
@@ -361,7 +361,7 @@ def test_the_captions_column_can_be_named(tmp_path: Path, picture: Picture) -> N
     fill(tmp_path, {"a.png": picture(1), "metadata.jsonl": rows, "b/b.png": picture(2)})
     fill(tmp_path, {"b/metadata.csv": "title,prompt,file_name\nnamed,by default,b.png\n"})
     assert samples(load(tmp_path)) == {"a.png": ("by default",), "b/b.png": ("by default",)}
-    named = folder_index(tmp_path, "all", text_column="title")
+    named = folder_dataset(tmp_path, "all", text_column="title")
     assert samples(named) == {"a.png": ("named", "also"), "b/b.png": ("named",)}
     with pytest.raises(UserError, match="no `nonsense` with a string or a list of strings; it has file_name, caption"):
-        folder_index(tmp_path, "all", text_column="nonsense")
+        folder_dataset(tmp_path, "all", text_column="nonsense")

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastt2i.data.sources.cub import cub_index
+from fastt2i.data.sources.cub import cub_dataset
 from fastt2i.data.sources.helpers.pickles import MAX_PICKLE, read_integers, read_strings
 from fastt2i.errors import UserError
 
@@ -64,7 +64,7 @@ def test_a_call_in_a_data_set_is_refused(name: str, make_layout: Callable[[str, 
     birds = Path(make_layout("cub", tmp_path / "birds"))
     (birds / "train" / f"{name}.pickle").write_bytes(pickle.dumps([Calls(f"touch {tmp_path}/run")]))
     with pytest.raises(UserError, match=rf"train/{name}\.pickle is refused: it asks for \w+\.system"):
-        cub_index(birds)
+        cub_dataset(birds)
     assert not (tmp_path / "run").exists()
 
 
@@ -73,7 +73,7 @@ def test_a_call_in_a_data_set_is_refused(name: str, make_layout: Callable[[str, 
     [
         b"cbuiltins\neval\n(S'1'\ntR.",
         b"c__builtin__\n__import__\n(S'os'\ntR.",
-        b"cfastt2i.data.sources.pickles\n_load\n.",
+        b"cfastt2i.data.sources.helpers.pickles\n_load\n.",
         b"cnumpy\nload\n(S'x'\ntR.",
         b"cos\nsystem\n.",
         b"(S'touch run'\nios\nsystem\n.",

@@ -12,22 +12,23 @@ import pytest
 
 from fastt2i.config import DataConfig, DataFormat
 from fastt2i.data.dataset import Dataset
-from fastt2i.data.loaders import open_loader
+from fastt2i.data.loaders.choose import choose_loader
+from fastt2i.data.loaders.factory import open_loader
 from fastt2i.data.open import open_dataset
 from fastt2i.data.sampler import Sampler
-from fastt2i.data.sources.registry import SOURCES, choose
+from fastt2i.data.sources.registry import FORMATS, detect_format
 from fastt2i.errors import UserError
 
 Numbers = Callable[[Dataset], list[int]]
 
 
 def test_every_format_has_a_source() -> None:
-    assert {"auto", *SOURCES} == set(get_args(DataFormat))
+    assert {"auto", *FORMATS} == set(get_args(DataFormat))
 
 
 def test_a_layout_is_found_by_looking(layout: tuple[str, str]) -> None:
     format, path = layout
-    assert choose(path) == format
+    assert detect_format(path) == format
 
 
 def test_images_and_captions_stay_together(layout: tuple[str, str], numbers_in: Numbers) -> None:
@@ -45,9 +46,9 @@ def test_the_sets_own_split(layout: tuple[str, str], numbers_in: Numbers) -> Non
 
 
 def test_another_process_reads_the_same(layout: tuple[str, str]) -> None:
-    index = open_dataset(layout[1], image_size=16)
-    read = pickle.loads(pickle.dumps(index.read))
-    assert [read(sample) for sample in range(9)] == [index.read(sample) for sample in range(9)]
+    dataset = open_dataset(layout[1], image_size=16)
+    read = pickle.loads(pickle.dumps(dataset.read))
+    assert [read(sample) for sample in range(9)] == [dataset.read(sample) for sample in range(9)]
 
 
 @pytest.mark.parametrize("kind", [{"workers": 2}, {"workers": 0, "loader": "pillow"}, {"loader": "dali"}])
@@ -57,14 +58,18 @@ def test_batches_keep_them_together_over_epochs_ranks_and_resumes(
     """By content: the number that an image shows is the one that its caption says, and no mismatched one does."""
     if kind.get("loader") == "dali":
         pytest.importorskip("nvidia.dali")
-    index = open_dataset(layout[1], image_size=16)
-    table = index.caption_table()
+    dataset = open_dataset(layout[1], image_size=16)
+    table = dataset.caption_table()
 
     def numbers(first: int, **ranks: int) -> list[list[tuple[int, int]]]:
         """What is shown and what the mismatched caption says, of each sample from a step to the ninth."""
         sampler = Sampler(table, batch_size=4, seed=1, flip=False, **ranks)
         steps = []
-        with open_loader(index, sampler, DataConfig(**kind), image_size=16, start_step=first, progress=False) as loader:
+        config = DataConfig(**kind)
+        name = choose_loader(dataset, sampler, config, image_size=16, device=None).name
+        with open_loader(
+            dataset, sampler, config, image_size=16, name=name, start_step=first, progress=False
+        ) as loader:
             for batch in islice(loader, 9 - first):
                 shown = [number_in(image) for image in batch.images.numpy()]
                 said, unfit = ([number_in(table.captions[c]) for c in ids] for ids in (batch[1], batch[2]))
@@ -82,7 +87,7 @@ def test_batches_keep_them_together_over_epochs_ranks_and_resumes(
     assert all(shown != unfit for step in whole for shown, unfit in step)
 
 
-@pytest.mark.parametrize("format", [format for format in SOURCES if format not in ("shapes", "folder")])
+@pytest.mark.parametrize("format", [format for format in FORMATS if format not in ("shapes", "folder")])
 def test_the_wrong_format_is_one_sentence(format: DataFormat, tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("nothing to train on")
     for path in (tmp_path, tmp_path / "gone"):

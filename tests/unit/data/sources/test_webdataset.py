@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.sources.helpers import tar_index
 from fastt2i.data.sources.helpers.tar_index import read_shard
-from fastt2i.data.sources.registry import choose
-from fastt2i.data.sources.webdataset import webdataset_index
+from fastt2i.data.sources.registry import detect_format
+from fastt2i.data.sources.webdataset import tar_dataset
 from fastt2i.errors import UserError
 
 Members = list[tuple[str, bytes]]
@@ -55,22 +55,27 @@ def indices(folder: Path) -> list[str]:
 
 def test_lists_and_patterns_of_shards(shards: Path, numbers_in: Numbers) -> None:
     braces = f"{shards}/train-{{00000..00001}}.tar"
-    assert choose(braces) == choose(f"{braces}::{shards}/test-00000.tar") == choose(str(shards)) == "webdataset"
-    index = webdataset_index(braces, "all")
+    assert (
+        detect_format(braces)
+        == detect_format(f"{braces}::{shards}/test-00000.tar")
+        == detect_format(str(shards))
+        == "webdataset"
+    )
+    index = tar_dataset(braces, "all")
     assert numbers_in(index) == list(range(9)) and index.keys[0] == "train-00000.tar/000000000.jpg"
-    assert numbers_in(webdataset_index(f"{shards}/te*.tar::{braces}", "all")) == [9, 10, 11, *range(9)]
-    assert numbers_in(webdataset_index(f"{shards}/{{test,train}}-00000.tar", "heldout")) == [9, 10, 11]
-    assert 0 < len(webdataset_index(braces, "heldout", 0.4)) < 9
+    assert numbers_in(tar_dataset(f"{shards}/te*.tar::{braces}", "all")) == [9, 10, 11, *range(9)]
+    assert numbers_in(tar_dataset(f"{shards}/{{test,train}}-00000.tar", "heldout")) == [9, 10, 11]
+    assert 0 < len(tar_dataset(braces, "heldout", 0.4)) < 9
     with pytest.raises(UserError, match=r"there is no file .*/train-00002\.tar; shards are local files"):
-        webdataset_index(f"{shards}/train-{{00000..00002}}.tar")
+        tar_dataset(f"{shards}/train-{{00000..00002}}.tar")
 
 
 def test_numbers_in_braces_keep_their_width(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf) -> None:
     for number in range(8, 12):
         make_tar(tmp_path / f"a{number}.tar", members_of(number))
         make_tar(tmp_path / "b" / f"{number:03d}.tar", members_of(number))
-    assert len(webdataset_index(f"{tmp_path}/a{{11..8}}.tar", "all")) == 4
-    assert len(webdataset_index(f"{tmp_path}/{{b,b}}/{{008..011}}.tar", "all")) == 4
+    assert len(tar_dataset(f"{tmp_path}/a{{11..8}}.tar", "all")) == 4
+    assert len(tar_dataset(f"{tmp_path}/{{b,b}}/{{008..011}}.tar", "all")) == 4
 
 
 def test_captions(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, image_of: Callable[..., bytes]) -> None:
@@ -82,7 +87,7 @@ def test_captions(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, imag
     ]
     members += [("./d.webp", image_of(4, "WEBP")), ("./d.txt", b"four\xff"), ("d.json", b'{"text": ["vier", "four"]}')]
     path = str(make_tar(tmp_path / "a.tar", members))
-    index = webdataset_index(path, "all")
+    index = tar_dataset(path, "all")
     assert list(index) == [
         ("a.tar/a/1.jpg", ("one", "uno")),
         ("a.tar/b/1.PNG", ("two",)),
@@ -90,14 +95,14 @@ def test_captions(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, imag
     ]
     assert index.read(1) == image_of(2, "PNG")
     assert problems(index) == {"a.tar/c": "captions without an image"}  # c.x.jpg is no image by WebDataset's rule
-    assert list(webdataset_index(path, "all", text_column="prompt")) == [("a.tar/b/1.PNG", ("zwei",))]
-    assert len(webdataset_index(path, "all", text_column="txt")) == 2
+    assert list(tar_dataset(path, "all", text_column="prompt")) == [("a.tar/b/1.PNG", ("zwei",))]
+    assert len(tar_dataset(path, "all", text_column="txt")) == 2
 
 
 def test_members_in_any_order(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, numbers_in: Numbers) -> None:
     members = [member for number in range(6) for member in members_of(number)]
     path = make_tar(tmp_path / "a.tar", sorted(members, key=lambda member: member[0][::-1]))
-    index = webdataset_index(str(path), "all")
+    index = tar_dataset(str(path), "all")
     assert sorted(numbers_in(index)) == list(range(6)) and not index.problems
 
 
@@ -110,7 +115,7 @@ def test_names_that_are_long_or_not_utf8(
     members = []
     for number, name in enumerate((long, raw, "日本語", "with space", "new\nline")):
         members += [(f"{name}.jpg", image_of(number)), (f"{name}.txt", f"number {number}".encode())]
-    index = webdataset_index(str(make_tar(tmp_path / "a.tar", members, format)), "all")
+    index = tar_dataset(str(make_tar(tmp_path / "a.tar", members, format)), "all")
     assert [own for _, own in index] == [(f"number {number}",) for number in range(5)]
     assert [index.read(number) for number in range(5)] == [image_of(number) for number in range(5)]
     assert index.keys[0] == f"a.tar/{long}.jpg" and "a.tar/日本語.jpg" in index.keys
@@ -148,7 +153,7 @@ def test_nothing_of_a_tar_leads_elsewhere(
         for name, content in members_of(0):
             add(name, content)
     before = sorted(tmp_path.rglob("*"))
-    index = webdataset_index(str(path), "all")
+    index = tar_dataset(str(path), "all")
     assert list(index.keys) == ["a.tar/000000000.jpg"]
     found = problems(index)
     link, kind, leaves = "a link; such are not followed", "neither a file nor a folder", "its name leaves the folder"
@@ -168,7 +173,7 @@ def test_names_and_keys_that_come_twice(
     twice = [("1.jpg", image_of(1)), ("1.txt", b"one"), ("1.jpg", image_of(2)), ("1.txt", b"two"), ("./1.png", b"x")]
     make_tar(tmp_path / "a.tar", [*twice, *members_of(5)])
     make_tar(tmp_path / "b.tar", [*members_of(5), ("1.jpg", image_of(3)), ("1.txt", b"three")])
-    index = webdataset_index(str(tmp_path), "all")
+    index = tar_dataset(str(tmp_path), "all")
     assert next(iter(index)) == ("a.tar/1.jpg", ("one",)) and index.read(0) == image_of(1)
     assert list(index.keys) == ["a.tar/1.jpg", "a.tar/000000005.jpg", "b.tar/1.jpg"]
     assert index.read(2) == image_of(3) and index.captions[2] == ("three",)
@@ -189,7 +194,7 @@ def test_bad_members(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, i
     members += [("g.jpg", image_of(1)), ("._g.jpg", b"resource fork"), ("g.txt", b"word " * 1_000_000)]
     members += [("h.jpg", image_of(1)), ("h.json", json.dumps({"text": "x" * 3_000_000}).encode())]
     members += [("i.jpg", image_of(1)), ("i.json", b" " * (2**24 + 1)), ("note.md", b"x"), ("noextension", b"x")]
-    index = webdataset_index(str(make_tar(tmp_path / "a.tar", members)), "all")
+    index = tar_dataset(str(make_tar(tmp_path / "a.tar", members)), "all")
     assert list(index.keys) == ["a.tar/g.jpg", "a.tar/h.jpg"]
     assert [len(own[0]) for own in index.captions] == [1999, 2000]
     found = problems(index)
@@ -209,9 +214,9 @@ def test_a_truncated_tar_gives_what_is_before_the_cut(
     os.truncate(path, place.get(cut, 512))
     if cut == "after the first block":
         with pytest.raises(UserError, match=r"there is no image with a caption in .* \(a\.tar.*: .*cut short"):
-            webdataset_index(str(path))
+            tar_dataset(str(path))
         return
-    index = webdataset_index(str(path), "all")
+    index = tar_dataset(str(path), "all")
     assert numbers_in(index) == [0, 1, 2, 3]
     assert len(index.problems) == 1 and "cut short" in index.problems[0].what
 
@@ -220,10 +225,10 @@ def test_a_truncated_tar_gives_what_is_before_the_cut(
 def test_what_is_no_tar(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf, content: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(UserError, match="there is no image with a caption in ") as caught:
-        webdataset_index(str(tmp_path))
+        tar_dataset(str(tmp_path))
     assert "\n" not in str(caught.value)
     make_tar(tmp_path / "b.tar", members_of(3))
-    assert list(webdataset_index(str(tmp_path), "all").keys) == ["b.tar/000000003.jpg"]
+    assert list(tar_dataset(str(tmp_path), "all").keys) == ["b.tar/000000003.jpg"]
 
 
 def test_sizes_that_lead_in_a_circle(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf) -> None:
@@ -266,9 +271,9 @@ def test_compressed_tars_are_refused_with_what_to_do(
     path = tmp_path / "compressed" / name
     path.parent.mkdir()
     path.write_bytes(compress.compress((shards / "train-00000.tar").read_bytes()))  # type: ignore[attr-defined]
-    assert choose(str(path.parent)) == "webdataset"
+    assert detect_format(str(path.parent)) == "webdataset"
     with pytest.raises(UserError, match=r"c\.tar.* is compressed with .*: decompress it to a plain \.tar first"):
-        webdataset_index(str(path.parent))
+        tar_dataset(str(path.parent))
 
 
 def test_the_index_is_made_once_and_again_when_the_shard_changes(
@@ -276,32 +281,32 @@ def test_the_index_is_made_once_and_again_when_the_shard_changes(
 ) -> None:
     made: list[str] = []
     monkeypatch.setattr(tar_index, "read_shard", lambda path, columns: made.append(path) or read_shard(path, columns))
-    first = webdataset_index(str(shards), "all")
+    first = tar_dataset(str(shards), "all")
     assert len(made) == 3
     assert indices(shards) == [f".{name}.tar.index.json" for name in ("test-00000", "train-00000", "train-00001")]
-    again = webdataset_index(str(shards), "all")
+    again = tar_dataset(str(shards), "all")
     assert len(made) == 3 and list(again) == list(first) and again.read(3) == first.read(3)
     os.utime(shards / "test-00000.tar", ns=(1, 1))
     make_tar(shards / "train-00001.tar", members_of(7))
-    assert len(webdataset_index(str(shards), "all")) == 9
+    assert len(tar_dataset(str(shards), "all")) == 9
     assert sorted(Path(path).name for path in made[3:]) == ["test-00000.tar", "train-00001.tar"]
-    assert len(webdataset_index(str(shards), "all", text_column="caption")) == 9
+    assert len(tar_dataset(str(shards), "all", text_column="caption")) == 9
     assert len(made) == 8
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"header": {}}', b"\xff", b"[" * 100_000])
 def test_a_file_that_is_no_index_is_replaced(shards: Path, content: bytes) -> None:
-    before = list(webdataset_index(str(shards), "all"))
+    before = list(tar_dataset(str(shards), "all"))
     index = shards / ".test-00000.tar.index.json"
     good = index.read_bytes()
     index.write_bytes(content)
-    assert list(webdataset_index(str(shards), "all")) == before
+    assert list(tar_dataset(str(shards), "all")) == before
     assert index.read_bytes() == good
 
 
 def test_problems_are_kept_with_the_index(tmp_path: Path, make_tar: MakeTar, members_of: MembersOf) -> None:
     make_tar(tmp_path / "a.tar", [*members_of(1), ("x.txt", b"alone")])
-    found = [problems(webdataset_index(str(tmp_path / "a.tar"), "all")) for _ in range(2)]
+    found = [problems(tar_dataset(str(tmp_path / "a.tar"), "all")) for _ in range(2)]
     assert found == [{"a.tar/x": "captions without an image"}] * 2
 
 
@@ -319,13 +324,13 @@ def test_a_folder_that_cannot_be_written(
 
     monkeypatch.setattr(tar_index, "replace_file", refuse)
     if elsewhere:
-        first = webdataset_index(str(shards), "all")
+        first = tar_dataset(str(shards), "all")
         monkeypatch.setattr(tar_index, "read_shard", lambda *_: pytest.fail("made again"))
-        assert list(webdataset_index(str(shards), "all")) == list(first)
+        assert list(tar_dataset(str(shards), "all")) == list(first)
         assert len(list((cache / "shards").glob("*.json"))) == 3
     else:
         with pytest.warns(UserWarning, match="cannot be kept .*Permission denied.* and is made anew each time"):
-            first = webdataset_index(str(shards), "all")
+            first = tar_dataset(str(shards), "all")
         assert list((cache / "shards").glob("*.json")) == []
     assert indices(shards) == [] and sorted(numbers_in(first)) == list(range(12))
 
@@ -333,7 +338,7 @@ def test_a_folder_that_cannot_be_written(
 BUILD = """
 import sys, time
 from fastt2i.data.sources.helpers import tar_index
-from fastt2i.data.sources.webdataset import webdataset_index
+from fastt2i.data.sources.webdataset import tar_dataset
 members = tar_index._members
 def slowly(file, shard):
     for member in members(file, shard):
@@ -341,7 +346,7 @@ def slowly(file, shard):
         yield member
 tar_index._members = slowly
 print("ready", flush=True)
-webdataset_index(sys.argv[1], "all")
+tar_dataset(sys.argv[1], "all")
 """
 
 
@@ -354,12 +359,12 @@ def test_a_killed_build_leaves_nothing_wrong(shards: Path, numbers_in: Numbers) 
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    assert sorted(numbers_in(webdataset_index(str(shards), "all"))) == list(range(12))
+    assert sorted(numbers_in(tar_dataset(str(shards), "all"))) == list(range(12))
     assert len(indices(shards)) == 3
 
 
 def _build(path: str) -> list[str]:
-    return list(webdataset_index(path, "all").keys)
+    return list(tar_dataset(path, "all").keys)
 
 
 def test_several_processes_at_once(shards: Path) -> None:
@@ -369,7 +374,7 @@ def test_several_processes_at_once(shards: Path) -> None:
 
 
 def test_a_shard_that_changes_is_an_error_of_the_image(shards: Path) -> None:
-    index = webdataset_index(str(shards), "all")
+    index = tar_dataset(str(shards), "all")
     os.truncate(shards / "test-00000.tar", 600)
     with pytest.raises(OSError, match="the shard has changed since its index was made"):
         index.read(0)
@@ -382,7 +387,7 @@ def test_images_beside_a_tar_are_told_apart_by_the_user(
     (tmp_path / "a.txt").write_text("five")
     make_tar(tmp_path / "backup.tar", members_of(1))
     with pytest.raises(UserError, match="looks like several layouts"):
-        choose(str(tmp_path))
+        detect_format(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -397,7 +402,7 @@ def test_images_beside_a_tar_are_told_apart_by_the_user(
     ],
 )
 def test_an_index_that_no_reading_of_the_tar_makes_does_not_count(shards: Path, sample: list[object]) -> None:
-    webdataset_index(str(shards), "all")
+    tar_dataset(str(shards), "all")
     path = shards / ".test-00000.tar.index.json"
     good = path.read_text()
     content = json.loads(good)
@@ -411,4 +416,4 @@ def test_an_index_that_no_reading_of_the_tar_makes_does_not_count(shards: Path, 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_in_place_of_an_index_is_not_waited_for(shards: Path) -> None:
     os.mkfifo(shards / ".test-00000.tar.index.json")
-    assert len(webdataset_index(str(shards), "all").keys) == 12
+    assert len(tar_dataset(str(shards), "all").keys) == 12

@@ -15,8 +15,8 @@ from PIL import Image
 from fastt2i.data.__main__ import main
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import decode
-from fastt2i.data.sources.folder import folder_index
-from fastt2i.data.sources.shapes import shapes_index
+from fastt2i.data.sources.folder import folder_dataset
+from fastt2i.data.sources.shapes import shapes_dataset
 from fastt2i.data.tools import pack as pack_module
 from fastt2i.errors import UserError
 
@@ -47,7 +47,7 @@ def test_the_embedded_set_reads_back(tmp_path: Path) -> None:
         )
         == 0
     )
-    packed, original = folder_index(out, "all"), shapes_index(24, "heldout")
+    packed, original = folder_dataset(out, "all"), shapes_dataset(24, "heldout")
     assert list(packed) == list(original) and packed.problems == []
     assert all(packed.read(i) == original.read(i) for i in range(128))
     assert entries(tmp_path / "new") == ["shapes"]
@@ -55,7 +55,7 @@ def test_the_embedded_set_reads_back(tmp_path: Path) -> None:
 
 def test_limit_and_defaults(tmp_path: Path) -> None:
     main(["pack", "--to", "folder", "--out", str(tmp_path / "out"), "--limit", "5"])
-    packed, original = folder_index(tmp_path / "out", "all"), shapes_index(32).head(5)
+    packed, original = folder_dataset(tmp_path / "out", "all"), shapes_dataset(32).head(5)
     assert list(packed) == list(original) and packed.read(3) == original.read(3)
 
 
@@ -65,7 +65,7 @@ def test_a_folder_is_copied_as_it_is(captioned_folder: Callable[..., Path], tmp_
     for name in ("000.png", "000.txt"):
         (folder / name).rename(folder / "sub" / name)
     main(["pack", "--to", "folder", "--data", str(folder), "--out", str(tmp_path / "out")])
-    packed, original = folder_index(tmp_path / "out", "all"), folder_index(folder, "all")
+    packed, original = folder_dataset(tmp_path / "out", "all"), folder_dataset(folder, "all")
     assert list(packed) == list(original)
     assert [packed.read(i) for i in range(5)] == [original.read(i) for i in range(5)]
 
@@ -81,7 +81,7 @@ def test_a_folder_is_resized_and_what_is_broken_left_out(
     (folder / "000.jpg").write_bytes(picture(0, (30, 20), "JPEG"))
     (folder / "alone.png").write_bytes(picture(9))
     main(["pack", "--to", "folder", "--data", str(folder), "--out", str(tmp_path / "out"), "--image-size", "8"])
-    packed = folder_index(tmp_path / "out", "all")
+    packed = folder_dataset(tmp_path / "out", "all")
     assert list(packed.keys) == ["000.jpg.png", "002.png", "003.png"]
     for sample, name in enumerate(("000.jpg", "002.png", "003.png")):
         with Image.open(io.BytesIO(packed.read(sample))) as image:
@@ -117,7 +117,7 @@ def test_nothing_is_left_of_a_pack_that_fails(
 
     monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
-        pack_module.pack(shapes_index(16), tmp_path / "out", progress=False)
+        pack_module.pack(shapes_dataset(16), tmp_path / "out", progress=False)
     if isinstance(error, OSError):
         assert str(caught.value) == f"cannot write {tmp_path / 'out'}: No space left on device"
     assert entries(tmp_path) == []
@@ -131,7 +131,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_boxes_are_cut_and_never_lost(tmp_path: Path, picture: Callable[..., bytes]) -> None:
     content = picture(1, (20, 10))
-    index = Dataset(
+    dataset = Dataset(
         name="cut",
         keys=["no extension"],
         captions=[("one",)],
@@ -139,9 +139,9 @@ def test_boxes_are_cut_and_never_lost(tmp_path: Path, picture: Callable[..., byt
         crops=np.array([[-5, 2, 6, 8]]),
     )
     with pytest.raises(UserError, match="cut to boxes, which copies would not be: give --image-size"):
-        pack_module.pack(index, tmp_path / "out", progress=False)
-    pack_module.pack(index, tmp_path / "out", image_size=6, progress=False)
-    packed = folder_index(tmp_path / "out", "all")
+        pack_module.pack(dataset, tmp_path / "out", progress=False)
+    pack_module.pack(dataset, tmp_path / "out", image_size=6, progress=False)
+    packed = folder_dataset(tmp_path / "out", "all")
     assert list(packed.keys) == ["no extension.png"]
     with Image.open(io.BytesIO(content)) as image:
         expected = np.asarray(image)[2:8, :6]
@@ -149,15 +149,15 @@ def test_boxes_are_cut_and_never_lost(tmp_path: Path, picture: Callable[..., byt
 
 
 def test_names_cannot_leave_the_folder(tmp_path: Path, picture: Callable[..., bytes]) -> None:
-    index = Dataset(
+    dataset = Dataset(
         name="names",
         keys=["../up.png", "/tmp/absolute.png", "a/b"],
         captions=[("one",)] * 3,
         read=lambda sample: picture(sample, format="JPEG"),
     )
-    problems = pack_module.pack(index, tmp_path / "in" / "out", progress=False)
+    problems = pack_module.pack(dataset, tmp_path / "in" / "out", progress=False)
     assert [problem.where for problem in problems] == ["../up.png", "/tmp/absolute.png"]
-    assert list(folder_index(tmp_path / "in" / "out", "all").keys) == ["a/b.jpg"]
+    assert list(folder_dataset(tmp_path / "in" / "out", "all").keys) == ["a/b.jpg"]
     assert entries(tmp_path) == ["in"]
 
 

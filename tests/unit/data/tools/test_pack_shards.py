@@ -18,7 +18,7 @@ from fastt2i.data.__main__ import main
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import decode
 from fastt2i.data.open import open_dataset
-from fastt2i.data.sources.shapes import shapes_index
+from fastt2i.data.sources.shapes import shapes_dataset
 from fastt2i.data.tools import pack_shards as module
 from fastt2i.data.tools.manifest import read_manifest
 from fastt2i.errors import UserError
@@ -41,7 +41,7 @@ def read(folder: Path) -> Dataset:
 
 
 def drawn(count: int) -> Dataset:
-    return shapes_index(16).head(count)
+    return shapes_dataset(16).head(count)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -69,8 +69,8 @@ def test_every_layout_reads_back(layout: tuple[str, str], tmp_path: Path, number
 
 
 def test_plain_tars_with_digests(tmp_path: Path) -> None:
-    index = drawn(7)
-    pack_shards(index, tmp_path / "out", shard_samples=3, progress=False)
+    dataset = drawn(7)
+    pack_shards(dataset, tmp_path / "out", shard_samples=3, progress=False)
     assert sorted(content(tmp_path / "out")) == ["00000.tar", "00001.tar", "00002.tar", "manifest.json"]
     number = 0
     for entry in read_manifest(tmp_path / "out"):
@@ -82,10 +82,10 @@ def test_plain_tars_with_digests(tmp_path: Path) -> None:
         assert len(members) == 3 * entry.samples
         for _ in range(entry.samples):
             key = f"{number:09d}"
-            assert members[f"{key}.png"] == index.read(number)
-            assert members[f"{key}.txt"].decode().splitlines() == list(index.captions[number])
+            assert members[f"{key}.png"] == dataset.read(number)
+            assert members[f"{key}.txt"].decode().splitlines() == list(dataset.captions[number])
             told = json.loads(members[f"{key}.json"])
-            assert told == {"key": index.keys[number], "text": list(index.captions[number])}
+            assert told == {"key": dataset.keys[number], "text": list(dataset.captions[number])}
             number += 1
     assert number == 7
 
@@ -94,8 +94,8 @@ def test_shards_are_no_larger_than_asked(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     big = [b"\xff\xd8" + noise.bytes(n) for n in (300_000, 300_000, 300_000, 600_000, 2_000_000, 10, 10)]
     keys = [f"{n}.jpg" for n in range(7)]
-    index = Dataset(name="big", keys=keys, captions=[("x",)] * 7, read=lambda sample: big[sample])
-    pack_shards(index, tmp_path / "out", shard_mb=1, progress=False)
+    dataset = Dataset(name="big", keys=keys, captions=[("x",)] * 7, read=lambda sample: big[sample])
+    pack_shards(dataset, tmp_path / "out", shard_mb=1, progress=False)
     entries = read_manifest(tmp_path / "out")
     assert [entry.samples for entry in entries] == [3, 1, 1, 2]
     assert all(entry.bytes <= 2**20 + 1024 for entry in entries if entry.samples > 1)
@@ -103,10 +103,10 @@ def test_shards_are_no_larger_than_asked(tmp_path: Path) -> None:
 
 def test_keys_that_a_tar_would_read_otherwise(tmp_path: Path, image_of: Callable[..., bytes]) -> None:
     keys = ["a.b/c.d.jpg", "a/c", "../up.jpg", "/root.jpg", "new\nline.jpg", "\\udcff.jpg", "A.jpg", "a.jpg", "x" * 400]
-    index = Dataset(
+    dataset = Dataset(
         name="odd", keys=keys, captions=[(key.strip()[:9],) for key in keys], read=lambda sample: image_of(sample)
     )
-    assert pack_shards(index, tmp_path / "out", progress=False) == []
+    assert pack_shards(dataset, tmp_path / "out", progress=False) == []
     packed = read(tmp_path / "out")
     assert [packed.read(n) for n in range(9)] == [image_of(n) for n in range(9)] and not packed.problems
     with tarfile.open(tmp_path / "out" / "00000.tar") as tar:
@@ -154,11 +154,11 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException)
     made: list[int] = []
     original = module._members
 
-    def members(index: Dataset, sample: int, number: int, content: bytes) -> bytes:
+    def members(dataset: Dataset, sample: int, number: int, content: bytes) -> bytes:
         if number == after:
             raise error
         made.append(number)
-        return original(index, sample, number, content)
+        return original(dataset, sample, number, content)
 
     monkeypatch.setattr(module, "_members", members)
     return made

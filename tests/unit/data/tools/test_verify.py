@@ -40,9 +40,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def check(path: Path, **options: bool) -> tuple[Dataset, dict[str, str]]:
-    index = open_dataset(str(path), image_size=16, split="all")
-    findings = verify(index, workers=0, progress=False, **options)
-    return index, {finding.where: f"{finding.kind}: {finding.what}" for finding in findings}
+    dataset = open_dataset(str(path), image_size=16, split="all")
+    findings = verify(dataset, workers=0, progress=False, **options)
+    return dataset, {finding.where: f"{finding.kind}: {finding.what}" for finding in findings}
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -125,7 +125,7 @@ def test_shards_and_tables_are_known_by_what_they_are(
     assert 0 < len(decoded) < 12
 
 
-def interrupted(index: Dataset, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def interrupted(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     original, count = Decoder.__call__, iter(range(10_000))
 
     def stop(self: Decoder, sample: int) -> object:
@@ -136,7 +136,7 @@ def interrupted(index: Dataset, monkeypatch: pytest.MonkeyPatch, after: int) -> 
     with monkeypatch.context() as patched:
         patched.setattr(Decoder, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
-            verify(index, workers=0, progress=False)
+            verify(dataset, workers=0, progress=False)
 
 
 @pytest.mark.parametrize("after", [0, 31, 32, 33, 64, 99])
@@ -149,12 +149,12 @@ def test_an_interrupted_check_goes_on(
     after: int,
     damage: str,
 ) -> None:
-    index = open_dataset(str(captioned_folder(100, bad=(2, 40, 98))), image_size=16, split="all")
-    whole = report(index, verify(index, workers=0, progress=False))
+    dataset = open_dataset(str(captioned_folder(100, bad=(2, 40, 98))), image_size=16, split="all")
+    whole = report(dataset, verify(dataset, workers=0, progress=False))
     (journal,) = (cache / "verify").glob("*.journal")
     kept = journal.read_bytes()
     journal.unlink()
-    interrupted(index, monkeypatch, after)
+    interrupted(dataset, monkeypatch, after)
     done = after // 32 * 32
     if damage in ("cut", "end cut"):
         journal.write_bytes(journal.read_bytes()[: -3 if damage == "cut" else -1])
@@ -162,7 +162,7 @@ def test_an_interrupted_check_goes_on(
     elif damage:
         journal.write_bytes(journal.read_bytes() + b'{"good": \0\xff')
     decoded.clear()
-    assert report(index, verify(index, workers=0, progress=False)) == whole
+    assert report(dataset, verify(dataset, workers=0, progress=False)) == whole
     assert decoded == list(range(done, 100)) and journal.read_bytes() == kept
 
 
@@ -184,18 +184,18 @@ def test_what_cannot_be_read_is_tried_again(
     captioned_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, decoded: list[int]
 ) -> None:
     folder = captioned_folder(4)
-    index = open_dataset(str(folder), image_size=16, split="all")
+    dataset = open_dataset(str(folder), image_size=16, split="all")
     (folder / "001.png").rename(folder / "001.away")
     (folder / "002.png").unlink()
     (folder / "002.png").mkdir()
-    findings = verify(index, workers=0, progress=False)
+    findings = verify(dataset, workers=0, progress=False)
     assert [(f.where, f.what) for f in findings] == [
         ("001.png", "cannot be read: No such file or directory"),
         ("002.png", "cannot be read: not a regular file"),
     ]
     (folder / "001.away").rename(folder / "001.png")
     decoded.clear()
-    assert [f.where for f in verify(index, workers=0, progress=False)] == ["002.png"] and decoded == [1, 2]
+    assert [f.where for f in verify(dataset, workers=0, progress=False)] == ["002.png"] and decoded == [1, 2]
 
 
 def test_packed_shards_are_compared_with_their_digests(tmp_path: Path, decoded: list[int]) -> None:
@@ -258,10 +258,13 @@ def test_training_and_packing_can_leave_out_what_is_listed(
 ) -> None:
     folder, out = str(captioned_folder(10, bad=(3, 8))), str(tmp_path / "report.jsonl")
     assert main(["verify", "--data", folder, "--out", out, "--workers", "0"]) == 1
-    index = open_dataset(folder, image_size=16, split="all", leave_out=out)
-    assert index.keys == [f"{n:03d}.png" for n in range(10) if n not in (3, 8)]
-    assert [own[0] for own in index.captions] == [f"picture {n}" for n in range(10) if n not in (3, 8)]
-    assert [(p.where, p.what.split(":")[0]) for p in index.problems] == [("003.png", "damaged"), ("008.png", "damaged")]
+    dataset = open_dataset(folder, image_size=16, split="all", leave_out=out)
+    assert dataset.keys == [f"{n:03d}.png" for n in range(10) if n not in (3, 8)]
+    assert [own[0] for own in dataset.captions] == [f"picture {n}" for n in range(10) if n not in (3, 8)]
+    assert [(p.where, p.what.split(":")[0]) for p in dataset.problems] == [
+        ("003.png", "damaged"),
+        ("008.png", "damaged"),
+    ]
     main(["pack", "--data", folder, "--out", str(tmp_path / "out"), "--leave-out", out])
     assert check(tmp_path / "out")[1] == {}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastt2i.data.parallel import each
+from fastt2i.data.tools.parallel import each
 
 
 def square(sample: int) -> int:

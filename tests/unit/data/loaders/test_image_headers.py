@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastt2i.data.headers import Header, look
+from fastt2i.data.loaders.image_headers import Header, parse_header
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (31, 45, 3), dtype=np.uint8))
 
@@ -70,28 +70,28 @@ FOR_PILLOW = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_images_are_known_by_their_header(name: str) -> None:
-    assert look(PLAIN[name]) == Header(45, 31, 1)
+    assert parse_header(PLAIN[name]) == Header(45, 31, 1)
 
 
 @pytest.mark.parametrize("name", FOR_PILLOW)
 def test_nothing_is_said_of_the_others(name: str) -> None:
-    assert look(FOR_PILLOW[name]) is None
+    assert parse_header(FOR_PILLOW[name]) is None
 
 
 @pytest.mark.parametrize("orientation", range(10))
 def test_the_orientation_of_a_jpeg(orientation: int) -> None:
     usual = orientation if 1 <= orientation <= 8 else 1
-    assert look(encode(IMAGE, "JPEG", exif=turned(orientation))) == Header(45, 31, usual)
+    assert parse_header(encode(IMAGE, "JPEG", exif=turned(orientation))) == Header(45, 31, usual)
 
 
 def test_an_orientation_in_adobes_metadata() -> None:
     """Pillow reads it where EXIF says nothing."""
     packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
-    assert look(encode(IMAGE, "JPEG", xmp=packet)) == Header(45, 31, 8)
+    assert parse_header(encode(IMAGE, "JPEG", xmp=packet)) == Header(45, 31, 8)
     text = b"XML:com.adobe.xmp\0\0\0\0\0" + packet
     chunk = struct.pack(">I", len(text)) + b"iTXt" + text + struct.pack(">I", zlib.crc32(b"iTXt" + text))
     png = PLAIN["png"]
-    assert look(png[:33] + chunk + png[33:]) is None
+    assert parse_header(png[:33] + chunk + png[33:]) is None
 
 
 @given(data=st.data(), name=st.sampled_from(sorted(PLAIN)))
@@ -99,10 +99,10 @@ def test_whatever_a_file_holds_is_no_error(data: st.DataObject, name: str) -> No
     content = bytearray(PLAIN[name])
     for _ in range(data.draw(st.integers(0, 4))):
         content[data.draw(st.integers(0, min(len(content), 900) - 1))] = data.draw(st.integers(0, 255))
-    look(bytes(content[: data.draw(st.integers(0, len(content)))]))
+    parse_header(bytes(content[: data.draw(st.integers(0, len(content)))]))
 
 
 def test_each_damage_is_left_to_pillow(damages: dict[str, tuple[Callable[[bytes], bytes], str]]) -> None:
     for name, (damage, _) in damages.items():
-        header = look(damage(PLAIN["jpeg"]))
+        header = parse_header(damage(PLAIN["jpeg"]))
         assert header is None or header.width * header.height > 10**9, name

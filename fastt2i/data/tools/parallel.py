@@ -1,4 +1,4 @@
-"""Work on the samples of an index in several processes, which no sample can bring down."""
+"""Work on the samples of a dataset in several processes, which no sample can bring down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from fastt2i.data.loaders.workers import interrupts_held_back, setup_worker_signals
+from fastt2i.data.loaders.worker_signals import interrupts_held_back, setup_worker_signals
 
 T = TypeVar("T")
 _AHEAD = 4  # chunks that each process is ahead

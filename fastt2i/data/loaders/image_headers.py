@@ -20,7 +20,7 @@ class Header(NamedTuple):
     """EXIF's, 1 to 8."""
 
 
-def look(content: bytes) -> Header | None:
+def parse_header(content: bytes) -> Header | None:
     """The header of an image that every decoder turns into the same pixels; None says nothing of the others.
 
     It is in the plain form of JPEG (8 bits, Huffman, gray or YCbCr), PNG (up to 8 bits, no transparency), WebP or BMP

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import posixpath
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +12,10 @@ from pathlib import Path
 from fastt2i.data.dataset import Problem
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import classify_io_errors
+from fastt2i.files.reading import file_stamp, printable, read_file
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MAX_IMAGE_FILE = 2**28  # bytes
-MAX_TABLE_FILE = 2**31  # bytes of metadata, or of COCO's captions: millions of lines
 
 
 @dataclass
@@ -79,29 +77,6 @@ class FileReader:
         return os.path.join(self.root, self.images[sample])
 
 
-def read_file(path: str | Path, limit: int | None = None) -> bytes:
-    """The content of a file, or of its beginning. Raises OSError, also for a whole file of more than 2 GiB."""
-    with open(path, "rb", opener=_open_at_once) as file:
-        if limit is None and os.fstat(file.fileno()).st_size > MAX_TABLE_FILE:
-            raise OSError(errno.EFBIG, f"it is larger than {MAX_TABLE_FILE >> 30} GiB")
-        return file.read(limit)
-
-
-def file_stamp(path: str | int) -> str:
-    """Size and time of change of a file, given by its path or open descriptor. Raises OSError."""
-    status = os.stat(path)
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file without waiting, as a pipe would that has taken its place since it was found."""
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return descriptor
-
-
 def open_folder(path: str | Path) -> Path:
     """The folder at `path`. Raises UserError: there is none, or it cannot be read."""
     if not os.path.isdir(path):
@@ -158,18 +133,6 @@ def first_folder(root: str | Path, candidates: Iterable[str]) -> str | None:
 def is_image(name: str) -> bool:
     """Whether the name ends as an image's does."""
     return posixpath.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
-def leaves(name: str) -> bool:
-    """Whether a path is absolute or climbs out of the folder that it is relative to."""
-    return posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == ".."
-
-
-def printable(name: str) -> str:
-    """A name that can be written as UTF-8, also where the file's own is not; another one for every file."""
-    # A byte that is not UTF-8 becomes `\udcff`: backslashes before such, and before that very text, are doubled.
-    told = re.sub("(\\\\+)(?=udc|[\ud800-\udfff])", r"\1\1", name)
-    return told.encode("utf-8", "backslashreplace").decode()
 
 
 def listed(names: Iterable[str]) -> str:

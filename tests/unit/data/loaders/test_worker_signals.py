@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastt2i.data.loaders.workers import interrupts_afterwards, interrupts_held_back
+from fastt2i.data.loaders.worker_signals import interrupts_afterwards, interrupts_held_back
 from fastt2i.engine.signals import StopRequest
 
 
