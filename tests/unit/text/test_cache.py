@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import resource
 import shutil
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastt2i.text.cache import CHUNK, TextCache, cache_key
+from fastt2i.text.cache import TextCache, cache_key
 from fastt2i.text.features import TextFeatures
 
 CAPTIONS = [f"caption number {n}" for n in range(1300)]
@@ -170,65 +167,6 @@ def test_an_interrupted_build_goes_on_whatever_the_disk_has_of_it(
         path.write_bytes(path.read_bytes()[: -length or None])
     TextCache.open(FakeEncoder(), CAPTIONS, directory, progress=False)
     assert files(directory) == files(tmp_path / "whole")
-
-
-BUILD = """
-import importlib.util, sys, time
-from pathlib import Path
-from fastt2i.text.cache import TextCache
-spec = importlib.util.spec_from_file_location("here", sys.argv[1])
-here = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(here)
-class Slow(here.FakeEncoder):
-    def __call__(self, captions):
-        time.sleep(float(sys.argv[3]))
-        return super().__call__(captions)
-encoder = Slow()
-TextCache.open(encoder, here.CAPTIONS, Path(sys.argv[2]), progress=False)
-print(encoder.calls)
-"""
-
-
-def build(directory: Path, seconds: float) -> subprocess.Popen[bytes]:
-    root = Path(__file__).parents[3]
-    command = [sys.executable, "-c", BUILD, __file__, str(directory), str(seconds)]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE)
-
-
-def kill_build(directory: Path, seconds: float, rows: int) -> None:
-    """Start a build and kill it as soon as its mask file is there and has more than this many rows of three bytes."""
-    process = build(directory, seconds)
-    while not any(path.stat().st_size > 3 * rows or not rows for path in directory.glob(".*/mask.npy")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-
-
-def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
-    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
-    directory = tmp_path / "killed"
-    kill_build(directory, 30, rows=0)
-    encoder = FakeEncoder()
-    TextCache.open(encoder, CAPTIONS, directory, progress=False)
-    assert encoder.calls == 3 and files(directory) == files(tmp_path / "whole")
-
-
-def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
-    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
-    directory = tmp_path / "killed"
-    kill_build(directory, 0.5, rows=2 * CHUNK)
-    encoder = FakeEncoder()
-    TextCache.open(encoder, CAPTIONS, directory, progress=False)
-    assert encoder.calls == 2 and files(directory) == files(tmp_path / "whole")
-
-
-def test_of_several_processes_one_builds_and_the_others_wait(tmp_path: Path) -> None:
-    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path / "whole", progress=False)
-    ranks = [build(tmp_path / "shared", 0.3) for _ in range(3)]
-    calls = [int(rank.communicate()[0]) for rank in ranks]
-    assert sorted(calls) == [0, 0, 3] and [rank.returncode for rank in ranks] == [0, 0, 0]
-    assert files(tmp_path / "shared") == files(tmp_path / "whole")
 
 
 def test_half_precision_on_disk_and_mapped_not_read(tmp_path: Path) -> None:

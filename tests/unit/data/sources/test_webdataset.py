@@ -7,13 +7,8 @@ import gzip
 import io
 import json
 import lzma
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -333,44 +328,6 @@ def test_a_folder_that_cannot_be_written(
             first = tar_dataset(str(shards), "all")
         assert list((cache / "shards").glob("*.json")) == []
     assert indices(shards) == [] and sorted(numbers_in(first)) == list(range(12))
-
-
-BUILD = """
-import sys, time
-from fastt2i.data.sources.helpers import tar_index
-from fastt2i.data.sources.webdataset import tar_dataset
-members = tar_index._members
-def slowly(file, shard):
-    for member in members(file, shard):
-        time.sleep(0.01)
-        yield member
-tar_index._members = slowly
-print("ready", flush=True)
-tar_dataset(sys.argv[1], "all")
-"""
-
-
-def test_a_killed_build_leaves_nothing_wrong(shards: Path, numbers_in: Numbers) -> None:
-    for wait in (0.0, 0.1, 0.2, 0.3, 0.4):
-        process = subprocess.Popen(
-            [sys.executable, "-c", BUILD, str(shards)], cwd=Path(__file__).parents[4], stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert sorted(numbers_in(tar_dataset(str(shards), "all"))) == list(range(12))
-    assert len(indices(shards)) == 3
-
-
-def _build(path: str) -> list[str]:
-    return list(tar_dataset(path, "all").keys)
-
-
-def test_several_processes_at_once(shards: Path) -> None:
-    with multiprocessing.get_context("forkserver").Pool(3) as pool:
-        results = pool.map(_build, [str(shards)] * 3)
-    assert results[0] == results[1] == results[2] and len(results[0]) == 12
 
 
 def test_a_shard_that_changes_is_an_error_of_the_image(shards: Path) -> None:

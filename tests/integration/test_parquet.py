@@ -20,6 +20,7 @@ from fastt2i.data.sources.registry import detect_format
 from fastt2i.errors import UserError
 
 Numbers = Callable[[Dataset], list[int]]
+pytestmark = pytest.mark.quick
 ImageOf = Callable[..., bytes]
 
 

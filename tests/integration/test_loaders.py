@@ -34,7 +34,8 @@ KINDS = {  # memory; in this process; in two workers
     "in_process": {"workers": 0, "loader": "pillow"},
     "workers": {"workers": 2, "loader": "pillow"},
 }
-REPOSITORY = Path(__file__).resolve().parents[4]
+QUICK_KINDS = [pytest.param(kind, marks=[] if kind == "workers" else pytest.mark.quick) for kind in KINDS]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def start(
@@ -67,7 +68,7 @@ def assert_same(batches: list[Batch], others: list[Batch]) -> None:
             assert torch.equal(part, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_KINDS)
 def test_a_batch_is_what_the_plan_says(captioned_folder: Callable[..., Path], kind: str) -> None:
     dataset = folder_dataset(captioned_folder(11), "all")
     table = dataset.caption_table()
@@ -101,7 +102,7 @@ def test_all_loaders_agree(captioned_folder: Callable[..., Path], bad: tuple[int
         assert all(problem.what.startswith("damaged: ") for problem in loader.quarantine.problems)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_KINDS)
 def test_captions_and_images_stay_together_past_bad_images(captioned_folder: Callable[..., Path], kind: str) -> None:
     """Checked by content: every picture is different, and its captions name its number."""
     bad = (0, 3, 4, 8)
@@ -116,14 +117,14 @@ def test_captions_and_images_stay_together_past_bad_images(captioned_folder: Cal
             assert str(number) not in captions[mismatched].split()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_KINDS)
 def test_resuming_is_starting_at_a_step(captioned_folder: Callable[..., Path], kind: str) -> None:
     dataset = folder_dataset(captioned_folder(11, (2, 5)), "all")
     assert_same(take(start(dataset, kind, start_step=5), 3), take(start(dataset, kind), 8)[5:])
 
 
 @pytest.mark.parametrize("bad", [(), (0, 3, 4, 8)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_KINDS)
 def test_ranks_share_the_batches(captioned_folder: Callable[..., Path], kind: str, bad: tuple[int, ...]) -> None:
     dataset = folder_dataset(captioned_folder(11, bad), "all")
     whole = take(start(dataset, kind), 8)
@@ -132,14 +133,14 @@ def test_ranks_share_the_batches(captioned_folder: Callable[..., Path], kind: st
     assert_same(together, whole)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_KINDS)
 def test_a_batch_larger_than_the_set(captioned_folder: Callable[..., Path], kind: str) -> None:
     dataset = folder_dataset(captioned_folder(1), "all")
     (batch,) = take(start(dataset, kind, batch_size=4), 1)
     assert len(batch.images) == 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_KINDS)
 def test_a_file_that_vanishes_is_bad(captioned_folder: Callable[..., Path], kind: str) -> None:
     folder = captioned_folder(30)
     dataset = folder_dataset(folder, "all")
@@ -150,7 +151,7 @@ def test_a_file_that_vanishes_is_bad(captioned_folder: Callable[..., Path], kind
     assert "No such file" in loader.quarantine.problems[0].what
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_KINDS)
 @pytest.mark.parametrize(
     ("count", "bad", "message"), [(30, 5, "more than the fraction 0.05"), (12, 12, "none of the 12 images")]
 )

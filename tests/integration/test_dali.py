@@ -332,7 +332,7 @@ def test_an_interrupt_keeps_no_lock_from_the_readers(monkeypatch: pytest.MonkeyP
 
 
 def test_reader_processes_import_no_torch() -> None:
-    subprocess.run([sys.executable, "-c", READER], check=True, cwd=Path(__file__).parents[4])
+    subprocess.run([sys.executable, "-c", READER], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_without_dali_a_sentence_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ from fastt2i.errors import UserError
 
 MakeTar = Callable[..., Path]
 MembersOf = Callable[[int], list[tuple[str, bytes]]]
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.quick
 
 
 @pytest.fixture(autouse=True)
