@@ -116,7 +116,7 @@ def _stages(out: Path, device: str, tiny: bool) -> list[Stage]:
     def training(seconds: float) -> list[list[str]]:
         minutes = 0.05 if tiny else max(seconds - 15, 5) / 60
         options = ["--out", str(out / "training"), "--minutes", f"{minutes:.2f}", *["--trial", "4"] * tiny]
-        return [[sys.executable, "-m", "benchmarks.timed_training", *options]]
+        return [[sys.executable, "-m", "benchmarks.gpu.timed_training", *options]]
 
     operators = "not step and not loaders" if not tiny else "text_cache or odd"
     limits = [

@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     ensure_device()
     # Before this torch must not be there.
-    from benchmarks.stand_in.fake_step import configured
     from benchmarks.gpu.step_cost import cost_of_step
+    from benchmarks.stand_in.fake_step import configured
 
     config = configured(arguments.preset, arguments.batch, arguments.precision)
     cost = cost_of_step(config, arguments.penalty)

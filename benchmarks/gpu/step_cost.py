@@ -135,6 +135,11 @@ class _Counter(TorchDispatchMode):
             self.cost.forbidden[name] += 1
             if name in ("_local_scalar_dense", "item"):
                 return 1.0
+        if namespace == "aten" and torch._C._dispatch_has_kernel_for_dispatch_key(
+            function.name(), "CompositeImplicitAutograd"
+        ):
+            with self:  # it is made of others, which count
+                return function.decompose(*arguments, **options)
         if name.startswith("_fused_adam"):  # it has no fake, and gives nothing back
             out = None
         elif namespace == "fastt2i":

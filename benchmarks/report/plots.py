@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.growth import Curve, Point, exponent
 from benchmarks.harness.result import OURS, Case, Quartiles, Result
 from benchmarks.report.document import Picture
+from benchmarks.report.growth import Curve, Point, exponent
 from benchmarks.report.units import bytes_of, rate, significant
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.growth import Curve, curves, exponent
 from benchmarks.harness.result import Case, Quartiles, Result
 from benchmarks.kernels.table import KernelTable
 from benchmarks.report import plots as report_pictures
 from benchmarks.report.document import SAME, Beside, Block, Bullets, Cell, Details, Heading, Paragraph, Row, Table
+from benchmarks.report.growth import Curve, curves, exponent
 from benchmarks.report.kernels import compiled_kernels
 from benchmarks.report.summary import counted, ratio_cell, summary
 from benchmarks.report.units import bytes_of, milliseconds, significant, times

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.steps import make_inputs, make_step
+from benchmarks.cases.training_step import make_inputs, make_step
 from fastt2i.config import Config, preset
 from fastt2i.engine.flat_parameters import flatten_parameters
 from fastt2i.engine.optim import make_player

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks.gpu import communication
 from fastt2i.config import preset
 from fastt2i.train import _parse
 
@@ -16,17 +16,17 @@ PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
 
 
 def test_the_table_is_what_the_program_prints() -> None:
-    printed = "\n".join(scaling.table(list(scaling.PRESETS), None, None))
+    printed = "\n".join(communication.table(list(communication.PRESETS), None, None))
     assert printed in PAGE
 
 
 def test_the_formula_for_the_number_of_gpus_is_where_efficiency_falls_below_nine_tenths() -> None:
     """Up to what the formula leaves out: (N-1)/N, masks, ids and sums."""
     config, images, seconds, rate = preset("256px"), 32, 0.2, 25e9
-    parameters = sum(scaling.parameters_of(config))
+    parameters = sum(communication.parameters_of(config))
     floats = config.text.max_keywords * config.model.region_dim + config.model.global_dim
     gpus = (rate * seconds / 9 - 8 * parameters) / (images * 12 * floats)
-    wire = scaling.traffic(config, parameters, round(gpus), images).total / rate
+    wire = communication.traffic(config, parameters, round(gpus), images).total / rate
     assert gpus > 100 and seconds / (seconds + wire) == pytest.approx(0.9, abs=0.005)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.growth import Point, curves, exponent
 from benchmarks.harness.result import read_result
+from benchmarks.report.growth import Point, curves, exponent
 
 
 @pytest.mark.parametrize("power", [-1.0, 0.0, 1.0, 2.5])

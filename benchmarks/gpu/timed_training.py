@@ -1,6 +1,6 @@
 """The demo, trained for about as long as told: its grid, its curves and what accuracy came at what speed.
 
-    python -m benchmarks.timed_training --out DIR --minutes 3
+    python -m benchmarks.gpu.timed_training --out DIR --minutes 3
 
 The language model is the one that the demo uses where it is installed, else one of random weights.
 """
@@ -35,7 +35,9 @@ KEPT = ("config.yaml", "curves.png", "metrics.jsonl", "samples")
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; see the top of this file."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.timed_training", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m benchmarks.gpu.timed_training",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where what is kept of the run goes")
     parser.add_argument("--minutes", type=float, default=3.0, help="that the run takes, about")

@@ -1,6 +1,6 @@
 """What a step of several GPUs exchanges, and how long that takes at the rates of links: counted, not measured.
 
-    python -m benchmarks.scaling [--preset NAME ...] [--images B] [--step-ms T]
+    python -m benchmarks.gpu.communication [--preset NAME ...] [--images B] [--step-ms T]
 
 With `--step-ms`, the measured time of a step of one GPU with B images, it also prints what share of N times the speed
 is left if nothing that is exchanged hides behind arithmetic.
