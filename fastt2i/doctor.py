@@ -114,14 +114,14 @@ def _devices() -> dict[str, str]:
 
 def _times() -> Findings:
     """For every device: where its table of times is, and each call with its implementations, fastest first."""
-    from fastt2i.ops.dispatch.timing_cache import path_of, table_of, versions
+    from fastt2i.ops.dispatch.timing_cache import cache_path, times_of, versions
 
     findings: Findings = {}
     for device in _torch_devices():
         section: dict[str, Any] = findings.setdefault(
-            f"times on {device}", {**versions(device), "table": str(path_of(device))}
+            f"times on {device}", {**versions(device), "table": str(cache_path(device))}
         )
-        for call, times in table_of(device).items():
+        for call, times in times_of(device).items():
             timed = sorted((t, name) for name, t in times.items() if t is not None)
             left_out = {name: "left out: wrong, or cannot run" for name, t in times.items() if t is None}
             section[call] = {name: f"{t:.3f} ms" for t, name in timed} | left_out
@@ -130,10 +130,10 @@ def _times() -> Findings:
 
 def _tables() -> dict[str, str]:
     """For every device: how many calls were timed, and where the table is."""
-    from fastt2i.ops.dispatch.timing_cache import path_of, table_of
+    from fastt2i.ops.dispatch.timing_cache import cache_path, times_of
 
-    counts = {device: len(table_of(device)) for device in _torch_devices()}
-    return {str(d): f"{count or 'no'} calls timed; the table is {path_of(d)}" for d, count in counts.items()}
+    counts = {device: len(times_of(device)) for device in _torch_devices()}
+    return {str(d): f"{count or 'no'} calls timed; the table is {cache_path(d)}" for d, count in counts.items()}
 
 
 def _torch_devices() -> list[Any]:
@@ -144,14 +144,14 @@ def _torch_devices() -> list[Any]:
 
 def _operators() -> Findings:
     """For every device and operator: each implementation, and the rule by which one is chosen."""
-    from fastt2i.ops.dispatch.registry import example, implementations, operators
+    from fastt2i.ops.dispatch.registry import example_call, implementations, operators
 
     findings: Findings = {}
     for device in _torch_devices():
         section = findings[f"operators on {device}"] = {}
         for op, rule in operators().items():
             section[op] = {"impl=None": rule}
-            for name, reason in implementations(example(op, device)).items():
+            for name, reason in implementations(example_call(op, device)).items():
                 section[op][name] = f"cannot run: {reason}" if reason else "would run"
     return findings
 

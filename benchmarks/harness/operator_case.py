@@ -22,7 +22,7 @@ from benchmarks.harness.roofline import Limits, Work
 from benchmarks.harness.timing import Candidate, Sample, Stopwatch
 from fastt2i.ops import tuning
 from fastt2i.ops.dispatch.registry import DTYPES, forced, forms, recorded
-from fastt2i.ops.dispatch.verify import CHUNK, disagreement, expected, relative_error, results, upstream
+from fastt2i.ops.dispatch.verify import CHUNK, compare, reference_results, relative_error, results, upstream
 
 Run = Callable[..., Tensor]
 REFERENCE, COMPILED = "reference", "torch.compile"
@@ -45,7 +45,7 @@ class OperatorCase:
         work: the fewest bytes and operations.
         peers: what peers do instead, of the same arguments and with the same result.
         chunk: samples that float64 takes at once; None where they do not stand alone.
-        kinks: whether rounding may choose the side of one, see `agreement.expected`.
+        kinks: whether rounding may choose the side of one, see `verify.reference_results`.
         images: that a call handles.
     """
 
@@ -69,7 +69,7 @@ def compete(
     """Check and time all that there is for a case; `compiled`: torch.compile too, which takes a while."""
     dtype = case.arguments[0].dtype
     truth = partial(case.op, impl=REFERENCE)
-    right = expected(truth, case.arguments, case.training, case.chunk, kinks=case.kinks)
+    right = reference_results(truth, case.arguments, case.training, case.chunk, kinks=case.kinks)
     contest = Contest(
         case.operator,
         case.case,
@@ -87,7 +87,7 @@ def compete(
     def enter(name: str, run: Run, role: str, form: str = "") -> None:
         # What each costs includes what it allocates, so all are measured alike.
         found = results(run, case.arguments, case.training)
-        wrong = disagreement(found, right)
+        wrong = compare(found, right)
         if wrong and role != "alternative":
             raise Wrong(f"{case.operator}, {case.case}, {contest.dtype}: {form or name} is wrong: {wrong}")
         if wrong:

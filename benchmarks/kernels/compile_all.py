@@ -26,7 +26,7 @@ from triton.runtime.jit import JITFunction
 from benchmarks.kernels.table import KernelRow, KernelTable, source_digest
 from fastt2i.kernels import gate, gated_conv, region_keyword
 from fastt2i.kernels.tiles import CONFIGS, Config
-from fastt2i.ops.reference import ACTIVATIONS
+from fastt2i.ops.gate.reference import ACTIVATIONS
 
 #: Bytes of shared memory that one program may take, by compute capability.
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}

@@ -104,7 +104,7 @@ def region_match(
         gamma_matching=config.gamma_matching,
         exclude=exclude,
         gather=group,
-        even=True,
+        equal_batch_sizes=True,
     )
 
 
@@ -120,5 +120,5 @@ def sentence_match(
     sentence: (B, global_dim) projected sentences; exclude, group: as in `region_match`.
     """
     return global_match_loss(
-        images.global_, sentence, temperature=config.temperature, exclude=exclude, gather=group, even=True
+        images.global_, sentence, temperature=config.temperature, exclude=exclude, gather=group, equal_batch_sizes=True
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig
 from fastt2i.models.whitening import Whitening
+from fastt2i.nn.leaky_relu import leaky_relu
 from fastt2i.text.features import TextFeatures
 
 CODE_SIZE = 4
@@ -54,8 +55,8 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _activate(self.down(x))
-        y = _activate(self.conv(y))
+        y = leaky_relu(self.down(x), SLOPE)
+        y = leaky_relu(self.conv(y), SLOPE)
         return (y + self.shortcut(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
 
 
@@ -113,12 +114,12 @@ class Discriminator(nn.Module):
 
         with_regions: of how many of them, the first ones, regions are computed; of all by default.
         """
-        x = _activate(self.stem(images.contiguous(memory_format=torch.channels_last)))
+        x = leaky_relu(self.stem(images.contiguous(memory_format=torch.channels_last)), SLOPE)
         for k, block in enumerate(self.blocks):
             x = block(x)
             if k == self.region_block:
                 regions = self.regions(x[:with_regions]).flatten(2).transpose(1, 2)
-        global_ = _activate(self.global_(x.flatten(1)))
+        global_ = leaky_relu(self.global_(x.flatten(1)), SLOPE)
         return ImageFeatures(regions, global_, self.unconditional(global_).squeeze(1))
 
     def forward(self, images: Tensor, sentences: Tensor, keywords: Tensor) -> tuple[ImageFeatures, Tensor, Tensor]:
@@ -138,31 +139,3 @@ class Discriminator(nn.Module):
             projected to (B, T, region_dim).
         """
         return self.encode(images, len(keywords)), self.sentence(sentences), self.keywords(keywords)
-
-
-def _activate(x: Tensor) -> Tensor:
-    """The leaky ReLU of a layer's output, in its place.
-
-    Its derivative can be told from its value, which the next layer keeps; beside it PyTorch keeps the argument, or,
-    compiled, where that was positive, to write which took a CPU several times as long as the function.
-    """
-    if torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype == torch.bfloat16:
-        return _LeakyReLU.apply(x)
-    return F.leaky_relu_(x, SLOPE)
-
-
-class _LeakyReLU(torch.autograd.Function):
-    """For a compiler that would keep where the value is positive even where no layer keeps the value, as that is a byte
-    less: here the derivative compares the value with a zero made of the gradient, which there is only in the backward
-    pass. (Made by a product with 0, the compiler would see through it.)"""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        value = F.leaky_relu(x, SLOPE)
-        ctx.save_for_backward(value)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        (value,) = ctx.saved_tensors
-        return torch.where(value > upstream.abs().clamp(max=0), upstream, SLOPE * upstream)

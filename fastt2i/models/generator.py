@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig
-from fastt2i.devices.capabilities import VECTOR_REGISTER
 from fastt2i.models.whitening import Whitening
 from fastt2i.nn import GatedConv2d, UpsampleGatedConv2d
-from fastt2i.nn.few_channel_conv import ImageConv2d
+from fastt2i.nn.few_channel_conv import FewChannelConv2d
+from fastt2i.nn.modulate import modulate
 from fastt2i.text.features import TextFeatures
 
 CODE_SIZE = 4
@@ -91,19 +91,6 @@ class GeneratorBlock(nn.Module):
         return (x + modulate(self.residual(x), residual_scale, residual_shift)) * math.sqrt(0.5)
 
 
-def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """scale * x + shift of x (B, C, H, W) with scale and shift (B, C)."""
-    short = x.shape[1] * x.element_size() < VECTOR_REGISTER
-    if short and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        # Where channels that lie side by side do not fill a vector register, torch adds them one by one: with 24 in
-        # bfloat16, five times as slow as with 32. A row of pixels fills many.
-        width = x.shape[3]
-        row_scale, row_shift = (each.repeat(1, width)[:, None] for each in (scale, shift))
-        rows = torch.addcmul(row_shift, x.permute(0, 2, 3, 1).flatten(2), row_scale)
-        return rows.unflatten(2, (width, -1)).permute(0, 3, 1, 2)
-    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
-
-
 class Generator(nn.Module):
     """Images from sentence features and noise.
 
@@ -132,7 +119,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             GeneratorBlock(before, after, text_dim, config.activation) for before, after in itertools.pairwise(widths)
         )
-        self.decoder = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), ImageConv2d(widths[-1], 3, 3), nn.Tanh())
+        self.decoder = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), FewChannelConv2d(widths[-1], 3, 3), nn.Tanh())
 
     def fit(self, captions: TextFeatures) -> None:
         """Adapt to the features of training captions (N of them), before training."""

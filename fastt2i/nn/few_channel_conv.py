@@ -1,4 +1,4 @@
-"""The convolution to an image, whose few output channels leave a CPU's kernels for weight gradients mostly idle."""
+"""A convolution to few channels, such as an image's, with a weight gradient that is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fastt2i.ops.autocast import cast_for_autocast
 
 
-class ImageConv2d(nn.Conv2d):
-    """A `Conv2d` of stride 1 to few channels and as many pixels as it is given, whose training takes a CPU less time.
+class FewChannelConv2d(nn.Conv2d):
+    """A `Conv2d` of stride 1 to few channels that keeps height and width; on a CPU its training takes less time.
 
     Args:
         in_channels, out_channels: as of `torch.nn.Conv2d`.
@@ -21,16 +21,16 @@ class ImageConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         if kernel_size % 2 == 0:
-            raise ValueError(f"ImageConv2d: kernel_size is {kernel_size}; it must be odd")
+            raise ValueError(f"FewChannelConv2d: kernel_size is {kernel_size}; it must be odd")
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x)
-        return _FewChannels.apply(*cast_for_autocast(x, self.weight, self.bias))
+        return _FewChannelConv.apply(*cast_for_autocast(x, self.weight, self.bias))
 
 
-class _FewChannels(torch.autograd.Function):
+class _FewChannelConv(torch.autograd.Function):
     """The convolution; for the gradient of its weight, image and input change places.
 
     dw[o, i, u, v] sums dy[o] times x[i] moved by (u, v), and so, mirrored, x[i] times dy[o] moved: the gradient of the
@@ -57,8 +57,8 @@ class _FewChannels(torch.autograd.Function):
         return dx, dweight, dbias
 
 
-def _backward(dy: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(dy: Tensor, x: Tensor, weight: Tensor, output_mask: tuple[bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
     padding = [weight.shape[2] // 2] * 2
     return torch.ops.aten.convolution_backward(
-        dy, x, weight, [0], [1, 1], padding, [1, 1], False, [0, 0], 1, [*wanted, False]
+        dy, x, weight, [0], [1, 1], padding, [1, 1], False, [0, 0], 1, [*output_mask, False]
     )

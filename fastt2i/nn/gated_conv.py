@@ -1,18 +1,17 @@
-"""Modules that hold parameters and call `fastt2i.ops`."""
+"""The gate and the gated convolutions as modules."""
 
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 from typing_extensions import Self
 
 from fastt2i import ops
-from fastt2i.ops.checks import check_activation, check_padding, check_pair, check_positive, check_variant
-from fastt2i.ops.reference import activate
+from fastt2i.nn.convert import check_convs, copy_parameters, pair
+from fastt2i.nn.init import feature_gain
+from fastt2i.ops.checks import check_activation, check_padding, check_pair, check_positive
 
 Pair = int | tuple[int, int]
 
@@ -142,13 +141,7 @@ class GatedConv2d(nn.Module):
         """
         layer = cls._like(feature_conv, gate_conv, activation, negative_slope, impl)
         convs = [feature_conv] if gate_conv is None else [feature_conv, gate_conv]
-        with torch.no_grad():
-            layer.weight.copy_(torch.cat([conv.weight for conv in convs]))
-            if layer.bias is not None:
-                rows = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
-                layer.bias.copy_(torch.cat(rows))
-                layer.bias.requires_grad_(any(conv.bias is not None and conv.bias.requires_grad for conv in convs))
-        layer.weight.requires_grad_(feature_conv.weight.requires_grad)
+        copy_parameters(convs, layer.weight, layer.bias)
         return layer.train(feature_conv.training)
 
     def to_conv(self) -> nn.Conv2d:
@@ -179,15 +172,15 @@ class GatedConv2d(nn.Module):
         impl: str | None,
     ) -> Self:
         """A layer of the right shape, on the right device."""
-        rows = _rows(feature_conv, gate_conv)
+        rows = check_convs(feature_conv, gate_conv)
         biased = feature_conv.bias is not None or (gate_conv is not None and gate_conv.bias is not None)
         return cls(
             feature_conv.in_channels,
             rows // 2,
-            _pair(feature_conv.kernel_size),
-            _pair(feature_conv.stride),
-            feature_conv.padding if isinstance(feature_conv.padding, str) else _pair(feature_conv.padding),
-            _pair(feature_conv.dilation),
+            pair(feature_conv.kernel_size),
+            pair(feature_conv.stride),
+            feature_conv.padding if isinstance(feature_conv.padding, str) else pair(feature_conv.padding),
+            pair(feature_conv.dilation),
             feature_conv.groups,
             biased,
             activation=activation,
@@ -201,7 +194,7 @@ class GatedConv2d(nn.Module):
         conv = nn.Conv2d(
             self.in_channels,
             len(weight),
-            _pair(self.kernel_size),
+            pair(self.kernel_size),
             self.stride,
             self.padding,
             self.dilation,
@@ -279,7 +272,7 @@ class UpsampleGatedConv2d(GatedConv2d):
         negative_slope: float,
         impl: str | None,
     ) -> Self:
-        conv, rows = feature_conv, _rows(feature_conv, gate_conv)
+        conv, rows = feature_conv, check_convs(feature_conv, gate_conv)
         shape = (conv.kernel_size, conv.stride, conv.dilation, conv.groups)
         if shape != ((3, 3), (1, 1), (1, 1), 1) or conv.padding not in ((1, 1), "same"):
             raise ValueError(
@@ -296,129 +289,3 @@ class UpsampleGatedConv2d(GatedConv2d):
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
-
-
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    return values[0], values[1]
-
-
-def _rows(feature_conv: nn.Conv2d, gate_conv: nn.Conv2d | None) -> int:
-    """How many rows a gated convolution made of these has; they have to fit together."""
-    given = [feature_conv] if gate_conv is None else [feature_conv, gate_conv]
-    for conv in given:
-        if type(conv) is not nn.Conv2d:
-            raise TypeError(f"from_conv: {type(conv).__name__} is not torch.nn.Conv2d itself, and may do other things")
-        if hooks := [*conv._forward_pre_hooks.values(), *conv._forward_hooks.values()]:
-            raise ValueError(
-                f"from_conv: the convolution has a hook ({_name(hooks[0])}), which would be lost; remove it before"
-            )
-        if conv.padding_mode != "zeros":
-            raise ValueError(f"from_conv: padding_mode is {conv.padding_mode!r}; it must be 'zeros'")
-    if gate_conv is None:
-        if feature_conv.out_channels % 2:
-            raise ValueError(
-                f"from_conv: the convolution has {feature_conv.out_channels} output channels; there must be an even "
-                "number: the feature half, then the gate half"
-            )
-        return feature_conv.out_channels
-    if feature_conv.groups != 1 or gate_conv.groups != 1:
-        groups = (feature_conv.groups, gate_conv.groups)
-        raise ValueError(f"from_conv: two convolutions with groups {groups} are not one with groups; they must have 1")
-    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"):
-        ours, theirs = getattr(feature_conv, name), getattr(gate_conv, name)
-        if ours != theirs:
-            raise ValueError(f"from_conv: {name} is {ours} in feature_conv and {theirs} in gate_conv; they must agree")
-    for name in ("weight", "bias"):
-        ours, theirs = getattr(feature_conv, name), getattr(gate_conv, name)
-        if ours is not None and theirs is not None and ours.requires_grad != theirs.requires_grad:
-            raise ValueError(f"from_conv: one {name} has requires_grad=False; both must, or none: they become one")
-    return 2 * feature_conv.out_channels
-
-
-def _name(hook: object) -> str:
-    return getattr(hook, "__name__", type(hook).__name__)
-
-
-class RegionKeywordLoss(nn.Module):
-    """Contrastive loss of images and captions by their regions and keywords; see `fastt2i.ops.region_keyword_loss`.
-
-    Args:
-        variant: `xmc` or `damsm`.
-        gamma_attention, gamma_pooling, gamma_matching: sharpness of attention, pooling and matching.
-        gather: a process group whose ranks' batches are one; None is this process alone.
-        even: with `gather`, all ranks' batches have the same sizes, and the host waits for none.
-        impl: None lets the dispatcher choose.
-
-    Raises:
-        ValueError: there is no such variant, or a gamma is not positive and finite.
-    """
-
-    def __init__(
-        self,
-        variant: str = "xmc",
-        gamma_attention: float = 5.0,
-        gamma_pooling: float = 5.0,
-        gamma_matching: float = 50.0,
-        *,
-        gather: ProcessGroup | None = None,
-        even: bool = False,
-        impl: str | None = None,
-    ) -> None:
-        super().__init__()
-        check_variant("RegionKeywordLoss", variant)
-        gammas = {"gamma_attention": gamma_attention, "gamma_pooling": gamma_pooling, "gamma_matching": gamma_matching}
-        check_positive("RegionKeywordLoss", **gammas)
-        self.variant = variant
-        self.gamma_attention, self.gamma_pooling, self.gamma_matching = gamma_attention, gamma_pooling, gamma_matching
-        self.gather, self.even, self.impl = gather, even, impl
-
-    def forward(
-        self,
-        regions: Tensor,
-        keywords: Tensor,
-        keyword_mask: Tensor | None = None,
-        *,
-        exclude: Tensor | None = None,
-    ) -> Tensor:
-        return ops.region_keyword_loss(
-            regions,
-            keywords,
-            keyword_mask,
-            variant=self.variant,
-            gamma_attention=self.gamma_attention,
-            gamma_pooling=self.gamma_pooling,
-            gamma_matching=self.gamma_matching,
-            exclude=exclude,
-            gather=self.gather,
-            even=self.even,
-            impl=self.impl,
-        )
-
-    def extra_repr(self) -> str:
-        gammas = f"{self.gamma_attention}, {self.gamma_pooling}, {self.gamma_matching}"
-        return f"variant={self.variant!r}, gammas=({gammas})"
-
-
-@cache
-def feature_gain(activation: str, negative_slope: float) -> float:
-    """The standard deviation a of the feature half at which E[act(a f)^2] E[sigmoid(g)^2] = 1 for f, g ~ N(0, 1).
-
-    `tanh` cannot reach 1; it gets 5/3, which `torch.nn.init.calculate_gain` recommends.
-    """
-    if activation == "tanh":
-        return nn.init.calculate_gain("tanh")
-    x = torch.linspace(-12, 12, 4801, dtype=torch.float64, device="cpu")  # whatever the default device is
-    density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
-
-    def mean_square(values: Tensor) -> float:
-        return torch.trapezoid(values.square() * density, x).item()
-
-    gate = mean_square(torch.sigmoid(x))
-    low, high = 0.0, 100.0
-    for _ in range(60):  # bisection: the mean square grows with the gain
-        gain = (low + high) / 2
-        if mean_square(activate(gain * x, activation, negative_slope)) * gate < 1:
-            low = gain
-        else:
-            high = gain
-    return gain

@@ -1,4 +1,4 @@
-"""Checks of the operators' arguments: what does not fit is said in one sentence, with the numbers in it."""
+"""Checks of the operators' arguments: an error is one sentence with the values in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastt2i.ops.reference import ACTIVATIONS, VARIANTS
+from fastt2i.ops.gate.reference import ACTIVATIONS
+from fastt2i.ops.region_keyword.reference import VARIANTS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

@@ -1,4 +1,4 @@
-"""The batches of all ranks of a process group, gathered so that gradients find their way back."""
+"""The batches of all ranks of a process group, gathered differentiably."""
 
 from __future__ import annotations
 
@@ -17,36 +17,40 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-class Ranks:
-    """How large every rank's batch is; making one is a collective call, for which the host waits, unless it is `even`.
+class GlobalBatch:
+    """The batch of all ranks together, by the size of each rank's share.
+
+    Making one is a collective call, for which the host waits, unless batch sizes are known to be equal.
 
     Args:
-        op: who asks, for what is said of mistakes.
+        op: the operator, for error messages.
         group: of this rank and the others.
         captions: (B, D) or (B, T, D) features of this rank's captions; B and T may differ from rank to rank.
-        exclude: what the loss got.
-        even: every rank's are of the shapes of this one's; nobody asks.
+        exclude: the loss's argument.
+        equal_batch_sizes: every rank's B and T are this one's, so that no sizes are exchanged.
 
     Raises:
         TypeError, ValueError: the group is none that this rank is in, or the ranks do not fit together; then every rank
             raises.
     """
 
-    def __init__(self, op: str, group: dist.ProcessGroup, captions: Tensor, exclude: Tensor | None, even: bool) -> None:
+    def __init__(
+        self, op: str, group: dist.ProcessGroup, captions: Tensor, exclude: Tensor | None, equal_batch_sizes: bool
+    ) -> None:
         check_group(op, group)
         self.group = group
         self.rank, count = dist.get_rank(group), dist.get_world_size(group)
         width = captions.shape[1] if captions.ndim == 3 else 1
-        if even:
+        if equal_batch_sizes:
             self.sizes, self.width = [len(captions)] * count, width
             return
         mine = [len(captions), width, captions.shape[-1], DTYPES.index(captions.dtype), exclude is not None]
-        told = torch.tensor(mine, device=captions.device)
-        everyone = told.new_empty(count * len(mine))
-        _all_gather(everyone, told, group=group)
-        self.sizes, widths, *same = everyone.view(count, -1).T.tolist()
+        local = torch.tensor(mine, device=captions.device)
+        gathered = local.new_empty(count * len(mine))
+        _all_gather(gathered, local, group=group)
+        self.sizes, widths, *others = gathered.view(count, -1).T.tolist()
         self.width = max(widths)
-        features, dtypes, excluding = (set(values) for values in same)
+        features, dtypes, excluding = (set(values) for values in others)
         if len(features) > 1 or len(dtypes) > 1:
             kinds = sorted(str(DTYPES[number]) for number in dtypes)
             raise ValueError(
@@ -59,13 +63,13 @@ class Ranks:
     def gather(self, x: Tensor) -> Tensor:
         """All ranks' rows, in the order of ranks; x: (B, ...) of this rank.
 
-        The gradient of a row is the sum of what all ranks have for it.
+        The gradient of a row is the sum of all ranks' gradients of it.
         """
         gathered: Tensor = _Gather.apply(x, self.group, self.sizes)
         return gathered
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of all ranks' tensors of one shape; its gradient is the sum of what all ranks have for it."""
+        """The sum of all ranks' tensors of one shape; its gradient is the sum of all ranks' gradients."""
         total: Tensor = _Sum.apply(x, self.group)
         return total
 
@@ -75,24 +79,24 @@ class Ranks:
         dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.group)
         return highest + self.sum((x - highest).exp().sum(dim=0)).log()
 
-    def widen(self, x: Tensor, dim: int) -> Tensor:
-        """x with zeros behind its keywords, up to those of the rank that has most."""
+    def pad_keywords(self, x: Tensor, dim: int) -> Tensor:
+        """x padded with zeros along its keywords, to as many as the rank with most has."""
         missing = self.width - x.shape[dim]
         return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, missing]) if missing else x
 
 
-def gather_batch(x: Tensor, group: dist.ProcessGroup, *, even: bool = False) -> Tensor:
+def gather_batch(x: Tensor, group: dist.ProcessGroup, *, equal_batch_sizes: bool = False) -> Tensor:
     """The rows of all ranks of a group, in the order of ranks; a collective call.
 
-    The host waits for it, unless it is `even`.
+    The host waits for it, unless `equal_batch_sizes`.
 
-    The gradient of a row is the sum of what all ranks have for it. With `ids` that tell images of one class, or equal
+    The gradient of a row is the sum of all ranks' gradients of it. With `ids` that tell images of one class, or equal
     captions, `ids[:, None] == gather_batch(ids, group)` is the `exclude` of a loss with `gather=group`.
 
     Args:
         x: (B, ...) of this rank, on the group's device; B may differ from rank to rank, all else must not.
         group: of this rank and the others, such as `torch.distributed.group.WORLD`.
-        even: every rank has as many rows as this one, which is for the caller to know.
+        equal_batch_sizes: every rank has as many rows as this one, which is for the caller to ensure.
 
     Returns:
         (sum of all B, ...), differentiable once.
@@ -102,13 +106,13 @@ def gather_batch(x: Tensor, group: dist.ProcessGroup, *, even: bool = False) -> 
     """
     check_group("gather_batch", group)
     count = dist.get_world_size(group)
-    if even:
+    if equal_batch_sizes:
         sizes = [len(x)] * count
     else:
         size = torch.tensor([len(x)], device=x.device)
-        told = size.new_empty(count)
-        _all_gather(told, size, group=group)
-        sizes = told.tolist()
+        gathered_sizes = size.new_empty(count)
+        _all_gather(gathered_sizes, size, group=group)
+        sizes = gathered_sizes.tolist()
     gathered: Tensor = _Gather.apply(x, group, sizes)
     return gathered
 
@@ -135,24 +139,24 @@ class _Gather(torch.autograd.Function):
         if len(x) < most:
             own = x.new_zeros(most, *x.shape[1:])
             own[: len(x)] = x
-        everyone = x.new_empty(ranks * most, *x.shape[1:])
-        _all_gather(everyone, own, group=group)
+        gathered = x.new_empty(ranks * most, *x.shape[1:])
+        _all_gather(gathered, own, group=group)
         if min(sizes) == most:
-            return everyone
-        return torch.cat([rows[:size] for rows, size in zip(everyone.view(ranks, *own.shape), sizes, strict=True)])
+            return gathered
+        return torch.cat([rows[:size] for rows, size in zip(gathered.view(ranks, *own.shape), sizes, strict=True)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         most, ranks = max(ctx.sizes), len(ctx.sizes)
-        everyone = gradient.contiguous()
+        gathered = gradient.contiguous()
         if min(ctx.sizes) < most:
-            everyone = gradient.new_zeros(ranks, most, *gradient.shape[1:])
-            for rows, size, part in zip(everyone, ctx.sizes, gradient.split(ctx.sizes), strict=True):
+            gathered = gradient.new_zeros(ranks, most, *gradient.shape[1:])
+            for rows, size, part in zip(gathered, ctx.sizes, gradient.split(ctx.sizes), strict=True):
                 rows[:size] = part
-            everyone = everyone.flatten(0, 1)
+            gathered = gathered.flatten(0, 1)
         own = gradient.new_empty(most, *gradient.shape[1:])
-        _reduce_scatter(own, everyone, group=ctx.group)
+        _reduce_scatter(own, gathered, group=ctx.group)
         return own[: ctx.sizes[dist.get_rank(ctx.group)]], None, None
 
 

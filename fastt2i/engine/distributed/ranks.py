@@ -127,7 +127,7 @@ class Ranks(World):
         return values  # type: ignore[return-value]
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        return gather_batch(tensor.detach(), self.group, even=True)
+        return gather_batch(tensor.detach(), self.group, equal_batch_sizes=True)
 
     def all_reduce_mean_(self, tensor: Tensor) -> None:
         dist.all_reduce(tensor)

@@ -1,7 +1,7 @@
 """The one place that decides which implementation of an operator runs.
 
-A name is `reference`, or an `impl` and a form of it, such as `torch/phases`. What was timed on this machine
-(`fastt2i.ops.tuning`) decides, where all that may run was; else a rule of thumb does. What was found wrong never runs.
+A name is `reference`, or an `impl` and a form of it, such as `torch/phases`. Of implementations that were all timed on
+this machine (`fastt2i.ops.tuning`) the fastest runs; else a heuristic chooses. One that was found wrong never runs.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import torch
 from torch import Tensor
 
 from fastt2i.kernels.launch import unavailable_reason
-from fastt2i.ops.dispatch.timing_cache import best, table_of
-from fastt2i.ops.dispatch.tuning import is_on, measure
+from fastt2i.ops.dispatch.timing_cache import fastest, times_of
+from fastt2i.ops.dispatch.tuning import is_tuning, measure
 
 IMPLEMENTATIONS = ("reference", "torch", "triton")
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
 
 class Call(NamedTuple):
-    """What an implementation is chosen by: everything about a call but the values."""
+    """What an implementation is chosen by: all of a call but its values."""
 
     op: str
     device: torch.device
     dtype: torch.dtype
     shapes: tuple[torch.Size, ...]
-    """Of the tensors that decide the work."""
+    """Of the key tensors, whose sizes decide the amount of work."""
     settings: tuple[Any, ...]
-    """What else does: activation, stride, groups and the like."""
+    """Other arguments that decide it: activation, stride, groups and the like."""
     layout: str
     """Of the first tensor: `channels_last`, `contiguous` or `strided`."""
     training: bool
     """Whether a backward will follow."""
 
     def key(self) -> str:
-        """A line that names the call in the table of times."""
+        """The call's key in the timing cache, one line."""
         # Written so that torch.compile can trace it.
         shapes = " ".join(["x".join([f"{size}" for size in shape]) for shape in self.shapes])
         settings = "".join([f" {setting}" for setting in self.settings])
@@ -60,17 +60,17 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator's implementations and the rule of thumb.
+    """An operator's implementations, and the heuristic for calls that were not timed.
 
     Attributes:
         implementations: by name.
-        prefer: names for a call, best first.
-        rule: the same in words.
+        prefer: the heuristic: names for a call, best first.
+        heuristic: the same in words.
     """
 
     implementations: dict[str, Implementation]
     prefer: Callable[[Call], tuple[str, ...]]
-    rule: str
+    heuristic: str
 
 
 _REGISTRY: dict[str, Operator] = {}
@@ -82,15 +82,15 @@ def register(
     op: str,
     implementations: dict[str, Implementation],
     prefer: Callable[[Call], tuple[str, ...]] = lambda call: ("reference",),
-    rule: str = "reference",
+    heuristic: str = "reference",
 ) -> None:
     """Name the implementations of an operator and how to choose among them where nothing was timed."""
-    _REGISTRY[op] = Operator(implementations, prefer, rule)
+    _REGISTRY[op] = Operator(implementations, prefer, heuristic)
 
 
 def operators() -> dict[str, str]:
-    """All operators by name, with their rule of thumb in words."""
-    return {op: operator.rule for op, operator in _REGISTRY.items()}
+    """All operators by name, with their heuristic in words."""
+    return {op: operator.heuristic for op, operator in _REGISTRY.items()}
 
 
 def implementations(call: Call) -> dict[str, str | None]:
@@ -102,20 +102,20 @@ def implementations(call: Call) -> dict[str, str | None]:
     return listed
 
 
-def describe(op: str, *tensors: Tensor | None, settings: tuple[Any, ...] = (), shaping: int = 1) -> Call:
-    """The call of an operator on these tensors, the first `shaping` of which decide the work."""
+def make_call(op: str, *tensors: Tensor | None, settings: tuple[Any, ...] = (), num_key_tensors: int = 1) -> Call:
+    """The call of an operator on these tensors, of which the first `num_key_tensors` have their shapes in its key."""
     given = [tensor for tensor in tensors if tensor is not None]
     first = given[0]
     layout = "contiguous" if first.is_contiguous() else "strided"
     if first.ndim == 4 and layout == "strided" and first.is_contiguous(memory_format=torch.channels_last):
         layout = "channels_last"
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    shapes = tuple(tensor.shape for tensor in given[:shaping])
+    shapes = tuple(tensor.shape for tensor in given[:num_key_tensors])
     return Call(op, first.device, first.dtype, shapes, settings, layout, training)
 
 
-def example(op: str, device: torch.device) -> Call:
-    """A plain call of an operator in float32, by which to tell what there is."""
+def example_call(op: str, device: torch.device) -> Call:
+    """A plain call of an operator in float32, to list what is available."""
     return Call(
         op, device, torch.float32, (torch.Size((1, 16, 8, 8)), torch.Size((32, 16, 3, 3))), (1,), "contiguous", True
     )
@@ -128,7 +128,7 @@ def forms(call: Call) -> dict[str, str | None]:
 
 @contextmanager
 def forced(name: str) -> Iterator[None]:
-    """Inside this block `impl=None` means this `impl`, or this form of one, wherever it can run: for comparisons."""
+    """Inside this context `impl=None` means this `impl`, or this form of one, wherever it can run: for comparisons."""
     global _forced
     before, _forced = _forced, name
     try:
@@ -139,7 +139,7 @@ def forced(name: str) -> Iterator[None]:
 
 @contextmanager
 def recorded() -> Iterator[list[tuple[Call, str]]]:
-    """The calls inside this block in their order, with the names of the implementations that they run."""
+    """The calls inside this context in order, each with the name of the implementation that ran."""
     global _choices
     before, _choices = _choices, []
     try:
@@ -149,12 +149,12 @@ def recorded() -> Iterator[list[tuple[Call, str]]]:
 
 
 def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable[..., Tensor]:
-    """The implementation to run for a call: the fastest that was timed, else the one of the rule of thumb.
+    """The implementation to run for a call: the fastest that was timed, else the heuristic's choice.
 
     Raises:
         ValueError: there is no such implementation.
-        RuntimeError: it cannot run for this call, or gave wrong results when it was to be timed; or times are being
-            taken, this call's are not known, and a CUDA graph is being captured.
+        RuntimeError: it cannot run for this call, or gave wrong results when it was to be timed; or this call is to be
+            timed while a CUDA graph is being captured.
     """
     if impl is not None and impl not in IMPLEMENTATIONS:
         raise ValueError(f"{call.op}: impl is {impl!r}; it must be None or one of {', '.join(IMPLEMENTATIONS)}")
@@ -169,10 +169,10 @@ def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable
 
 
 def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[Any, ...]) -> str:
-    if not is_on() and not torch.compiler.is_compiling() and not _is_timed(call):
+    if not is_tuning() and not torch.compiler.is_compiling() and not _has_times(call):
         # Whether the others could run is not asked, which would take longer than some calls.
         for preferred in operator.prefer(call):
-            if impl in _spellings(preferred) and _unavailable(call, preferred) is None:
+            if impl in _impl_values(preferred) and _unavailable(call, preferred) is None:
                 return preferred
     reasons = {name: _unavailable(call, name) for name in _names(call.op, impl)}
     names = [name for name, reason in reasons.items() if reason is None]
@@ -180,13 +180,13 @@ def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[A
         assert impl is not None  # the reference runs everywhere
         reason = next(iter(reasons.values()), None) or _missing(call, impl)
         raise RuntimeError(f"{call.op}: impl={impl!r} cannot run: {reason}")
-    if len(names) > 1 and is_on() and call.shapes[0].numel():
+    if len(names) > 1 and is_tuning() and call.shapes[0].numel():
         key = call.key()
-        if not set(names) <= set(table_of(call.device).get(key, {})):
+        if not set(names) <= set(times_of(call.device).get(key, {})):
             candidates = {name: operator.implementations[name].run for name in names}
-            truth = operator.implementations["reference"].run
-            measure(call.device, key, call.training, candidates, truth, arguments)
-    name = _best(call, tuple(names), operator.prefer(call))
+            reference = operator.implementations["reference"].run
+            measure(call.device, key, call.training, candidates, reference, arguments)
+    name = _fastest(call, tuple(names), operator.prefer(call))
     if name is None:
         raise RuntimeError(
             f"{call.op}: impl={impl!r} cannot run: all of it was left out when times were taken, being wrong or failing"
@@ -194,22 +194,22 @@ def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[A
     return name
 
 
-def _is_timed(call: Call) -> bool:
-    """Whether anything is known of the call; most tables are empty, and then it need not be spelt out."""
-    table = table_of(call.device)
-    return bool(table) and call.key() in table
+def _has_times(call: Call) -> bool:
+    """Whether the call has times; most caches are empty, and then its key need not be made."""
+    times = times_of(call.device)
+    return bool(times) and call.key() in times
 
 
-def _best(call: Call, names: tuple[str, ...], preferred: tuple[str, ...]) -> str | None:
+def _fastest(call: Call, names: tuple[str, ...], preferred: tuple[str, ...]) -> str | None:
     if not torch.compiler.is_compiling():
-        return best(call.device, call.key(), names, preferred)
-    from fastt2i.ops.dispatch.compile_constants import best_when_traced
+        return fastest(call.device, call.key(), names, preferred)
+    from fastt2i.ops.dispatch.compile_constants import fastest_when_traced
 
-    return best_when_traced(call.device, call.key() if _is_fixed(call) else "", names, preferred)
+    return fastest_when_traced(call.device, call.key() if _has_static_shapes(call) else "", names, preferred)
 
 
-def _is_fixed(call: Call) -> bool:
-    """Whether all sizes are, when traced; to look one up that torch.compile keeps open would fix it."""
+def _has_static_shapes(call: Call) -> bool:
+    """Whether all sizes are static under the tracer; to read a dynamic one would specialise the compiled code on it."""
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
     sizes = [size for shape in call.shapes for size in shape]
@@ -217,11 +217,11 @@ def _is_fixed(call: Call) -> bool:
 
 
 def _names(op: str, impl: str | None) -> list[str]:
-    return [name for name in _REGISTRY[op].implementations if impl in _spellings(name)]
+    return [name for name in _REGISTRY[op].implementations if impl in _impl_values(name)]
 
 
-def _spellings(name: str) -> tuple[str | None, ...]:
-    """Every `impl` that means this implementation, among others or alone."""
+def _impl_values(name: str) -> tuple[str | None, ...]:
+    """Every value of `impl` that admits this implementation."""
     return None, name, name.split("/")[0]
 
 

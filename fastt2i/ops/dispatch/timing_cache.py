@@ -1,4 +1,4 @@
-"""The table of the operators' times: a JSON file for each device and set of versions, in the user's cache directory."""
+"""The cache of the operators' times: a JSON file for each device and set of versions, in the user's cache directory."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from fastt2i.files.atomic import replace_file
 from fastt2i.files.user_cache import user_cache
 from fastt2i.kernels.launch import convolution_precision
 
+#: The package whose operators and kernels are timed.
+PACKAGE = Path(__file__).parents[2]
 #: Milliseconds of each implementation by name; None where it was dropped.
 Times = dict[str, float | None]
 
-_tables: dict[Hashable, dict[str, Times]] = {}
+_loaded: dict[Hashable, dict[str, Times]] = {}
 
 
-def best(device: torch.device, key: str, names: tuple[str, ...], preferred: tuple[str, ...]) -> str | None:
+def fastest(device: torch.device, key: str, names: tuple[str, ...], preferred: tuple[str, ...]) -> str | None:
     """The fastest of these implementations of a call, where all were timed; else the first one preferred, or the first.
 
-    None where all of them were left out, which the reference cannot be: it is the definition.
+    None where all of them were dropped, which the reference cannot be: it is the definition.
     """
-    times = table_of(device).get(key, {})
+    times = times_of(device).get(key, {})
     left = [name for name in names if name == "reference" or times.get(name, 0.0) is not None]
     timed = {name: time for name in left if (time := times.get(name)) is not None}
     if timed and set(names) <= set(times):  # times of some say nothing of the others
@@ -37,16 +39,16 @@ def best(device: torch.device, key: str, names: tuple[str, ...], preferred: tupl
     return next((name for name in (*preferred, *names) if name in left), None)
 
 
-def table_of(device: torch.device) -> dict[str, Times]:
+def times_of(device: torch.device) -> dict[str, Times]:
     """All times known of a device, by call."""
     conditions = _conditions(device)
-    if conditions not in _tables:
-        _tables[conditions] = _read(path_of(device))
-    return _tables[conditions]
+    if conditions not in _loaded:
+        _loaded[conditions] = _read(cache_path(device))
+    return _loaded[conditions]
 
 
-def path_of(device: torch.device) -> Path:
-    """The file of a device's table; another version of anything that matters has another one."""
+def cache_path(device: torch.device) -> Path:
+    """The cache file of a device; another version of anything that times depend on has another one."""
     digest = hashlib.sha256(json.dumps(versions(device)).encode()).hexdigest()
     return user_cache("dispatch") / f"{digest[:16]}.json"
 
@@ -56,14 +58,14 @@ def versions(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         gpu = torch.cuda.get_device_properties(device)
         hardware = f"{gpu.name}, {gpu.multi_processor_count} multiprocessors, CUDA {torch.version.cuda}"
-        convolutions, products = _float32()
+        convolutions, products = _float32_precision()
         arithmetic = f"cuDNN {torch.backends.cudnn.version()}, convolutions {convolutions}, products {products}"
     else:
         hardware = f"{processor()}, {torch.get_num_threads()} threads"
         arithmetic = torch.backends.cpu.get_cpu_capability()
     return {
         "fastt2i": __version__,
-        "sources": _sources(),
+        "sources": source_digest(PACKAGE),
         "torch": torch.__version__,
         "triton": _triton_version(),
         "device": f"{device.type}: {hardware}",
@@ -71,13 +73,13 @@ def versions(device: torch.device) -> dict[str, str]:
     }
 
 
-def keep(device: torch.device, key: str, times: Times) -> None:
-    """Add to the table, on disk too where that can be written; what else is known of the call, and of others, stays."""
-    table, path = table_of(device), path_of(device)
-    for other, known in _read(path).items():
-        table[other] = known | table.get(other, {})
-    table[key] = table.get(key, {}) | times
-    content = {"versions": versions(device), "milliseconds": dict(sorted(table.items()))}
+def store(device: torch.device, key: str, times: Times) -> None:
+    """Add times, on disk too where that can be written; other times of the call, and of other calls, stay."""
+    cached_times, path = times_of(device), cache_path(device)
+    for other, cached in _read(path).items():
+        cached_times[other] = cached | cached_times.get(other, {})
+    cached_times[key] = cached_times.get(key, {}) | times
+    content = {"versions": versions(device), "milliseconds": dict(sorted(cached_times.items()))}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(content, indent=1).encode())
@@ -86,14 +88,14 @@ def keep(device: torch.device, key: str, times: Times) -> None:
 
 
 def _conditions(device: torch.device) -> Hashable:
-    """What of `versions` may change within a process; every call of an operator asks."""
+    """The part of `versions` that may change within a process; read at every call of an operator."""
     if device.type == "cuda":
-        return device.type, device.index or 0, _float32()
+        return device.type, device.index or 0, _float32_precision()
     return device.type, torch.get_num_threads()
 
 
-def _float32() -> tuple[str, str]:
-    """How convolutions, and other products of matrices, round float32: `tf32`, or something else where they do not."""
+def _float32_precision() -> tuple[str, str]:
+    """The float32 precision of convolutions and of matrix products: `tf32`, or something else for full precision."""
     return convolution_precision(), torch.backends.cuda.matmul.fp32_precision
 
 
@@ -108,11 +110,13 @@ def _read(path: Path) -> dict[str, Times]:
 
 
 @cache
-def _sources() -> str:
-    """A digest of the operators and kernels: what was timed, or found wrong, may not be what there is now."""
-    package, digest = Path(__file__).parents[2], hashlib.sha256()
-    for path in sorted([*package.glob("ops/*.py"), *package.glob("kernels/*.py")]):
-        digest.update(f"{path.name}\n{path.stat().st_size}\n".encode() + path.read_bytes())
+def source_digest(package: Path) -> str:
+    """A digest of a package's operators and kernels, all files by path and content: times of others are not theirs."""
+    digest = hashlib.sha256()
+    for folder in ("kernels", "ops"):
+        for path in sorted((package / folder).rglob("*.py")):
+            name = path.relative_to(package).as_posix()
+            digest.update(f"{name}\n{path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,9 +1,9 @@
-"""Times of the operators' implementations on this machine: taken when asked, and kept in a table ever after.
+"""Autotuning: the operators' implementations are timed on this machine when asked, and the times cached on disk.
 
     with fastt2i.ops.tuning():
         step()  # one of each kind that will run
 
-Before a candidate is timed, its result and its gradients are compared with the definition in float64; one that is
+Before a candidate is timed, its result and its gradients are compared with the reference in float64; one that is
 wrong, or cannot run, is dropped with a warning that names it. Second derivatives are not compared: few calls are
 differentiated twice, and all would pay for it.
 """
@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastt2i.ops.dispatch.timing_cache import keep
-from fastt2i.ops.dispatch.verify import disagreement, expected, results
+from fastt2i.ops.dispatch.timing_cache import store
+from fastt2i.ops.dispatch.verify import compare, reference_results, results
 
-#: A candidate is run this often before it is timed, and in this many rounds that go through all candidates.
+#: Untimed and timed rounds, each of which runs every candidate once.
 WARM_UP, ROUNDS = 2, 9
 
 _on = False
@@ -32,12 +32,12 @@ _on = False
 
 @contextmanager
 def tuning() -> Iterator[None]:
-    """Time the implementations of every operator called in this block whose times are not known yet.
+    """Time the implementations of every operator called in this context whose times are not cached yet.
 
-    Inside it a call that is new takes as long as some dozen calls of each candidate. Not under `torch.compile`, which
-    uses the times that are known when it traces. While a CUDA graph is captured nothing can be timed, and inside this
-    block a new call raises; outside it the rule of thumb decides, as it does for every call that was never timed. A
-    call whose own results are not finite is not timed: nothing can be told right from wrong by them.
+    A new call takes as long as some dozen calls of each candidate. Nothing is timed under `torch.compile`, which uses
+    the times that are cached when it traces. While a CUDA graph is captured nothing can be timed, and inside this
+    context a new call raises; outside it the heuristic decides, as it does for every call that was never timed. A
+    call whose reference results are not finite is not timed: no candidate can be verified by them.
     """
     global _on
     before, _on = _on, True
@@ -47,7 +47,7 @@ def tuning() -> Iterator[None]:
         _on = before
 
 
-def is_on() -> bool:
+def is_tuning() -> bool:
     """Whether new calls are to be timed."""
     return _on and not torch.compiler.is_compiling()
 
@@ -57,48 +57,48 @@ def measure(
     key: str,
     training: bool,
     candidates: dict[str, Callable[..., Tensor]],
-    truth: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
     arguments: tuple[Any, ...],
 ) -> None:
-    """Check and time the candidates on a call's own arguments, and keep what is found, if anything can be.
+    """Verify and time the candidates on a call's own arguments, and cache the times.
 
     Raises RuntimeError while a CUDA graph is being captured.
     """
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            f"{key}: nothing is known of this call and nothing can be timed while a CUDA graph is captured; "
+            f"{key}: this call has no times and nothing can be timed while a CUDA graph is captured; "
             "run it once inside fastt2i.ops.tuning() before"
         )
     with torch.autocast(device.type, enabled=False), torch.set_grad_enabled(training):
-        right = expected(truth, arguments, training)
-        if not all(exact.isfinite().all() for exact, _ in right):
+        exact = reference_results(reference, arguments, training)
+        if not all(tensor.isfinite().all() for tensor, _ in exact):
             return
-        good = {n: run for n, run in candidates.items() if _is_right(key, n, run, right, arguments, training)}
-        milliseconds = _time(good, arguments, training, device)
-    keep(device, key, {name: milliseconds.get(name) for name in candidates})
+        verified = {n: run for n, run in candidates.items() if _verify(key, n, run, exact, arguments, training)}
+        milliseconds = _time(verified, arguments, training, device)
+    store(device, key, {name: milliseconds.get(name) for name in candidates})
 
 
-def _is_right(
+def _verify(
     key: str,
     name: str,
     run: Callable[..., Tensor],
-    right: list[tuple[Tensor, float]],
+    exact: list[tuple[Tensor, float]],
     arguments: tuple[Any, ...],
     training: bool,
 ) -> bool:
     try:
-        wrong = disagreement(results(run, arguments, training), right)
-    except Exception as error:  # whatever it is, it must not end a run that can go on without this candidate
-        wrong = f"it fails: {error}"
-    if wrong is not None:
-        warnings.warn(f"{key}: {name} is left out, for {wrong}", stacklevel=2)
-    return wrong is None
+        error = compare(results(run, arguments, training), exact)
+    except Exception as exception:  # whatever it is, it must not end a run that can go on without this candidate
+        error = f"it fails: {exception}"
+    if error is not None:
+        warnings.warn(f"{key}: {name} is left out, for {error}", stacklevel=2)
+    return error is None
 
 
 def _time(
     candidates: dict[str, Callable[..., Tensor]], arguments: tuple[Any, ...], training: bool, device: torch.device
 ) -> dict[str, float]:
-    """Median milliseconds of each candidate, taken in turns."""
+    """Median milliseconds of each candidate; rounds interleave them, so that drift meets all alike."""
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(WARM_UP + ROUNDS):
         for name, run in candidates.items():

@@ -1,4 +1,4 @@
-"""Whether an implementation of an operator agrees with its definition in float64, gradients included."""
+"""Verification of an implementation against the reference in float64, gradients included."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Largest relative error against float64; an operator whose definition errs more in a dtype may err twice as much.
+#: Largest relative error against float64; where the reference itself errs more in a dtype, twice that.
 BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float64: 1e-12}
-#: Samples that the definition takes at once in float64, which needs twice to four times the memory.
+#: Samples that the reference takes at once in float64, which needs twice to four times the memory.
 CHUNK = 4
 
 Run = Callable[..., Tensor]
@@ -27,46 +27,45 @@ def results(run: Run, arguments: tuple[Any, ...], training: bool) -> list[Tensor
 
 
 def upstream(y: Tensor) -> Tensor:
-    """Some gradient that is not the same everywhere, and the same for a sample wherever it stands in a batch."""
+    """A deterministic upstream gradient: it varies over a sample, and is the same for every sample of a batch."""
     if y.ndim == 0:
         return torch.ones_like(y)
     wave = torch.linspace(-1.0, 1.0, max(1, y[:1].numel()), device=y.device, dtype=torch.float64)
     return torch.empty_like(y).copy_(wave.view(y[:1].shape))
 
 
-def expected(
-    truth: Run, arguments: tuple[Any, ...], training: bool, chunk: int | None = CHUNK, *, kinks: bool = True
+def reference_results(
+    reference: Run, arguments: tuple[Any, ...], training: bool, chunk: int | None = CHUNK, *, kinks: bool = True
 ) -> list[tuple[Tensor, float]]:
-    """The result and the gradients in float64, each with how far off a candidate may be.
+    """The result and the gradients in float64, each with the relative error that a candidate may have.
 
-    That is as far as the dtype's bound, twice as far as the definition is in that dtype, or twice as far as float64 is
-    for arguments that are rounded once more: folded weights are, and at a kink of the activation that may choose its
-    side.
+    That is the dtype's bound, twice the error of the reference in that dtype, or twice the error in float64 for
+    arguments that are rounded once more: folded weights are, and at a kink of the activation that may choose its side.
 
     Args:
-        truth: the definition.
+        reference: the reference implementation.
         arguments: of a call; the first holds the samples.
-        training: whether gradients count.
-        chunk: samples taken at once in float64; None where they do not stand alone, as in a contrastive loss.
-        kinks: whether what is rounded once more counts; it does not where the function is smooth and nothing folded.
+        training: whether gradients are compared.
+        chunk: samples taken at once in float64; None where samples depend on each other, as in a contrastive loss.
+        kinks: whether to allow for that second rounding; not where the function is smooth and nothing is folded.
     """
-    exact = _exact(truth, arguments, training, chunk)
-    rounded = _exact(truth, tuple(map(_rounded_once_more, arguments)), training, chunk) if kinks else exact
-    usual = results(truth, arguments, training)
-    bound = BOUNDS[usual[0].dtype]
+    exact = _in_float64(reference, arguments, training, chunk)
+    rounded = _in_float64(reference, tuple(map(_round_again, arguments)), training, chunk) if kinks else exact
+    own = results(reference, arguments, training)
+    bound = BOUNDS[own[0].dtype]
     return [
         (right, max(bound, 2 * relative_error(its, right), 2 * relative_error(near, right)))
-        for right, near, its in zip(exact, rounded, usual, strict=True)
+        for right, near, its in zip(exact, rounded, own, strict=True)
     ]
 
 
-def disagreement(found: list[Tensor], right: list[tuple[Tensor, float]]) -> str | None:
-    """What is wrong with the results of a candidate, given what is `expected`; None where nothing is."""
-    for place, (mine, (exact, allowed)) in enumerate(zip(found, right, strict=True)):
-        off = relative_error(mine, exact)
-        if not off <= allowed:
+def compare(found: list[Tensor], exact: list[tuple[Tensor, float]]) -> str | None:
+    """The first error of a candidate's results above what `reference_results` allows, in words; None for none."""
+    for place, (mine, (right, allowed)) in enumerate(zip(found, exact, strict=True)):
+        error = relative_error(mine, right)
+        if not error <= allowed:
             what = "its result" if place == 0 else f"its gradient {place}"
-            return f"{what} is wrong by {off:.1e}, more than {allowed:.1e}"
+            return f"{what} is wrong by {error:.1e}, more than {allowed:.1e}"
     return None
 
 
@@ -76,13 +75,13 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
     return ((found.double() - exact).norm() / scale).item()
 
 
-def _exact(truth: Run, arguments: tuple[Any, ...], training: bool, chunk: int | None) -> list[Tensor]:
-    """The same in float64, a few samples at a time: gradients of the other arguments add up."""
-    first, *others = (_widened(a) if isinstance(a, Tensor) else a for a in arguments)
+def _in_float64(reference: Run, arguments: tuple[Any, ...], training: bool, chunk: int | None) -> list[Tensor]:
+    """Results in float64, a few samples at a time: gradients of the other arguments add up."""
+    first, *others = (_to_float64(a) if isinstance(a, Tensor) else a for a in arguments)
     if chunk is None:
-        return results(truth, tuple(map(_like, arguments, (first, *others))), training)
+        return results(reference, tuple(map(_like, arguments, (first, *others))), training)
     pieces = [
-        results(truth, (_like(arguments[0], piece), *map(_like, arguments[1:], others)), training)
+        results(reference, (_like(arguments[0], piece), *map(_like, arguments[1:], others)), training)
         for piece in first.split(chunk)
     ]
     rows, gradients = 1 + (training and arguments[0].requires_grad), []
@@ -91,12 +90,12 @@ def _exact(truth: Run, arguments: tuple[Any, ...], training: bool, chunk: int | 
     return gradients
 
 
-def _widened(x: Tensor) -> Tensor:
+def _to_float64(x: Tensor) -> Tensor:
     return x.detach().double() if x.is_floating_point() else x
 
 
-def _rounded_once_more(argument: Any) -> Any:
-    """In float64, off by as much as rounding to its dtype may be."""
+def _round_again(argument: Any) -> Any:
+    """In float64, perturbed by as much as rounding to its dtype may do."""
     if not isinstance(argument, Tensor) or not argument.is_floating_point():
         return argument
     wide = argument.detach().double()

@@ -1,1 +1,1 @@
-"""The gate, act(f) * sigmoid(g): function, definition, PyTorch and Triton implementations."""
+"""The gate, act(f) * sigmoid(g): function, reference, PyTorch and Triton implementations."""

@@ -1,4 +1,4 @@
-"""The Triton gate as operators that torch knows: fakes for tracing, and formulas for both derivatives."""
+"""Custom operators of the Triton gate: fake implementations for tracing, and autograd formulas of both orders."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastt2i.kernels import gate as kernels
 @torch.library.custom_op("fastt2i::gate", mutates_args=())
 def gate(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
     """act(f) * sigmoid(g) of pre (B, 2C, ...)."""
-    return kernels.forward(_walkable(pre), activation, negative_slope)
+    return kernels.forward(_with_one_position_stride(pre), activation, negative_slope)
 
 
 @torch.library.custom_op("fastt2i::gate_backward", mutates_args=())
 def gate_backward(dy: Tensor, pre: Tensor, activation: str, negative_slope: float) -> tuple[Tensor, Tensor]:
     """The gradients of pre, and of a bias that was added to it (float32)."""
-    return kernels.backward(_walkable(dy), _walkable(pre), activation, negative_slope)
+    return kernels.backward(_with_one_position_stride(dy), _with_one_position_stride(pre), activation, negative_slope)
 
 
 @torch.library.custom_op("fastt2i::gate_backward_backward", mutates_args=())
@@ -27,7 +27,13 @@ def gate_backward_backward(
     ddpre: Tensor, dy: Tensor, pre: Tensor, activation: str, negative_slope: float
 ) -> tuple[Tensor, Tensor]:
     """The gradients of dy and pre, given that of the dpre that `gate_backward` returns."""
-    return kernels.backward_backward(_walkable(ddpre), _walkable(dy), _walkable(pre), activation, negative_slope)
+    return kernels.backward_backward(
+        _with_one_position_stride(ddpre),
+        _with_one_position_stride(dy),
+        _with_one_position_stride(pre),
+        activation,
+        negative_slope,
+    )
 
 
 @gate.register_fake
@@ -45,32 +51,32 @@ def _(ddpre: Tensor, dy: Tensor, pre: Tensor, activation: str, negative_slope: f
     return kernels.like(pre, dy.shape[1]), kernels.like(pre, pre.shape[1])
 
 
-def _save_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     pre, ctx.activation, ctx.negative_slope = inputs
     ctx.save_for_backward(pre)
 
 
-def _differentiate_gate(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+def _gate_autograd(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
     (pre,) = ctx.saved_tensors
     return gate_backward(dy, pre, ctx.activation, ctx.negative_slope)[0], None, None
 
 
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     dy, pre, ctx.activation, ctx.negative_slope = inputs
     ctx.save_for_backward(dy, pre)
 
 
-def _differentiate_backward(ctx: Any, ddpre: Tensor, ddbias: Tensor) -> tuple[Tensor, Tensor, None, None]:
+def _backward_autograd(ctx: Any, ddpre: Tensor, ddbias: Tensor) -> tuple[Tensor, Tensor, None, None]:
     dy, pre = ctx.saved_tensors
     # The bias's gradient is the sum of dpre over all positions, so what comes back for it goes to each of them.
     spread = ddbias.to(ddpre.dtype).reshape(1, -1, *[1] * (pre.ndim - 2))
     return *gate_backward_backward(ddpre + spread, dy, pre, ctx.activation, ctx.negative_slope), None, None
 
 
-gate.register_autograd(_differentiate_gate, setup_context=_save_gate)
-gate_backward.register_autograd(_differentiate_backward, setup_context=_save_backward)
+gate.register_autograd(_gate_autograd, setup_context=_setup_gate)
+gate_backward.register_autograd(_backward_autograd, setup_context=_setup_backward)
 
 
-def _walkable(x: Tensor) -> Tensor:
+def _with_one_position_stride(x: Tensor) -> Tensor:
     """x itself in NCHW, channels-last and all else that has one stride for positions; a copy of anything stranger."""
     return x if kernels.one_position_stride(x) else x.contiguous()

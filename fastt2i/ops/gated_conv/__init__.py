@@ -1,1 +1,1 @@
-"""Gated convolutions, upsampling ones too: functions, definitions, PyTorch and Triton implementations."""
+"""Gated convolutions, upsampling ones too: functions, reference, PyTorch and Triton implementations."""

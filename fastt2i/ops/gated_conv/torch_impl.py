@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastt2i.ops.gate import torch_impl as gate_torch
-from fastt2i.ops.reference import accumulating
+from fastt2i.ops.numerics import upcast
 
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
@@ -24,7 +24,7 @@ def phase_weights(weight: Tensor) -> Tensor:
 
     Taps are added up in float32 or wider, so that half-precision kernels are rounded once.
     """
-    taps = _meet(_meet(accumulating(weight), 2), 4)  # (O, I, p, u, q, v)
+    taps = _fold_taps(_fold_taps(upcast(weight), 2), 4)  # (O, I, p, u, q, v)
     return taps.permute(2, 4, 0, 1, 3, 5).contiguous().to(weight.dtype)
 
 
@@ -37,32 +37,32 @@ def transposed_weight(weight: Tensor) -> Tensor:
     return taps.flatten(4, 5).flatten(2, 3).flip(2, 3).contiguous(memory_format=torch.channels_last)
 
 
-def folded(dtransposed: Tensor) -> Tensor:
+def transposed_weight_backward(dtransposed: Tensor) -> Tensor:
     """The gradient of a 3x3 kernel (O, I, 3, 3), given that of its `transposed_weight` (I, O, 4, 4)."""
-    taps = accumulating(dtransposed).flip(2, 3).unflatten(3, (2, 2)).unflatten(2, (2, 2))  # (I, O, u, p, v, q)
-    return _part(_part(taps, 2), 3).permute(1, 0, 2, 3).contiguous().to(dtransposed.dtype)
+    taps = upcast(dtransposed).flip(2, 3).unflatten(3, (2, 2)).unflatten(2, (2, 2))  # (I, O, u, p, v, q)
+    return _unfold_taps(_unfold_taps(taps, 2), 3).permute(1, 0, 2, 3).contiguous().to(dtransposed.dtype)
 
 
-def _meet(x: Tensor, dim: int) -> Tensor:
-    """The sums of the 3 taps of a dimension that meet in a pixel, (phase, pixel) in its place."""
+def _fold_taps(x: Tensor, dim: int) -> Tensor:
+    """The 3 taps of a dimension, summed by the pixel of the small image that they read: (phase, pixel) in its place."""
     # Sums, not a product with a table: to bring a table to a GPU is what no CUDA graph can capture.
     first, second, third = x.unbind(dim)
     return torch.stack((first, second + third, first + second, third), dim).unflatten(dim, (2, 2))
 
 
-def _part(x: Tensor, dim: int) -> Tensor:
-    """The other way, the transpose of `_meet`: (pixel, phase) at `dim` go back to the 3 taps that met there."""
+def _unfold_taps(x: Tensor, dim: int) -> Tensor:
+    """The transpose of `_fold_taps`: gradients of (pixel, phase), at `dim` and behind it, to those of the 3 taps."""
     (a, c), (b, d) = (pixel.unbind(dim) for pixel in x.unbind(dim))
     return torch.stack((a + c, b + c, b + d), dim)
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, negative_slope: float) -> Tensor:
-    """The convolution of the upsampled tensor, which is not worth avoiding where it is small."""
-    pre = F.conv2d(_doubled(x), weight, bias, padding=1)
+    """The convolution of the upsampled tensor, the fastest form for small images."""
+    pre = F.conv2d(_upsample_nearest(x), weight, bias, padding=1)
     return gate_torch.gate(pre, activation, negative_slope)
 
 
-def _doubled(x: Tensor) -> Tensor:
+def _upsample_nearest(x: Tensor) -> Tensor:
     """The nearest-neighbour 2x upsampling."""
     if not torch.compiler.is_compiling():
         return F.interpolate(x, scale_factor=2, mode="nearest")
@@ -81,7 +81,7 @@ def by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, n
     parts = _Phases.apply(x, kernels, bias)
     gated = [gate_torch.gate(part, activation, negative_slope) for part in parts]
     # A compiler makes four passes with a condition on every pixel of assignments to some rows and columns.
-    return _stacked(gated) if torch.compiler.is_compiling() else _Interleave.apply(*gated)
+    return _interleave_by_stack(gated) if torch.compiler.is_compiling() else _Interleave.apply(*gated)
 
 
 def transposed(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, negative_slope: float) -> Tensor:
@@ -89,7 +89,7 @@ def transposed(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, 
     # In float32 on a CPU: without instructions for bfloat16, the second derivative of the bias was off by 1.3e-2.
     dtype = x.dtype
     if x.device.type == "cpu":
-        x, weight, bias = accumulating(x), accumulating(weight), None if bias is None else accumulating(bias)
+        x, weight, bias = upcast(x), upcast(weight), None if bias is None else upcast(bias)
     pre = F.conv_transpose2d(x, transposed_weight(weight), bias, stride=2, padding=1)
     return gate_torch.gate(pre, activation, negative_slope).to(dtype)
 
@@ -106,23 +106,23 @@ class _Phases(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, kernels = ctx.saved_tensors
-        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2]]
+        output_mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2]]
         by_phase = [
-            _convolution_backward(dy, _padded(x, p, q), _kernel(kernels, p, q), wanted)
+            _convolution_backward(dy, _padded(x, p, q), _kernel(kernels, p, q), output_mask)
             for dy, (p, q) in zip(upstream, PHASES, strict=True)
         ]
         height, width = x.shape[2:]
         dx = dkernels = dbias = None
-        if wanted[0]:
+        if output_mask[0]:
             unpadded = [
                 dpadded[:, :, 1 - p : 1 - p + height, 1 - q : 1 - q + width]
                 for (dpadded, _, _), (p, q) in zip(by_phase, PHASES, strict=True)
             ]
             dx = unpadded[0] + unpadded[1] + unpadded[2] + unpadded[3]
-        if wanted[1]:
+        if output_mask[1]:
             dkernels = torch.stack([dkernel for _, dkernel, _ in by_phase]).unflatten(0, (2, 2))
-        if wanted[2]:
-            dbias = torch.stack([own for _, _, own in by_phase]).sum(dim=0)
+        if output_mask[2]:
+            dbias = torch.stack([dpart for _, _, dpart in by_phase]).sum(dim=0)
         return dx, dkernels, dbias
 
 
@@ -134,13 +134,15 @@ def _kernel(kernels: Tensor, p: int, q: int) -> Tensor:
     return kernels[p, q].contiguous(memory_format=torch.channels_last)
 
 
-def _convolution_backward(dy: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+def _convolution_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, output_mask: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
     return torch.ops.aten.convolution_backward(
-        dy, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted
+        dy, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, output_mask
     )
 
 
-def _stacked(parts: list[Tensor]) -> Tensor:
+def _interleave_by_stack(parts: list[Tensor]) -> Tensor:
     """What `_Interleave` gives, by one concatenation."""
     batch, channels, height, width = parts[0].shape
     pixels = [part.permute(0, 2, 3, 1) for part in parts]

@@ -1,4 +1,4 @@
-"""Gated convolutions on Triton kernels, as operators that torch knows.
+"""Custom operators of the gated convolutions on Triton kernels, with fake implementations and autograd formulas.
 
 Each returns (y, pre), pre = [f, g] being what its backward starts from; x, the weight and pre are all that is kept. The
 backward is that of the gate, which has a formula for its own derivative, and one `aten.convolution_backward`, which
@@ -18,10 +18,10 @@ from fastt2i.kernels.gate import forward as gate_forward
 from fastt2i.kernels.gate import like
 from fastt2i.kernels.tiles import CONFIGS
 from fastt2i.ops.gate.triton_ops import gate_backward
-from fastt2i.ops.gated_conv.torch_impl import folded, phase_weights, transposed_weight
+from fastt2i.ops.gated_conv.torch_impl import phase_weights, transposed_weight, transposed_weight_backward
 
-#: By name; any other form is a convolution of torch's, and the gate in a kernel of its own.
-BY_NAME = {config.name: config for config in CONFIGS}
+#: Tiles of the one-kernel form by name; any other form is torch's convolution, and the gate in a kernel of its own.
+CONFIG_BY_NAME = {config.name: config for config in CONFIGS}
 
 
 @torch.library.custom_op("fastt2i::gated_conv2d", mutates_args=())
@@ -39,8 +39,8 @@ def gated_conv2d(
     keep_pre: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (B, Cout, H', W') and pre (B, 2 Cout, H', W'), empty unless kept."""
-    if form in BY_NAME:
-        config = BY_NAME[form]
+    if form in CONFIG_BY_NAME:
+        config = CONFIG_BY_NAME[form]
         return kernels.forward(
             x, weight, bias, stride, padding, dilation, activation, negative_slope, config, keep_pre
         )  # fmt: skip
@@ -58,9 +58,9 @@ def upsample_gated_conv2d(
     keep_pre: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (B, Cout, 2H, 2W) and pre (B, 2 Cout, 2H, 2W), empty unless kept."""
-    if form in BY_NAME:
-        folded_weights = phase_weights(weight)
-        return kernels.upsample_forward(x, folded_weights, bias, activation, negative_slope, BY_NAME[form], keep_pre)
+    if form in CONFIG_BY_NAME:
+        phases = phase_weights(weight)
+        return kernels.upsample_forward(x, phases, bias, activation, negative_slope, CONFIG_BY_NAME[form], keep_pre)
     pre = F.conv_transpose2d(x, transposed_weight(weight), bias, stride=2, padding=1)
     return _gated(pre, activation, negative_slope, keep_pre)
 
@@ -83,7 +83,7 @@ def _(
     form: str,
     keep_pre: bool,
 ) -> tuple[Tensor, Tensor]:
-    if form not in BY_NAME:
+    if form not in CONFIG_BY_NAME:
         return _fake(F.conv2d(x, weight, bias, stride, padding, dilation, groups), keep_pre)
     return _fake(like(x, len(weight), kernels.output_size(x, weight, stride, padding, dilation)), keep_pre)
 
@@ -98,7 +98,7 @@ def _(
     form: str,
     keep_pre: bool,
 ) -> tuple[Tensor, Tensor]:
-    if form not in BY_NAME:
+    if form not in CONFIG_BY_NAME:
         return _fake(F.conv_transpose2d(x, transposed_weight(weight), bias, stride=2, padding=1), keep_pre)
     return _fake(like(x, len(weight), (2 * x.shape[2], 2 * x.shape[3])), keep_pre)
 
@@ -107,17 +107,17 @@ def _fake(pre: Tensor, keep_pre: bool) -> tuple[Tensor, Tensor]:
     return like(pre, pre.shape[1] // 2), pre if keep_pre else pre.new_empty(0)
 
 
-def _keep_for_gated_conv2d(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_gated_conv2d(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, ctx.stride, ctx.padding, ctx.dilation, ctx.groups, activation, negative_slope, *_ = inputs
-    _keep(ctx, x, weight, bias, activation, negative_slope, output[1])
+    _save(ctx, x, weight, bias, activation, negative_slope, output[1])
 
 
-def _keep_for_upsampling(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_upsampling(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, activation, negative_slope, *_ = inputs
-    _keep(ctx, x, weight, bias, activation, negative_slope, output[1])
+    _save(ctx, x, weight, bias, activation, negative_slope, output[1])
 
 
-def _keep(
+def _save(
     ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, negative_slope: float, pre: Tensor
 ) -> None:
     ctx.set_materialize_grads(False)
@@ -125,30 +125,30 @@ def _keep(
     ctx.save_for_backward(x, weight, pre)
 
 
-def _differentiate_gated_conv2d(ctx: Any, dy: Tensor | None, dpre: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gated_conv2d_backward(ctx: Any, dy: Tensor | None, dpre: Tensor | None) -> tuple[Tensor | None, ...]:
     x, weight, pre = ctx.saved_tensors
     dpre, dbias = _gate_backward(ctx, dy, dpre, pre)
     dx, dweight, _ = torch.ops.aten.convolution_backward(
-        dpre, x, weight, None, ctx.stride, ctx.padding, ctx.dilation, False, [0, 0], ctx.groups, _wanted(ctx)
+        dpre, x, weight, None, ctx.stride, ctx.padding, ctx.dilation, False, [0, 0], ctx.groups, _output_mask(ctx)
     )
     return dx, dweight, dbias, *[None] * 8
 
 
-def _differentiate_upsampling(ctx: Any, dy: Tensor | None, dpre: Tensor | None) -> tuple[Tensor | None, ...]:
+def _upsampling_backward(ctx: Any, dy: Tensor | None, dpre: Tensor | None) -> tuple[Tensor | None, ...]:
     x, weight, pre = ctx.saved_tensors
     dpre, dbias = _gate_backward(ctx, dy, dpre, pre)
     dx, dtransposed, _ = torch.ops.aten.convolution_backward(
-        dpre, x, transposed_weight(weight), None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, _wanted(ctx)
+        dpre, x, transposed_weight(weight), None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, _output_mask(ctx)
     )
-    return dx, None if dtransposed is None else folded(dtransposed), dbias, *[None] * 4
+    return dx, None if dtransposed is None else transposed_weight_backward(dtransposed), dbias, *[None] * 4
 
 
-def _wanted(ctx: Any) -> list[bool]:
+def _output_mask(ctx: Any) -> list[bool]:
     return [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
 
 
 def _gate_backward(ctx: Any, dy: Tensor | None, dpre: Tensor | None, pre: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The gradients of pre and of the bias; dpre is what comes back to the operator's second result, if anything."""
+    """The gradients of pre and of the bias; dpre is that of the operator's second result, if there is one."""
     own, dbias = None, None
     if dy is not None:
         own, dbias = gate_backward(dy, pre, ctx.activation, ctx.negative_slope)
@@ -159,5 +159,5 @@ def _gate_backward(ctx: Any, dy: Tensor | None, dpre: Tensor | None, pre: Tensor
     return own, dbias.to(pre.dtype) if ctx.biased else None
 
 
-gated_conv2d.register_autograd(_differentiate_gated_conv2d, setup_context=_keep_for_gated_conv2d)
-upsample_gated_conv2d.register_autograd(_differentiate_upsampling, setup_context=_keep_for_upsampling)
+gated_conv2d.register_autograd(_gated_conv2d_backward, setup_context=_setup_gated_conv2d)
+upsample_gated_conv2d.register_autograd(_upsampling_backward, setup_context=_setup_upsampling)

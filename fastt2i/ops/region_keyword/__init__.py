@@ -1,1 +1,1 @@
-"""Region-keyword matching: functions, definitions, PyTorch and Triton implementations."""
+"""Region-keyword matching: functions, reference, PyTorch and Triton implementations."""

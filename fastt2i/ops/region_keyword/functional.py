@@ -1,4 +1,4 @@
-"""Matching of image regions with keywords, and of images with sentences: the public functions."""
+"""Matching of image regions with keywords: the public functions."""
 
 from __future__ import annotations
 
@@ -6,70 +6,12 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from fastt2i.kernels.launch import unavailable_reason
-from fastt2i.kernels.tiles import MOST_KEYWORDS
-from fastt2i.ops import reference
+import fastt2i.ops.region_keyword.implementations  # noqa: F401  registers them
 from fastt2i.ops.autocast import promote_for_autocast
-from fastt2i.ops.checks import (
-    check_as_many,
-    check_exclude,
-    check_floating,
-    check_positive,
-    check_region_keyword,
-    check_tensors,
-)
-from fastt2i.ops.dispatch.registry import Call, Implementation, describe, register, select
-from fastt2i.ops.gather import Ranks
-from fastt2i.ops.region_keyword import torch_impl as region_keyword_torch
-
-#: Multiply-adds of the similarities, masked ones included, from which the blocked form won on a CPU (2 cores).
-BLOCKS_FROM = 2**24
-
-
-def _triton_scores(
-    regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
-) -> Tensor:
-    # Imported when first used: Triton takes a while to load, and may not be there.
-    from fastt2i.ops.region_keyword.triton_ops import region_keyword_scores as triton_scores
-
-    return triton_scores(regions, keywords, mask, variant, gamma_attention, gamma_pooling)
-
-
-def _no_torch_scores(call: Call) -> str | None:
-    if call.device.type != "cuda" or torch.compiler.is_compiling() or not torch.cuda.is_initialized():
-        return None
-    if torch.cuda.is_current_stream_capturing():
-        return "the host reads the captions' lengths, which cannot be captured in a CUDA graph"
-    return None
-
-
-def _no_triton_scores(call: Call) -> str | None:
-    if call.dtype == torch.float64:
-        return "the kernels compute in float32, so float64 goes through torch or the reference"
-    variant, keywords = call.settings[0], call.shapes[-1][1]
-    if variant == "damsm" and keywords > MOST_KEYWORDS:
-        return f"keywords has {keywords} for every caption; with variant='damsm' it takes at most {MOST_KEYWORDS}"
-    return unavailable_reason(call.device.type)
-
-
-def _prefer_scores(call: Call) -> tuple[str, ...]:
-    if call.device.type == "cuda":
-        return ("triton", "torch")
-    (images, regions, features), (captions, keywords, _) = call.shapes
-    return ("torch",) if images * captions * keywords * regions * features >= BLOCKS_FROM else ("reference",)
-
-
-register(
-    "region_keyword_scores",
-    {
-        "reference": Implementation(reference.region_keyword_scores),
-        "torch": Implementation(region_keyword_torch.region_keyword_scores, _no_torch_scores),
-        "triton": Implementation(_triton_scores, _no_triton_scores),
-    },
-    _prefer_scores,
-    f"triton, then torch on CUDA; on a CPU torch from {BLOCKS_FROM / 1e6:.0f} million multiply-adds of a similarity "
-    "(B_img x B_cap x T x R x D), reference below",
-)
+from fastt2i.ops.checks import check_as_many, check_positive, check_region_keyword, check_tensors
+from fastt2i.ops.contrastive import check_pairs, contrastive_loss
+from fastt2i.ops.dispatch.registry import make_call, select
+from fastt2i.ops.region_keyword import reference
 
 
 def region_keyword_scores(
@@ -82,7 +24,7 @@ def region_keyword_scores(
     gamma_pooling: float = 5.0,
     impl: str | None = None,
 ) -> Tensor:
-    """How well every image goes with every caption, by attention of the caption's keywords over the image's regions.
+    """Matching scores of every image with every caption, by attention of a caption's keywords over an image's regions.
 
     `xmc`: the score inside XMC-GAN's `word_loss` (Zhang et al. 2021, eq. 7-9): cosine similarities, attention
     softmax_r(gamma_attention * s), the attended context's cosine with its keyword, log-sum-exp over keywords
@@ -109,16 +51,9 @@ def region_keyword_scores(
         RuntimeError: the implementation asked for cannot run here.
     """
     op = "region_keyword_scores"
-    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=keyword_mask)
-    regions, keywords = promote_for_autocast(regions, keywords)
-    check_region_keyword(op, regions, keywords, keyword_mask, variant)
+    regions, keywords, mask = _checked(op, regions, keywords, keyword_mask, variant)
     check_positive(op, gamma_attention=gamma_attention, gamma_pooling=gamma_pooling)
-    if keyword_mask is None:
-        keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
-    arguments = (regions, keywords, keyword_mask, variant, gamma_attention, gamma_pooling)
-    run = select(describe(op, regions, keywords, settings=(variant,), shaping=2), impl, arguments)
-    with torch.autocast(regions.device.type, enabled=False):
-        return run(*arguments)
+    return _scores(regions, keywords, mask, variant, gamma_attention, gamma_pooling, impl)
 
 
 def region_keyword_attention(
@@ -129,7 +64,7 @@ def region_keyword_attention(
     variant: str = "xmc",
     gamma_attention: float = 5.0,
 ) -> Tensor:
-    """Where each keyword of a caption looks in the caption's own image: the attention inside the scores, for people.
+    """The attention of each caption's keywords over the regions of its own image, as inside the scores.
 
     Args:
         regions: (B, R, D) region features; image i belongs to caption i.
@@ -146,15 +81,11 @@ def region_keyword_attention(
         ValueError, TypeError: an argument does not fit.
     """
     op = "region_keyword_attention"
-    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=keyword_mask)
-    regions, keywords = promote_for_autocast(regions, keywords)
-    check_region_keyword(op, regions, keywords, keyword_mask, variant)
+    regions, keywords, mask = _checked(op, regions, keywords, keyword_mask, variant)
     check_as_many(op, regions, keywords)
     check_positive(op, gamma_attention=gamma_attention)
-    if keyword_mask is None:
-        keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
     with torch.autocast(regions.device.type, enabled=False):
-        return reference.region_keyword_attention(regions, keywords, keyword_mask, variant, gamma_attention)
+        return reference.region_keyword_attention(regions, keywords, mask, variant, gamma_attention)
 
 
 def region_keyword_loss(
@@ -168,7 +99,7 @@ def region_keyword_loss(
     gamma_matching: float = 50.0,
     exclude: Tensor | None = None,
     gather: ProcessGroup | None = None,
-    even: bool = False,
+    equal_batch_sizes: bool = False,
     impl: str | None = None,
 ) -> Tensor:
     """Contrastive loss of images and captions by their regions and keywords.
@@ -181,7 +112,7 @@ def region_keyword_loss(
     with the whole batch. Their backward passes, which must all take place, leave the gradient of the sum of all ranks'
     losses: N times the whole batch's for N ranks, which DistributedDataParallel's mean over ranks makes the whole
     batch's, however large each rank's share is. The host waits for the others' sizes, which no CUDA graph can hold,
-    unless they are `even`; `torch.compile(fullgraph=True)` is for one process.
+    unless `equal_batch_sizes`; `torch.compile(fullgraph=True)` is for one process.
 
     Args:
         regions: (B, R, D) region features; image i belongs to caption i.
@@ -196,7 +127,8 @@ def region_keyword_loss(
             of ranks, as `ids[:, None] == gather_batch(ids, group)` is; on all ranks or on none.
         gather: a process group whose ranks' batches are one; None is this process alone. B and T may differ between
             ranks, and a B may be 0. Note that `torch.distributed.group.WORLD` is None until a group is initialised.
-        even: with `gather`, B and T of all ranks are those of this one, which is for the caller to know.
+        equal_batch_sizes: with `gather`, B and T of all ranks are those of this one, which is for the caller to
+            ensure.
         impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
 
     Returns:
@@ -207,94 +139,39 @@ def region_keyword_loss(
         RuntimeError: the implementation asked for cannot run here.
     """
     op = "region_keyword_loss"
-    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=keyword_mask, exclude=exclude)
+    check_tensors(op, exclude=exclude)
+    regions, keywords, mask = _checked(op, regions, keywords, keyword_mask, variant)
+    gammas = {"gamma_attention": gamma_attention, "gamma_pooling": gamma_pooling, "gamma_matching": gamma_matching}
+    check_positive(op, **gammas)
+    batch = check_pairs(op, regions, keywords, exclude, gather, equal_batch_sizes)
+    if batch is not None:
+        keywords, mask = (batch.gather(batch.pad_keywords(x, 1)) for x in (keywords, mask))
+    scores = _scores(regions, keywords, mask, variant, gamma_attention, gamma_pooling, impl)
+    return contrastive_loss(gamma_matching * scores, exclude, batch)
+
+
+def _checked(
+    op: str, regions: Tensor, keywords: Tensor, mask: Tensor | None, variant: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Regions, keywords and a mask that fit together; a mask of ones for None."""
+    check_tensors(op, regions=regions, keywords=keywords, keyword_mask=mask)
     regions, keywords = promote_for_autocast(regions, keywords)
-    check_region_keyword(op, regions, keywords, keyword_mask, variant)
-    check_positive(op, gamma_matching=gamma_matching)
-    ranks = _check_pairs(op, regions, keywords, exclude, gather, even)
-    if ranks is not None:
-        if keyword_mask is None:
-            keyword_mask = keywords.new_ones(keywords.shape[:2], dtype=torch.bool)
-        keywords, keyword_mask = (ranks.gather(ranks.widen(x, 1)) for x in (keywords, keyword_mask))
-    scores = region_keyword_scores(
-        regions,
-        keywords,
-        keyword_mask,
-        variant=variant,
-        gamma_attention=gamma_attention,
-        gamma_pooling=gamma_pooling,
-        impl=impl,
-    )
-    return _matching_loss(gamma_matching * scores, exclude, ranks)
+    check_region_keyword(op, regions, keywords, mask, variant)
+    return regions, keywords, keywords.new_ones(keywords.shape[:2], dtype=torch.bool) if mask is None else mask
 
 
-def global_match_loss(
-    global_features: Tensor,
-    sentences: Tensor,
-    temperature: float = 0.1,
-    exclude: Tensor | None = None,
-    *,
-    gather: ProcessGroup | None = None,
-    even: bool = False,
+def _scores(
+    regions: Tensor,
+    keywords: Tensor,
+    mask: Tensor,
+    variant: str,
+    gamma_attention: float,
+    gamma_pooling: float,
+    impl: str | None,
 ) -> Tensor:
-    """Contrastive loss of images and sentences: cosine / temperature, cross-entropy both ways, summed.
-
-    XMC-GAN's `contrastive_loss` (Zhang et al. 2021, eq. 5), and with temperature 1 / gamma_3 the sum of the two that
-    AttnGAN's `sent_loss` returns.
-
-    Args:
-        global_features: (B, D) global features of images.
-        sentences: (B, D) sentence features, of the same dtype and on the same device; sentence i is image i's.
-        temperature: of the softmax.
-        exclude: (B, B) bool, true for pairs (image, sentence) that are no negatives; the diagonal always takes part.
-            With `gather`, (B, sentences of all ranks).
-        gather: a process group whose ranks' batches are one, as in `region_keyword_loss`, gradients included.
-        even: with `gather`, B of all ranks is that of this one, which is for the caller to know.
-
-    Returns:
-        a scalar, float32, or float64 for float64 features; 0 for an empty batch.
-
-    Raises:
-        ValueError, TypeError: an argument does not fit.
-    """
-    op = "global_match_loss"
-    check_tensors(op, global_features=global_features, sentences=sentences, exclude=exclude)
-    global_features, sentences = promote_for_autocast(global_features, sentences)
-    check_floating(op, global_features=global_features, sentences=sentences)
-    if global_features.ndim != 2 or global_features.shape != sentences.shape:
-        raise ValueError(
-            f"{op}: global_features has shape {tuple(global_features.shape)} and sentences {tuple(sentences.shape)}; "
-            "both must be (B, D)"
-        )
-    check_positive(op, temperature=temperature)
-    ranks = _check_pairs(op, global_features, sentences, exclude, gather, even)
-    if ranks is not None:
-        sentences = ranks.gather(sentences)
-    with torch.autocast(global_features.device.type, enabled=False):
-        return _matching_loss(reference.cosines(global_features, sentences) / temperature, exclude, ranks)
-
-
-def _check_pairs(
-    op: str, images: Tensor, captions: Tensor, exclude: Tensor | None, gather: ProcessGroup | None, even: bool
-) -> Ranks | None:
-    """As many images as captions, and exclude fits; the ranks, where there are others."""
-    check_as_many(op, images, captions)
-    ranks = None if gather is None else Ranks(op, gather, captions, exclude, even)
-    check_exclude(op, images, len(images) if ranks is None else sum(ranks.sizes), exclude)
-    return ranks
-
-
-def _matching_loss(logits: Tensor, exclude: Tensor | None, ranks: Ranks | None) -> Tensor:
-    """The loss of logits of this rank's images with all captions."""
-    if ranks is None:
-        return reference.symmetric_cross_entropy(logits, exclude)
-    own = torch.arange(len(logits), device=logits.device)
-    at = own + sum(ranks.sizes[: ranks.rank])
-    if exclude is not None:
-        exclude = exclude.clone()
-        exclude[own, at] = False
-        logits = logits.masked_fill(exclude, -torch.inf)
-    # A rank has all captions of its images but not all images of its captions: of these it needs no more than the sums
-    # that the others have, so that two rows travel and not the (all images, all captions) logits.
-    over_captions = ranks.sum((logits.logsumexp(dim=1) - 2 * logits[own, at]).sum())
-    return (over_captions + ranks.logsumexp(logits).sum()) / max(1, sum(ranks.sizes))
+    """The scores by the implementation that dispatch selects; arguments are checked."""
+    call = make_call("region_keyword_scores", regions, keywords, settings=(variant,), num_key_tensors=2)
+    arguments = (regions, keywords, mask, variant, gamma_attention, gamma_pooling)
+    run = select(call, impl, arguments)
+    with torch.autocast(regions.device.type, enabled=False):
+        return run(*arguments)

@@ -1,4 +1,4 @@
-"""The Triton region-keyword scores as operators that torch knows: fakes for tracing, and a formula for the gradient."""
+"""Custom operators of the Triton region-keyword scores: fake implementations for tracing, and the autograd formula."""
 
 from __future__ import annotations
 
@@ -81,16 +81,16 @@ def _(dscores: Tensor, regions: Tensor, keywords: Tensor, *others: Any) -> tuple
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     regions, keywords, mask, *ctx.settings = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(regions, keywords, mask, *output)
 
 
-def _differentiate(ctx: Any, dscores: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+def _autograd_backward(ctx: Any, dscores: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
     for_regions, for_keywords = ctx.needs_input_grad[:2]
     dregions, dkeywords = region_keyword_backward(dscores, *ctx.saved_tensors, *ctx.settings, for_regions, for_keywords)
     return dregions if for_regions else None, dkeywords if for_keywords else None, None, None, None, None
 
 
-region_keyword.register_autograd(_differentiate, setup_context=_save)
+region_keyword.register_autograd(_autograd_backward, setup_context=_setup_context)
