@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastt2i.ops import gate
-from fastt2i.ops.reference import ACTIVATIONS
+from fastt2i.ops.gate.reference import ACTIVATIONS
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 

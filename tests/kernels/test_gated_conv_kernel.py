@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastt2i.kernels.tiles import CONFIGS
 from fastt2i.ops import gated_conv2d, upsample_gated_conv2d
-from fastt2i.ops.dispatch import registry as dispatch
-from fastt2i.ops.reference import ACTIVATIONS
+from fastt2i.ops.dispatch import registry
+from fastt2i.ops.gate.reference import ACTIVATIONS
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -55,7 +55,7 @@ def parameters(kernel: int, sizes: tuple[int, int, int], device: torch.device, d
 
 
 def form(op: str, name: str) -> Callable[..., Tensor]:
-    return dispatch._REGISTRY[op].implementations[name].run
+    return registry._REGISTRY[op].implementations[name].run
 
 
 def all_results(run: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -113,8 +113,8 @@ def test_upsampling_of_every_size(name: str, dtype: torch.dtype, device: torch.d
 def test_every_tile_and_its_tails(name: str, dtype: torch.dtype, device: torch.device) -> None:
     """More positions than a tile has and channels on both sides of a multiple, so that every edge is crossed."""
     weight = torch.Size((32, 16, 3, 3))
-    call = dispatch.Call("", device, dtype, (torch.Size((3, 16, 11, 9)), weight), (1,), "channels_last", True)
-    if reason := dispatch._REGISTRY["gated_conv2d"].implementations[name].unavailable(call):
+    call = registry.Call("", device, dtype, (torch.Size((3, 16, 11, 9)), weight), (1,), "channels_last", True)
+    if reason := registry._REGISTRY["gated_conv2d"].implementations[name].unavailable(call):
         pytest.skip(reason)  # on a GPU whose shared memory is too small for it; the interpreter has no limit
     for sizes, size in (((3, 16, 16), (11, 9)), ((1, 80, 48), (9, 31))):
         x = layout(draw(sizes[0], sizes[1], *size, device=device, dtype=dtype), True)
@@ -144,8 +144,8 @@ def test_groups_and_uneven_padding(device: torch.device) -> None:
     truth = gated_conv2d(x.double(), weight.double(), padding="same", groups=2, impl="reference")
     assert ours.shape == (2, 6, 6, 5)
     assert (ours.double() - truth).norm() <= 1e-5 * truth.norm()
-    reasons = dispatch._REGISTRY["gated_conv2d"].implementations[SMALL].unavailable
-    call = dispatch.describe("gated_conv2d", x, weight, settings=(1, 1, 0, 0, 1, 1, 2), shaping=2)
+    reasons = registry._REGISTRY["gated_conv2d"].implementations[SMALL].unavailable
+    call = registry.make_call("gated_conv2d", x, weight, settings=(1, 1, 0, 0, 1, 1, 2), num_key_tensors=2)
     assert reasons(call) == "one kernel does no groups, and there are 2"
 
 

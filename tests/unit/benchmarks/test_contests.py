@@ -19,7 +19,7 @@ from benchmarks.harness.roofline import Limits, of_gate, of_gated_convolution
 from benchmarks.harness.timing import FEWEST, take_turns
 from benchmarks.report import guard
 from fastt2i.ops import gate
-from fastt2i.ops.dispatch import registry as dispatch
+from fastt2i.ops.dispatch import registry
 from fastt2i.ops.gate import torch_impl as gate_torch
 
 CPU = torch.device("cpu")
@@ -47,9 +47,9 @@ def gate_case(size: int = 37) -> OperatorCase:
 
 
 def replace_gate(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Tensor]) -> None:
-    operator = dispatch._REGISTRY["gate"]
-    implementations = {**operator.implementations, "torch": dispatch.Implementation(run)}
-    monkeypatch.setitem(dispatch._REGISTRY, "gate", dispatch.Operator(implementations, lambda call: ("torch",), ""))
+    operator = registry._REGISTRY["gate"]
+    implementations = {**operator.implementations, "torch": registry.Implementation(run)}
+    monkeypatch.setitem(registry._REGISTRY, "gate", registry.Operator(implementations, lambda call: ("torch",), ""))
 
 
 def as_file(benchmark: Benchmark, content: dict[str, Any], path: Path) -> Path:

@@ -6,14 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
-from torch._dynamo.backends.common import aot_autograd
-from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.fx_passes.joint_graph import joint_graph_passes
 
 from fastt2i.config import PRESETS, ModelConfig, preset
-from fastt2i.models.discriminator import Discriminator, DiscriminatorBlock, ImageFeatures
-from fastt2i.models.generator import Generator, modulate
+from fastt2i.models.discriminator import Discriminator, ImageFeatures
+from fastt2i.models.generator import Generator
 from fastt2i.models.model_card import parameter_count
 
 SENTENCE = 20
@@ -37,60 +33,6 @@ def test_presets_are_lighter_than_df_gan(name: str) -> None:
     most = CEILINGS[64 if config.image_size <= 64 else 256]
     assert parameter_count(generator) < most[0] * 1e6
     assert parameter_count(discriminator) < most[1] * 1e6
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("channels", [3, 24, 40])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_modulation(dtype: torch.dtype, channels: int, layout: torch.memory_format) -> None:
-    """By rows of pixels where channels do not fill a register, and else by pixels."""
-    x = torch.randn(2, channels, 5, 7, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
-    scale, shift = (torch.randn(2, channels, dtype=dtype).requires_grad_() for _ in range(2))
-    upstream, inputs = torch.randn_like(x, dtype=torch.float32), (x, scale, shift)
-    ours = modulate(*inputs)
-    wide = [each.detach().double().requires_grad_() for each in inputs]
-    truth = wide[1][..., None, None] * wide[0] + wide[2][..., None, None]
-    ours_d, truth_d = (torch.autograd.grad(y, of, upstream.to(y.dtype)) for y, of in ((ours, inputs), (truth, wide)))
-    bound = 1e-6 if dtype == torch.float32 else 1e-2
-    for found, right in zip((ours, *ours_d), (truth, *truth_d), strict=True):
-        assert found.shape == right.shape and found.dtype == dtype
-        assert (found.double() - right).norm() <= bound * right.norm()
-    if layout == torch.channels_last:
-        assert ours.is_contiguous(memory_format=layout) and ours_d[0].is_contiguous(memory_format=layout)
-
-
-@pytest.mark.parametrize("last", [False, True])
-def test_a_compiled_discriminator_keeps_no_mask_on_a_cpu(last: bool) -> None:
-    """Its derivatives are those of one that is not compiled, at what is not finite too.
-
-    last: the block's output is flattened, so that its gradient comes in another memory format.
-    """
-    kept: list[torch.Tensor] = []
-
-    def partition(graph: torch.fx.GraphModule, inputs: object, **settings: object) -> object:
-        joint_graph_passes(graph)
-        return min_cut_rematerialization_partition(graph, inputs, **settings)
-
-    def keep(graph: torch.fx.GraphModule, _: object) -> object:
-        kept.extend(node.meta["val"] for node in graph.graph.find_nodes(op="output")[0].all_input_nodes)
-        return make_boxed_func(graph)
-
-    compiler = aot_autograd(
-        fw_compiler=keep,
-        bw_compiler=lambda graph, _: make_boxed_func(graph),
-        partition_fn=partition,
-        decompositions=select_decomp_table(),
-    )
-    block = torch.nn.Sequential(DiscriminatorBlock(6, 8), *([torch.nn.Flatten()] if last else [])).to(torch.bfloat16)
-    x = torch.randn(2, 6, 8, 8, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
-    upstream = torch.randn_like(block(x))
-    upstream.view(2, 8, -1)[0, :, 0] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1.0, -1.0, 3.0])
-    plain, compiled = (
-        torch.autograd.grad(run(x), (x, *block.parameters()), upstream)
-        for run in (block, torch.compile(block, fullgraph=True, backend=compiler))
-    )
-    torch.testing.assert_close(compiled, plain, equal_nan=True)
-    assert kept and torch.bool not in {tensor.dtype for tensor in kept}
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])

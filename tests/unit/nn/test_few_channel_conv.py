@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastt2i.nn.few_channel_conv import ImageConv2d
+from fastt2i.nn.few_channel_conv import FewChannelConv2d
 
 
-def both(layer: ImageConv2d) -> tuple[ImageConv2d, torch.nn.Conv2d]:
+def both(layer: FewChannelConv2d) -> tuple[FewChannelConv2d, torch.nn.Conv2d]:
     size = layer.kernel_size[0]
     plain = torch.nn.Conv2d(layer.in_channels, layer.out_channels, size, padding=size // 2).to(layer.weight.dtype)
     plain.load_state_dict(layer.state_dict())
@@ -24,7 +24,7 @@ def test_it_is_the_convolution(dtype: torch.dtype, layout: torch.memory_format, 
     x = torch.randn(2, 5, 7, 6).contiguous(memory_format=layout)
     upstream = torch.randn(2, 3, 7, 6)
     found = []
-    for layer in both(ImageConv2d(5, 3, kernel_size)):
+    for layer in both(FewChannelConv2d(5, 3, kernel_size)):
         ours = x.detach().clone().requires_grad_()
         leaves = {"x": ours, "weight": layer.weight, "bias": layer.bias}
         if frozen != "nothing":
@@ -42,7 +42,7 @@ def test_it_is_the_convolution(dtype: torch.dtype, layout: torch.memory_format, 
 def test_it_differentiates_twice() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 2, 4, 3, dtype=torch.float64, requires_grad=True)
-    layer = ImageConv2d(2, 1, 3).double()
+    layer = FewChannelConv2d(2, 1, 3).double()
 
     def run(*tensors: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(layer, dict(zip(("weight", "bias"), tensors[1:], strict=True)), tensors[0])
@@ -53,4 +53,4 @@ def test_it_differentiates_twice() -> None:
 
 def test_an_even_kernel_has_no_middle() -> None:
     with pytest.raises(ValueError, match="kernel_size is 4; it must be odd"):
-        ImageConv2d(5, 3, 4)
+        FewChannelConv2d(5, 3, 4)

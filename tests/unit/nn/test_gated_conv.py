@@ -12,7 +12,7 @@ from torch import nn
 
 from fastt2i import ops
 from fastt2i.nn import Gate, GatedConv2d, RegionKeywordLoss, UpsampleGatedConv2d
-from fastt2i.ops.reference import ACTIVATIONS
+from fastt2i.ops.gate.reference import ACTIVATIONS
 
 
 def test_modules_call_their_functions() -> None:
@@ -179,8 +179,8 @@ def test_the_loss_hands_on_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     group: Any = object()
     gammas = {"gamma_attention": 1.0, "gamma_pooling": 2.0, "gamma_matching": 3.0}
     settings = {"variant": "damsm", "impl": "torch", **gammas}
-    RegionKeywordLoss(gather=group, even=True, **settings)(torch.ones(1, 1, 1), torch.ones(1, 1, 1))
-    assert given == settings | {"gather": group, "even": True, "exclude": None}
+    RegionKeywordLoss(gather=group, equal_batch_sizes=True, **settings)(torch.ones(1, 1, 1), torch.ones(1, 1, 1))
+    assert given == settings | {"gather": group, "equal_batch_sizes": True, "exclude": None}
 
 
 def test_groups_that_do_not_divide_are_one_sentence() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +12,11 @@ import torch
 from torch import Tensor
 
 from fastt2i import doctor
-from fastt2i.ops import gated_conv2d, reference, tuning, upsample_gated_conv2d
-from fastt2i.ops.dispatch import registry as dispatch
-from fastt2i.ops.dispatch import timing_cache as table
+from fastt2i.ops import gated_conv2d, tuning, upsample_gated_conv2d
+from fastt2i.ops.dispatch import registry, timing_cache
 from fastt2i.ops.dispatch import tuning as times
 from fastt2i.ops.dispatch.registry import Implementation
+from fastt2i.ops.gated_conv import reference
 
 CPU = torch.device("cpu")
 X, WEIGHT = torch.randn(5, 3, 8, 8), torch.randn(8, 3, 3, 3)
@@ -28,48 +26,48 @@ KEY = "upsample_gated_conv2d 5x3x8x8 8x3x3x3 fp32 contiguous inference leaky_rel
 @pytest.fixture(autouse=True)
 def own_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(table, "_tables", {})
+    monkeypatch.setattr(timing_cache, "_loaded", {})
 
 
 @pytest.fixture
 def candidates(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Implementation]]:
     """What the operator can be computed by, to be replaced by a test."""
-    operator = dispatch._REGISTRY["upsample_gated_conv2d"]
+    operator = registry._REGISTRY["upsample_gated_conv2d"]
     found = {"reference": Implementation(reference.upsample_gated_conv2d)}
     monkeypatch.setitem(
-        dispatch._REGISTRY, "upsample_gated_conv2d", dispatch.Operator(found, operator.prefer, operator.rule)
+        registry._REGISTRY, "upsample_gated_conv2d", registry.Operator(found, operator.prefer, operator.heuristic)
     )
     yield found
 
 
 def know(monkeypatch: pytest.MonkeyPatch, known: dict[str, dict[str, float | None]]) -> None:
     """Make this all that is known of the CPU."""
-    monkeypatch.setattr(table, "_tables", {table._conditions(CPU): known})
+    monkeypatch.setattr(timing_cache, "_loaded", {timing_cache._conditions(CPU): known})
 
 
 def chosen(x: Tensor = X, impl: str | None = None) -> str:
-    with dispatch.recorded() as choices:
+    with registry.recorded() as choices:
         upsample_gated_conv2d(x, WEIGHT, impl=impl)
     return choices[0][1]
 
 
 def test_nothing_is_timed_unless_asked() -> None:
     upsample_gated_conv2d(X, WEIGHT)
-    assert table.table_of(CPU) == {} and not table.path_of(CPU).exists()
+    assert timing_cache.times_of(CPU) == {} and not timing_cache.cache_path(CPU).exists()
 
 
 def test_times_are_taken_once_kept_and_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     with tuning():
         y = upsample_gated_conv2d(X, WEIGHT)
     torch.testing.assert_close(y, upsample_gated_conv2d(X, WEIGHT, impl="reference"))
-    written = json.loads(table.path_of(CPU).read_text())
+    written = json.loads(timing_cache.cache_path(CPU).read_text())
     assert written["versions"]["torch"] == torch.__version__
     taken = written["milliseconds"][KEY]
     assert set(taken) == {"reference", "torch/phases", "torch/transposed", "torch/plain"}
     assert all(t > 0 for t in taken.values())
     assert chosen() == min(taken, key=taken.get)
     # Another process reads what this one wrote, and measures nothing.
-    monkeypatch.setattr(table, "_tables", {})
+    monkeypatch.setattr(timing_cache, "_loaded", {})
     monkeypatch.setattr(times, "measure", lambda *_: pytest.fail("timed again"))
     with tuning():
         assert chosen() == min(taken, key=taken.get)
@@ -78,7 +76,7 @@ def test_times_are_taken_once_kept_and_decide(monkeypatch: pytest.MonkeyPatch) -
 def test_the_fastest_runs_in_its_direction_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     know(monkeypatch, {KEY: {"reference": 2.0, "torch/phases": 1.0, "torch/transposed": 3.0, "torch/plain": None}})
     assert chosen() == "torch/phases"
-    assert chosen(X.clone().requires_grad_()) == "torch/transposed"  # the rule of thumb: nothing is known of training
+    assert chosen(X.clone().requires_grad_()) == "torch/transposed"  # the heuristic: nothing is known of training
     assert chosen(X[:4]) == "torch/transposed"
 
 
@@ -87,21 +85,21 @@ def test_times_of_some_say_nothing_of_the_others(monkeypatch: pytest.MonkeyPatch
     with tuning():
         upsample_gated_conv2d(X, WEIGHT, impl="torch")
     forms = {"torch/phases", "torch/transposed", "torch/plain"}
-    taken = table.table_of(CPU)[KEY]
+    taken = timing_cache.times_of(CPU)[KEY]
     assert set(taken) == forms and chosen(impl="torch") == min(taken, key=taken.get)
-    table.table_of(CPU)[KEY] = dict.fromkeys(forms, 1.0) | {"torch/plain": 0.5}
+    timing_cache.times_of(CPU)[KEY] = dict.fromkeys(forms, 1.0) | {"torch/plain": 0.5}
     assert chosen() == "torch/transposed" and chosen(impl="torch") == "torch/plain"
     with tuning():
         upsample_gated_conv2d(X, WEIGHT)
-    assert set(table.table_of(CPU)[KEY]) == {"reference", *forms}
+    assert set(timing_cache.times_of(CPU)[KEY]) == {"reference", *forms}
 
 
 def test_more_of_a_call_is_added_to_what_is_known() -> None:
-    table.keep(CPU, KEY, {"triton/a": 1.0, "reference": 2.0})
-    table.keep(CPU, KEY, {"torch": 3.0, "reference": 4.0})
+    timing_cache.store(CPU, KEY, {"triton/a": 1.0, "reference": 2.0})
+    timing_cache.store(CPU, KEY, {"torch": 3.0, "reference": 4.0})
     expected = {"triton/a": 1.0, "torch": 3.0, "reference": 4.0}
-    assert table.table_of(CPU)[KEY] == expected
-    assert json.loads(table.path_of(CPU).read_text())["milliseconds"] == {KEY: expected}
+    assert timing_cache.times_of(CPU)[KEY] == expected
+    assert json.loads(timing_cache.cache_path(CPU).read_text())["milliseconds"] == {KEY: expected}
 
 
 @pytest.mark.parametrize("kind", ["triton", "torch"])
@@ -120,7 +118,7 @@ def test_a_call_whose_results_are_not_finite_is_not_timed() -> None:
     with tuning(), warnings.catch_warnings():
         warnings.simplefilter("error")
         assert upsample_gated_conv2d(torch.full_like(X, torch.nan), WEIGHT).isnan().all()
-    assert table.table_of(CPU) == {}
+    assert timing_cache.times_of(CPU) == {}
 
 
 def test_whatever_decides_the_work_tells_calls_apart() -> None:
@@ -128,55 +126,29 @@ def test_whatever_decides_the_work_tells_calls_apart() -> None:
         for settings in ({}, {"activation": "elu"}, {"stride": 2}):
             gated_conv2d(X, WEIGHT, **settings)
             gated_conv2d(X, WEIGHT, torch.zeros(8), **settings)
-    assert len(table.table_of(CPU)) == 6
+    assert len(timing_cache.times_of(CPU)) == 6
 
 
 def test_a_table_belongs_to_what_it_was_taken_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    table.keep(CPU, KEY, {"reference": 1.0})
-    before = table.path_of(CPU)
+    timing_cache.store(CPU, KEY, {"reference": 1.0})
+    before = timing_cache.cache_path(CPU)
     with monkeypatch.context() as changed:
         changed.setattr(torch, "get_num_threads", lambda: 97)
-        assert table.table_of(CPU) == {} and table.path_of(CPU) != before
-    assert KEY in table.table_of(CPU) and table.path_of(CPU) == before
+        assert timing_cache.times_of(CPU) == {} and timing_cache.cache_path(CPU) != before
+    assert KEY in timing_cache.times_of(CPU) and timing_cache.cache_path(CPU) == before
     with torch.backends.cudnn.flags(allow_tf32=False):
-        exact = table._conditions(torch.device("cuda"))
+        exact = timing_cache._conditions(torch.device("cuda"))
     with torch.backends.cudnn.flags(allow_tf32=True):
-        assert table._conditions(torch.device("cuda")) != exact
-    monkeypatch.setattr(table, "_sources", lambda: "other kernels")
-    assert table.path_of(CPU) != before
-
-
-COMPILES = f"""
-import torch
-from fastt2i.ops import upsample_gated_conv2d
-
-torch.set_num_threads({torch.get_num_threads()})
-x, weight = torch.randn(5, 3, 8, 8), torch.randn(8, 3, 3, 3)
-
-def backend(graph, inputs):
-    print("transposed" if "conv_transpose2d" in graph.code else "reference" if "interpolate" in graph.code else graph)
-    return graph
-
-torch.compile(lambda x: upsample_gated_conv2d(x, weight), fullgraph=True, backend=backend)(x)
-"""
-
-
-def test_a_fresh_process_that_compiles_reads_the_table() -> None:
-    def ran() -> str:
-        done = subprocess.run([sys.executable, "-c", COMPILES], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    assert ran() == "transposed"
-    table.keep(CPU, KEY, {"reference": 1.0, "torch/phases": 4.0, "torch/transposed": 2.0, "torch/plain": 3.0})
-    assert ran() == "reference"
+        assert timing_cache._conditions(torch.device("cuda")) != exact
+    monkeypatch.setattr(timing_cache, "source_digest", lambda package: "other kernels")
+    assert timing_cache.cache_path(CPU) != before
 
 
 def test_training_and_inference_have_times_of_their_own() -> None:
     with tuning():
         upsample_gated_conv2d(X, WEIGHT.clone().requires_grad_())
         upsample_gated_conv2d(X, WEIGHT)
-    assert set(table.table_of(CPU)) == {KEY, KEY.replace("inference", "training")}
+    assert set(timing_cache.times_of(CPU)) == {KEY, KEY.replace("inference", "training")}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +166,7 @@ def test_what_is_wrong_is_left_out_by_name(candidates: dict[str, Implementation]
     with tuning(), pytest.warns(UserWarning, match="triton/wrong is left out, for " + sentence):
         upsample_gated_conv2d(x, WEIGHT)
     assert chosen(x) == "reference"
-    assert list(table.table_of(CPU).values()) == [{"reference": pytest.approx(1, abs=1e4), "triton/wrong": None}]
+    assert list(timing_cache.times_of(CPU).values()) == [{"reference": pytest.approx(1, abs=1e4), "triton/wrong": None}]
     with tuning(), warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         upsample_gated_conv2d(x, WEIGHT)
@@ -218,7 +190,7 @@ def test_a_new_call_during_capture_raises(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_table_that_cannot_be_read_or_written_is_a_warning() -> None:
-    path = table.path_of(CPU)
+    path = timing_cache.cache_path(CPU)
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.warns(UserWarning, match="cannot be read .* and are taken anew"), tuning():
@@ -227,8 +199,8 @@ def test_a_table_that_cannot_be_read_or_written_is_a_warning() -> None:
 
 
 def test_what_others_wrote_meanwhile_stays() -> None:
-    table.table_of(CPU)
-    path = table.path_of(CPU)
+    timing_cache.times_of(CPU)
+    path = timing_cache.cache_path(CPU)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"milliseconds": {"theirs": {"reference": 1.0}}}))
     with tuning():
@@ -239,32 +211,23 @@ def test_what_others_wrote_meanwhile_stays() -> None:
 def test_empty_batches_are_not_timed() -> None:
     with tuning():
         assert upsample_gated_conv2d(X[:0], WEIGHT).shape == (0, 4, 16, 16)
-    assert table.table_of(CPU) == {}
-
-
-def test_compiled_code_uses_what_is_known_and_keeps_open_sizes_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    know(monkeypatch, {KEY: {"reference": 1.0, "torch/phases": 4.0, "torch/transposed": 2.0, "torch/plain": 3.0}})
-    compiled = torch.compile(lambda x: upsample_gated_conv2d(x, WEIGHT), fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(X), upsample_gated_conv2d(X, WEIGHT))
-    other = torch.randn(7, 3, 8, 8)
-    torch._dynamo.mark_dynamic(other, 0)
-    torch.testing.assert_close(compiled(other), upsample_gated_conv2d(other, WEIGHT, impl="reference"))
+    assert timing_cache.times_of(CPU) == {}
 
 
 def test_the_doctor_shows_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     with tuning():
         upsample_gated_conv2d(X, WEIGHT)
-    table.table_of(CPU)[KEY] = {"reference": 2.0, "torch/plain": None, "torch/phases": 1.5}
+    timing_cache.times_of(CPU)[KEY] = {"reference": 2.0, "torch/plain": None, "torch/phases": 1.5}
     doctor.main(["--times"])
     shown = capsys.readouterr().out.splitlines()
-    assert f"  table            {table.path_of(CPU)}" in shown
+    assert f"  table            {timing_cache.cache_path(CPU)}" in shown
     at = shown.index(f"  {KEY}")
     assert [line.split(maxsplit=1) for line in shown[at + 1 : at + 4]] == [
         ["torch/phases", "1.500 ms"],
         ["reference", "2.000 ms"],
         ["torch/plain", "left out: wrong, or cannot run"],
     ]
-    assert doctor._tables()["cpu"] == f"1 calls timed; the table is {table.path_of(CPU)}"
+    assert doctor._tables()["cpu"] == f"1 calls timed; the table is {timing_cache.cache_path(CPU)}"
 
 
 def test_folding_weights_at_a_kink_is_no_error() -> None:
@@ -274,5 +237,5 @@ def test_folding_weights_at_a_kink_is_no_error() -> None:
     with warnings.catch_warnings(), tuning():
         warnings.simplefilter("error")
         upsample_gated_conv2d(x, weight).sum().backward()
-    (found,) = table.table_of(CPU).values()
+    (found,) = timing_cache.times_of(CPU).values()
     assert None not in found.values() and {"torch/phases", "torch/transposed"} < set(found)

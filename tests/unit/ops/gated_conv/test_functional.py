@@ -10,16 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastt2i.ops import gate, gated_conv2d, upsample_gated_conv2d
-from fastt2i.ops.reference import ACTIVATIONS
-
-WRITTEN_OUT = {
-    "identity": lambda x: x,
-    "leaky_relu": lambda x: torch.where(x > 0, x, 0.2 * x),
-    "relu": lambda x: x.clamp(min=0),
-    "elu": lambda x: torch.where(x > 0, x, x.exp() - 1),
-    "silu": lambda x: x / (1 + (-x).exp()),
-    "tanh": lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
-}
+from fastt2i.ops.gate.reference import ACTIVATIONS
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -28,25 +19,6 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 def convolution(in_channels: int, out_channels: int, kernel: int = 3) -> tuple[Tensor, Tensor]:
     return randn(2 * out_channels, in_channels, kernel, kernel, seed=1) / kernel, randn(2 * out_channels, seed=2)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_the_gate_is_its_formula(activation: str) -> None:
-    pre = randn(2, 6, 5, 3)
-    expected = WRITTEN_OUT[activation](pre[:, :3]) / (1 + (-pre[:, 3:]).exp())
-    torch.testing.assert_close(gate(pre, activation=activation), expected)
-
-
-def test_the_identity_gate_is_a_glu_in_any_dimension() -> None:
-    for shape in [(3, 4), (3, 4, 5), (3, 4, 5, 6), (0, 4, 5)]:
-        pre = randn(*shape)
-        torch.testing.assert_close(gate(pre, activation="identity"), F.glu(pre, dim=1))
-
-
-def test_negative_slope() -> None:
-    pre = randn(2, 2)
-    expected = torch.where(pre[:, :1] > 0, pre[:, :1], 0.01 * pre[:, :1]) * pre[:, 1:].sigmoid()
-    torch.testing.assert_close(gate(pre, negative_slope=0.01), expected)
 
 
 @pytest.mark.parametrize(
@@ -185,20 +157,6 @@ def test_the_phases_are_the_definition(
         upsample_gated_conv2d(x, weight, bias, activation=activation, impl=i) for i in ("torch", "reference")
     )
     torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("op", [upsample_gated_conv2d, gated_conv2d])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["fp64", "bf16"])
-def test_compiles_without_a_graph_break(op: object, backend: str, dtype: torch.dtype) -> None:
-    x, weight, bias = (tensor.to(dtype) for tensor in (randn(2, 3, 8, 8), *convolution(3, 4)))
-    weight.requires_grad_()
-    compiled = torch.compile(op, fullgraph=True, backend=backend)
-    y = compiled(x, weight, bias)
-    torch.testing.assert_close(y, op(x, weight, bias))
-    torch.testing.assert_close(
-        torch.autograd.grad(y.sum(), weight), torch.autograd.grad(op(x, weight, bias).sum(), weight)
-    )
 
 
 X, (W, B) = torch.randn(2, 3, 8, 8), (torch.randn(8, 3, 3, 3), torch.randn(8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastt2i.ops.dispatch import registry as dispatch
-from fastt2i.ops.gate import torch_impl as gate_torch
-from fastt2i.ops.gated_conv.torch_impl import folded
-from fastt2i.ops.reference import ACTIVATIONS
+from fastt2i.ops.dispatch import registry
+from fastt2i.ops.gate.reference import ACTIVATIONS
+from fastt2i.ops.gated_conv.torch_impl import transposed_weight_backward
 
 UPSAMPLING = ("torch/phases", "torch/transposed", "torch/plain")
 #: Rounding of the inputs is no form's: they are drawn in the dtype. A few roundings of the dtype, added at random.
@@ -26,7 +23,7 @@ CONVOLUTION = ((1, 1), (1, 1), (1, 1), 1)
 
 
 def form(op: str, name: str) -> Callable[..., Tensor]:
-    return dispatch._REGISTRY[op].implementations[name].run
+    return registry._REGISTRY[op].implementations[name].run
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -80,62 +77,6 @@ def test_every_form_of_upsampling_is_the_definition(
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", UPSAMPLING)
-def test_a_compiled_form_of_upsampling_gives_the_same(name: str) -> None:
-    """Its memory format too, which the next convolution is chosen by."""
-    x = draw(2, 3, 5, 7).to(memory_format=torch.channels_last)
-    inputs = [t.requires_grad_() for t in (x, *parameters(3, 4))]
-    run = functools.partial(form("upsample_gated_conv2d", name), activation="leaky_relu", negative_slope=0.2)
-    truth, y = run(*inputs), torch.compile(run, fullgraph=True, backend="aot_eager")(*inputs)
-    assert y.stride() == truth.stride()
-    upstream = draw(*y.shape, seed=5)
-    for a, b in zip(
-        (y, *torch.autograd.grad(y, inputs, upstream)),
-        (truth, *torch.autograd.grad(truth, inputs, upstream)),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("slope", [0.2, 0.0, -0.5])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_the_lean_gate_is_the_definition(activation: str, slope: float, channels_last: bool) -> None:
-    pre = draw(2, 6, 5, 3)
-    pre = pre.contiguous(memory_format=torch.channels_last) if channels_last else pre
-    before = pre.clone()
-    ours, truth = (
-        all_results(lambda t, n=n: form("gate", n)(t, activation, slope), pre) for n in ("torch", "reference")
-    )
-    for a, b in zip(ours, truth, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    assert torch.equal(pre, before)
-    run = form("gate", "torch")
-    assert torch.autograd.gradgradcheck(lambda t: run(t, activation, slope), pre.requires_grad_())
-
-
-def test_the_lean_gate_can_be_transformed() -> None:
-    """Gradients of each sample, and forward mode, by torch.func and without."""
-    pre, run = draw(3, 6, 5, 3), form("gate", "torch")
-    loss = lambda t: run(t[None], "tanh", 0.2).square().sum()  # noqa: E731
-    whole = pre.clone().requires_grad_()
-    (truth,) = torch.autograd.grad(run(whole, "tanh", 0.2).square().sum(), whole)
-    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(pre), truth)
-    _, along = torch.func.jvp(lambda t: run(t, "tanh", 0.2).square().sum(), (pre,), (truth,))
-    torch.testing.assert_close(along, truth.square().sum())
-    with forward_ad.dual_level():
-        loss_of_dual = run(forward_ad.make_dual(pre, truth), "tanh", 0.2).square().sum()
-        torch.testing.assert_close(forward_ad.unpack_dual(loss_of_dual).tangent, truth.square().sum())
-
-
-def test_short_rows_are_those_that_fill_no_two_registers() -> None:
-    for dtype, channels in ((torch.float32, 32), (torch.bfloat16, 64)):
-        for less in (0, 1):
-            pre = torch.zeros(1, 2 * (channels - less), 3, 3, dtype=dtype)
-            assert not gate_torch.short_rows(pre)
-            assert gate_torch.short_rows(pre.contiguous(memory_format=torch.channels_last)) == bool(less)
-
-
 def kept(run: Callable[..., Tensor], x: Tensor, *arguments: object) -> int:
     """Bytes of a batch that a call keeps for its backward, each storage counted once."""
     storages = {}
@@ -187,6 +128,6 @@ def test_nothing_travels_between_host_and_device(name: str) -> None:
     x, (weight, bias) = draw(2, 3, 4, 5), parameters(3, 4)
     with Recorded() as recorded:
         all_results(lambda *t: form("upsample_gated_conv2d", name)(*t, "leaky_relu", 0.2), x, weight, bias)
-        folded(draw(3, 8, 4, 4))
+        transposed_weight_backward(draw(3, 8, 4, 4))
     assert "aten::convolution" in recorded.names
     assert not recorded.names & {"aten::lift_fresh", "aten::_local_scalar_dense"}

@@ -1,4 +1,4 @@
-"""One rank of four, run by test_gather.py: `python ranks.py RANK FOLDER`; what it finds goes into FOLDER."""
+"""One rank of four, run by test_gathered_losses.py: `python ranks.py RANK FOLDER`; what it finds goes into FOLDER."""
 
 from __future__ import annotations
 
