@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from fastt2i.errors import UserError
 
@@ -47,6 +50,14 @@ def plain(text: object) -> str:
 def plain_warnings() -> None:
     """Show warnings as one line each, as errors are, for the rest of the program."""
     warnings.showwarning = lambda message, *_: print(f"fastt2i: warning: {plain(message)}", file=sys.stderr)
+
+
+def python_command() -> str:
+    """How to call this interpreter from the current directory, quoted for a shell."""
+    executable = Path(sys.executable)
+    if executable.is_relative_to(Path.cwd()):
+        return shlex.quote(str(executable.relative_to(Path.cwd())))
+    return "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -80,8 +80,8 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     from fastt2i.config import DataConfig
     from fastt2i.data.decode import BadImage, Decoder
     from fastt2i.data.open import open_dataset
+    from fastt2i.devices.selection import choose_device
     from fastt2i.engine.evaluation import CaptionSet
-    from fastt2i.engine.trainer import choose_device
     from fastt2i.models.pretrained import load_pretrained
     from fastt2i.pictures.pixels import to_signed
 

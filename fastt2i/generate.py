@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.prompt:
         raise UserError("there is nothing to draw; say what with --prompt")
     plain_warnings()
-    from fastt2i.engine.trainer import choose_device
+    from fastt2i.devices.selection import choose_device
     from fastt2i.pipeline import TextToImagePipeline
 
     pipeline = TextToImagePipeline.from_pretrained(arguments.model, device=choose_device(arguments.device))

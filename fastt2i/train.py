@@ -14,9 +14,10 @@ from typing import Annotated
 
 import tyro
 
-from fastt2i.cli import plain_warnings, run
+from fastt2i.cli import plain_warnings, python_command, run
 from fastt2i.config import PRESETS, Config, preset
-from fastt2i.engine.distributed.world import World, join
+from fastt2i.engine.distributed.launch import join
+from fastt2i.engine.distributed.world import World
 from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory
 
 HELP = {"-h", "--help"}
@@ -49,27 +50,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(argv: list[str], world: World) -> int:
-    # What torchrun starts anew goes on; only the first rank sees the output folder, and all take the same settings.
+    # Processes that torchrun has restarted resume. Rank 0 alone looks at the output folder.
     resume = ["--resume"] if world.restarted and "--resume" not in argv else []
     arguments, directory = world.run_on_rank0(lambda: _parse([*argv, *resume]))
-    from fastt2i.engine.trainer import Trainer
+    from fastt2i.engine.build import build_trainer  # imports torch, which --help does without
 
     if world.local_rank == 0:
         plain_warnings()
     else:
-        warnings.simplefilter("ignore")  # the first of this machine says the same
+        warnings.simplefilter("ignore")  # local rank 0 shows the same ones
     world.print_rank0(f"output: {directory.path}")
     if arguments.dry_run:
         world.print_rank0(arguments.config.to_yaml())
-        Trainer(arguments.config, directory, world)
+        build_trainer(arguments.config, directory, world)
         world.print_rank0("dry run: everything is in place; nothing was written to the output folder")
         return 0
     world.run_on_rank0(directory.prepare)
     started = time.monotonic()
-    trainer = Trainer(arguments.config, directory, world)
+    trainer = build_trainer(arguments.config, directory, world)
     status = trainer.train()
     if status == 0 and world.is_first:
-        _say_goodbye(trainer.captions.captions[0], directory.path, time.monotonic() - started)
+        print(_summary(trainer.captions.captions[0], directory, time.monotonic() - started), flush=True)
     return status
 
 
@@ -91,18 +92,20 @@ def _parse(argv: list[str]) -> tuple[Arguments, RunDirectory]:
     return arguments, choose_directory(arguments.out, arguments.preset, arguments.resume)
 
 
-def _say_goodbye(prompt: str, out: Path, seconds: float) -> None:
-    model, picture = shlex.quote(str(out)), shlex.quote(str(out / "generated.png"))
-    print(
-        f"""done in {int(seconds) // 60}:{int(seconds) % 60:02d}
-  samples  {out}/samples/
-  curves   {out}/curves.png
-  metrics  {out}/metrics.jsonl    tensorboard --logdir {out}/tensorboard
-  model    {out}/model/
-try next:
-  python -m fastt2i.generate --model {model} --prompt {shlex.quote(prompt)} --num 4 --out {picture}""",
-        flush=True,
-    )
+def _summary(prompt: str, directory: RunDirectory, seconds: float) -> str:
+    """The last lines of a run, with commands that work as printed in the current directory."""
+    python, out, quote = python_command(), directory.path, shlex.quote
+    lines = [
+        f"done in {int(seconds) // 60}:{int(seconds) % 60:02d}",
+        f"  samples  {directory.samples}/",
+        f"  curves   {directory.curves}",
+        f"  metrics  {directory.metrics}",
+        f"  model    {directory.model}/",
+    ]
+    if directory.tensorboard.is_dir():
+        lines.append(f"  tensorboard  {python} -m tensorboard.main --logdir {quote(str(directory.tensorboard))}")
+    command = f"{python} -m fastt2i.generate --model {quote(str(out))} --prompt {quote(prompt)} --num 4"
+    return "\n".join([*lines, "try next:", f"  {command} --out {quote(str(out / 'generated.png'))}"])
 
 
 if __name__ == "__main__":

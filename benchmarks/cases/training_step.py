@@ -36,16 +36,16 @@ class SeparatePasses(TrainStep):
     def __call__(self, inputs: StepInputs, ema_weight: Tensor, with_penalty: bool) -> dict[str, Tensor]:
         with self.precision.in_force():
             if self.draws_once:
-                drawn = self._draw(inputs)
+                drawn = self._generate_batch(inputs)
             else:
                 with torch.no_grad():
-                    drawn = self._draw(inputs)
-            losses = self._differentiate_discriminator(inputs, drawn, with_penalty)
+                    drawn = self._generate_batch(inputs)
+            losses = self._discriminator_backward(inputs, drawn, with_penalty)
             self.discriminator.step()
             if not self.draws_once:
-                drawn = self._draw(inputs)
-            with self._scoring():
-                losses |= self._differentiate_generator(inputs, drawn)
+                drawn = self._generate_batch(inputs)
+            with self._frozen_discriminator():
+                losses |= self._generator_backward(inputs, drawn)
             self.generator.step()
             self.ema.update(ema_weight)
             return {name: loss.detach() for name, loss in losses.items()}

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from benchmarks.cases.baselines.untrained_language_model import write_untrained
 from fastt2i.config import Config, preset
-from fastt2i.engine.distributed.world import join
+from fastt2i.engine.build import build_trainer
+from fastt2i.engine.distributed.launch import join
 from fastt2i.engine.logging.run_directory import RunDirectory
-from fastt2i.engine.trainer import Trainer
 
 #: Steps of the run that tells how long a step takes.
 TRIAL = 100
@@ -80,7 +80,7 @@ def _train(config: Config, path: Path, steps: int) -> float:
     directory = RunDirectory(path)
     with join() as world:
         directory.prepare()
-        trainer = Trainer(config, directory, world)
+        trainer = build_trainer(config, directory, world)
         began = time.monotonic()
         if trainer.train() != 0:
             raise SystemExit("the training was interrupted")

@@ -1,4 +1,4 @@
-"""What several parts tell about the machine."""
+"""CPU and GPU capability queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device can do at most, measured: bytes copied and multiply-adds done a second."""
+"""Measured peak rates of a device: memory bandwidth and matrix products."""
 
 from __future__ import annotations
 

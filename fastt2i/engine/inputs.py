@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.engine.distributed.world import World
-from fastt2i.engine.execution.spans import span
+from fastt2i.engine.execution.trace_span import trace_span
 from fastt2i.engine.step import StepInputs
 from fastt2i.text.cache import TextCache
 from fastt2i.text.features import TextFeatures
@@ -94,7 +94,7 @@ class InputSource:
 
     def _next(self, batches: Iterator[tuple[int, Batch]]) -> StepInputs | None:
         """Those of the next step, where the loader has them; None at its end."""
-        with span("load"):
+        with trace_span("load"):
             following = next(batches, None)
             return following and self._inputs(*following)
 

@@ -1,4 +1,4 @@
-"""The players of the game and their optimizers."""
+"""The two networks of a GAN with their optimizers."""
 
 from __future__ import annotations
 
@@ -21,45 +21,39 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Player(Generic[M]):
-    """One of the two networks with what trains it."""
+    """One of the two networks with its optimizer and gradient scaler."""
 
     name: str
     module: M
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    mean: GradientMean | None = None
-    """What takes the mean of the gradients over all ranks, where there are several."""
+    gradient_mean: GradientMean | None = None
+    """Averages the gradients over all ranks, where there are several."""
 
-    def minimise(self, loss: Tensor) -> None:
-        """One step of the optimizer down the gradient of `loss`, of its mean over all ranks."""
-        self.forget_gradients()
-        self.add_gradient(loss)
-        self.step()
-
-    def add_gradient(self, loss: Tensor, *, last: bool = True) -> None:
-        """Add the gradient of a part of the loss; with the last part, take the mean over all ranks of what they add."""
-        with self.mean if self.mean and last else nullcontext():
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
+        """Accumulate the gradient of a part of the loss; with the last part, average the sum over all ranks."""
+        with self.gradient_mean if self.gradient_mean and last else nullcontext():
             self.scaler.scale(loss).backward()
 
     def step(self) -> None:
-        """One step of the optimizer down the gradients that were added."""
+        """One step of the optimizer with the accumulated gradients."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def forget_gradients(self) -> None:
-        """Drop the gradients. Not by `zero_grad(set_to_none=True)`: Apex's takes no argument."""
+    def zero_grad(self) -> None:
+        """Set the gradients to None. Not by `zero_grad(set_to_none=True)`: Apex's takes no argument."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
         if self.scaler.is_enabled():
-            # And what the scaler has noted of them: a step that failed between its two calls, as where it cannot be
-            # captured in a CUDA graph, would let none follow.
+            # And the scaler's record of them: after a step that failed between its two calls, as when it cannot be
+            # captured in a CUDA graph, it would refuse the next one.
             self.scaler._per_optimizer_states.clear()
 
-    def set_learning_rate(self, rate: float) -> None:
-        """The rate of the steps to come, without waiting for the device."""
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate, without waiting for the device."""
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate)
+            group["lr"].fill_(lr)
 
 
 def make_player(
@@ -71,14 +65,14 @@ def make_player(
         UserError: the optimizer asked for is not installed, or needs a GPU.
     """
     optimizer = _make_optimizer(module, config, getattr(config, f"{name}_lr"))
-    mean = GradientMean(module.parameters(), world.size) if world and world.size > 1 else None
-    return Player(name, module, optimizer, precision.make_scaler(), mean)
+    gradient_mean = GradientMean(module.parameters(), world.size) if world and world.size > 1 else None
+    return Player(name, module, optimizer, precision.make_scaler(), gradient_mean)
 
 
 def _make_optimizer(module: nn.Module, config: OptimConfig, rate: float) -> torch.optim.Optimizer:
     parameters = list(module.parameters())
     device = parameters[0].device
-    # On the device, where the rate of the day reaches a captured step too.
+    # A device tensor, so that a replayed CUDA graph sees the current value.
     shared: dict[str, Any] = {
         "lr": torch.tensor(rate, dtype=torch.float32, device=device),
         "betas": (config.beta1, config.beta2),

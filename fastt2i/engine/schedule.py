@@ -1,4 +1,4 @@
-"""What a step reads that depends on its number alone, kept on the device: a captured step then reads today's."""
+"""Step-dependent scalars: learning rates and the weight of the moving average."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import Player
 
 
-class Clock:
-    """The number of a step, its learning rates and its weight in the moving average.
+class StepSchedule:
+    """The number of a step, its learning rates and the weight of the moving average, as device tensors.
+
+    A replayed CUDA graph reads the tensors and so sees the current values.
 
     Attributes:
         step: int64 scalar.
@@ -30,16 +32,16 @@ class Clock:
         self._players, self._ema = players, ema
 
     def set(self, step: int) -> None:
-        """Turn to step number `step`, counted from 0, without waiting for the device."""
+        """Set the values of step number `step`, counted from 0, without waiting for the device."""
         self.step.fill_(step)
         self.ema_weight.fill_(self._ema.weight(step))
-        share = rate_share(self._config, step, self._steps)
+        factor = lr_factor(self._config, step, self._steps)
         for player in self._players:
-            player.set_learning_rate(share * getattr(self._config, f"{player.name}_lr"))
+            player.set_lr(factor * getattr(self._config, f"{player.name}_lr"))
 
 
-def rate_share(config: OptimConfig, step: int, steps: int) -> float:
-    """The share of the learning rates that a step takes: linear warm-up, then constant or half a cosine down to 0."""
+def lr_factor(config: OptimConfig, step: int, steps: int) -> float:
+    """The factor of the learning rates at a step: linear warm-up, then constant or half a cosine down to 0."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     if config.schedule == "constant":

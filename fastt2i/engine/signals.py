@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to stop after the step at hand."""
+"""SIGINT and SIGTERM request a run to stop after the current step."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class StopRequest:
         for each, handler in self._previous.items():
             signal.signal(each, handler)
 
-    def asked(self) -> bool:
-        """Whether to stop now; all ranks, asking once before each step, are told so before the same one."""
+    def requested(self) -> bool:
+        """Whether to stop now: the same answer on all ranks, which call this once before each step."""
         number = self._world.any_signal(self.signal or 0)
         if number:
             self.signal = signal.Signals(number)

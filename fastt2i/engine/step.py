@@ -1,6 +1,7 @@
-"""One training step: a pure function of the players' state and its inputs.
+"""One training step: generate, discriminator turn with its penalty, generator turn.
 
-All that is random comes in with the inputs, and nothing here waits for the device.
+A step is a pure function of the networks, their optimizers and its inputs: all that is random comes in with the inputs,
+and nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fastt2i.config import LossConfig
 from fastt2i.engine.augment import augment
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.ema import Ema
-from fastt2i.engine.execution.spans import span
+from fastt2i.engine.execution.trace_span import trace_span
 from fastt2i.engine.losses import (
     discriminator_adversarial,
     generator_adversarial,
@@ -35,11 +36,11 @@ from fastt2i.pictures.pixels import to_signed
 from fastt2i.text.features import TextFeatures
 
 
-class Others(NamedTuple):
-    """What a step knows of the batches of all ranks, N images together.
+class GlobalBatchIds(NamedTuple):
+    """The ids of the batches of all ranks, N images together.
 
-    caption_ids, class_ids: (N,) as in `StepInputs`; valid: float32 scalar, how many mismatched pairs take part, or 1,
-    divided by the number of ranks.
+    caption_ids, class_ids: (N,) as in `StepInputs`; valid: float32 scalar, the number of mismatched pairs that count
+    (1 if none), divided by the number of ranks.
     """
 
     caption_ids: Tensor
@@ -48,13 +49,13 @@ class Others(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """What a step of batch size B reads, all on the device.
+    """The inputs of a step of batch size B, all on the device.
 
     images: (B, S, S, 3) uint8; text: features of their captions; mismatched_sentence: (B, d) sentence features of
     other captions; caption_ids, mismatched_ids: (B,) int64, equal numbers for equal captions; class_ids: (B,) int64,
     equal numbers for images of one class, or None where none is known; noise: (B, z) standard normal; augmentation:
-    (3, B, draws) uniform in [0, 1) for real images, fakes and the generator's turn; others: None until the step has
-    asked the other ranks, and where there are none.
+    (3, B, draws) uniform in [0, 1) for real images, fakes and the generator's turn; others: ids of the whole batch,
+    gathered by the step, or None in a run of one process.
     """
 
     images: Tensor
@@ -65,12 +66,12 @@ class StepInputs(NamedTuple):
     class_ids: Tensor | None
     noise: Tensor
     augmentation: Tensor
-    others: Others | None = None
+    others: GlobalBatchIds | None = None
 
 
 class RealAndFake(NamedTuple):
-    """What the losses of the discriminator read, float32: features of B real images and of B fakes, and their captions,
-    the mismatched ones and the keywords in the images' spaces."""
+    """Inputs of the discriminator's losses, float32: features of B real images and of B fakes, and the projections of
+    their captions, of the mismatched captions and of the keywords."""
 
     real: ImageFeatures
     fake: ImageFeatures
@@ -80,8 +81,8 @@ class RealAndFake(NamedTuple):
 
 
 class Fakes(NamedTuple):
-    """What the losses of the generator read, float32: features of B fakes, and their captions and keywords in the
-    images' spaces."""
+    """Inputs of the generator's losses, float32: features of B fakes, and the projections of their captions and
+    keywords."""
 
     fake: ImageFeatures
     matching: Tensor
@@ -89,12 +90,12 @@ class Fakes(NamedTuple):
 
 
 class TrainStep:
-    """Updates both players once; one generator pass serves both.
+    """Updates both networks once; one generator pass serves both turns.
 
-    The discriminator sees the fakes detached; then the generator is scored by the updated discriminator.
+    The discriminator's turn takes the fakes detached; in the generator's turn the updated discriminator scores them.
 
     Attributes:
-        PARTS: methods between which nothing is computed; together with the penalty they are what a compiler gets.
+        PARTS: methods between which nothing is computed; these and the penalty are what torch.compile gets.
     """
 
     PARTS: tuple[str, ...] = ("_generate", "_discriminator_losses", "_generator_losses")
@@ -119,176 +120,110 @@ class TrainStep:
 
     @property
     def gathers(self) -> bool:
-        """Whether its losses take in the captions of several processes."""
+        """Whether its losses take the captions of several processes."""
         return self._group is not None
 
-    @contextmanager
-    def _scoring(self) -> Iterator[None]:
-        """The discriminator scores, and gets no gradient; afterwards it does again, whatever happens."""
-        self.discriminator.module.requires_grad_(False)
-        try:
-            yield
-        finally:
-            self.discriminator.module.requires_grad_(True)
-
     def has_penalty(self, step: int) -> bool:
-        """Whether step number `step`, counted from 0, takes the gradient penalty."""
+        """Whether step number `step`, counted from 0, has the gradient penalty."""
         return self.config.penalty != "none" and step % self.config.penalty_every == 0
 
     def __call__(self, inputs: StepInputs, ema_weight: Tensor, with_penalty: bool) -> dict[str, Tensor]:
         """Run a step; returns every loss by name, detached scalars on the device.
 
-        ema_weight: float32 scalar, what the new weights weigh in their moving average.
+        ema_weight: float32 scalar, the weight of the new parameters in their moving average.
         """
         with self.precision.in_force():
-            inputs = self._ask_others(inputs)
-            with span("generate"):
-                drawn = self._draw(inputs)
-            losses = self._differentiate_discriminator(inputs, drawn, with_penalty)
-            with span("discriminator update"):
+            inputs = self._gather_batch_ids(inputs)
+            with trace_span("generate"):
+                generated = self._generate_batch(inputs)
+            losses = self._discriminator_backward(inputs, generated, with_penalty)
+            with trace_span("discriminator update"):
                 self.discriminator.step()
-            with self._scoring():
-                losses |= self._differentiate_generator(inputs, drawn)
-            with span("generator update"):
+            with self._frozen_discriminator():
+                losses |= self._generator_backward(inputs, generated)
+            with trace_span("generator update"):
                 self.generator.step()
                 self.ema.update(ema_weight)
             return {name: loss.detach() for name, loss in losses.items()}
 
-    def rehearse(self, inputs: StepInputs, penalty: bool = True) -> None:
-        """Compute what a step does, forward and backward, and change nothing: whatever is compiled, is then.
-
-        The mean of the gradients over all ranks is left out: where compiling fails on one, the others must not wait.
-        """
-        own = copy.copy(self)
-        own.generator, own.discriminator = replace(self.generator, mean=None), replace(self.discriminator, mean=None)
-        with self.precision.in_force():
-            inputs = own._ask_others(inputs)
-            drawn = own._draw(inputs)
-            own._differentiate_discriminator(inputs, drawn, penalty and own.config.penalty != "none")
-            with own._scoring():
-                own._differentiate_generator(inputs, drawn)
-        for player in (own.generator, own.discriminator):
-            player.forget_gradients()
-
-    def with_parts(self, change: Callable[[Callable[..., Any]], Callable[..., Any]], penalty: bool = True) -> TrainStep:
-        """The same step, on the same players, with what it computes between their updates changed, as by a compiler."""
-        changed = copy.copy(self)
-        for part in (*self.PARTS, *(("_penalty",) if penalty else ())):
-            setattr(changed, part, change(getattr(self, part)))
-        return changed
-
-    def _ask_others(self, inputs: StepInputs) -> StepInputs:
+    def _gather_batch_ids(self, inputs: StepInputs) -> StepInputs:
         if self.world.size == 1:
             return inputs
-        known = [inputs.caption_ids, inputs.mismatched_ids]
+        own = [inputs.caption_ids, inputs.mismatched_ids]
         if inputs.class_ids is not None:
-            known.append(inputs.class_ids)
-        captions, mismatched, *classes = self.world.all_gather(torch.stack(known, dim=1)).unbind(dim=1)
+            own.append(inputs.class_ids)
+        captions, mismatched, *classes = self.world.all_gather(torch.stack(own, dim=1)).unbind(dim=1)
         valid = (captions != mismatched).sum().clamp(min=1) / self.world.size
-        return inputs._replace(others=Others(captions, classes[0] if classes else None, valid))
+        return inputs._replace(others=GlobalBatchIds(captions, classes[0] if classes else None, valid))
 
-    def _draw(self, inputs: StepInputs) -> Generated:
-        """The fakes of a step, which both players' turns take."""
+    # Generate
+
+    def _generate_batch(self, inputs: StepInputs) -> Generated:
+        """The fakes of a step, for both turns."""
         return self._generate(inputs)
-
-    def _differentiate_discriminator(
-        self, inputs: StepInputs, drawn: Generated, with_penalty: bool
-    ) -> dict[str, Tensor]:
-        """Leave the gradient of the discriminator's turn in its weights; returns the losses."""
-        with span("discriminator"):
-            total, losses = self._discriminator_losses(inputs, drawn.images.detach())
-        if with_penalty:
-            with span("penalty"):
-                losses["d_penalty"] = self._penalty(inputs, *differentiable(inputs))
-                total = total + self._penalty_weight * losses["d_penalty"]
-        with span("discriminator backward"):
-            self.discriminator.forget_gradients()
-            self.discriminator.add_gradient(total)
-        return losses
-
-    def _differentiate_generator(self, inputs: StepInputs, drawn: Generated) -> dict[str, Tensor]:
-        """Leave the gradient of the generator's turn in its weights; returns the losses."""
-        with span("generator"):
-            total, losses = self._generator_losses(inputs, *drawn)
-        with span("generator backward"):
-            self.generator.forget_gradients()
-            self.generator.add_gradient(total)
-        return losses
-
-    @property
-    def _penalty_weight(self) -> float:
-        """Of a penalty in a step that has it, which stands for those that have none."""
-        return self.config.penalty_weight * self.config.penalty_every
 
     def _generate(self, inputs: StepInputs) -> Generated:
         with self.precision.autocast():
             return self.generator.module(inputs.text.sentence, inputs.noise)
 
-    def _discriminator_losses(self, inputs: StepInputs, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self._judge_both(inputs, self._see_both(inputs, fake))
+    # Discriminator turn
 
-    def _see_both(self, inputs: StepInputs, fake: Tensor) -> RealAndFake:
-        """Real images and fakes in one pass; what it gives for an image and a caption depends on no other one."""
+    def _discriminator_backward(
+        self, inputs: StepInputs, generated: Generated, with_penalty: bool
+    ) -> dict[str, Tensor]:
+        """Compute the discriminator's losses and leave their gradient in its parameters; returns the losses."""
+        with trace_span("discriminator"):
+            total, losses = self._discriminator_losses(inputs, generated.images.detach())
+        if with_penalty:
+            with trace_span("penalty"):
+                losses["d_penalty"] = self._penalty(inputs, *with_input_gradients(inputs))
+                total = total + self._penalty_weight * losses["d_penalty"]
+        with trace_span("discriminator backward"):
+            self.discriminator.zero_grad()
+            self.discriminator.backward(total)
+        return losses
+
+    def _discriminator_losses(self, inputs: StepInputs, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._discriminator_loss_terms(inputs, self._encode_real_and_fake(inputs, fake))
+
+    def _encode_real_and_fake(self, inputs: StepInputs, fake: Tensor) -> RealAndFake:
+        """Encode real images and fakes in one pass; the features of an image and a caption depend on no other one."""
         real, batch = to_signed(inputs.images), len(inputs.images)
         images = torch.cat([self._augment(real, inputs, 0), self._augment(fake, inputs, 1).to(real.dtype)])
         features, sentences, words = self._discriminate(
             images, torch.cat([inputs.text.sentence, inputs.mismatched_sentence]), inputs.text.keywords
         )
-        (seen_real, seen_fake), (matching, mismatched) = features.split(batch), sentences.split(batch)
-        return RealAndFake(seen_real, seen_fake, matching, mismatched, words)
+        (real_features, fake_features), (matching, mismatched) = features.split(batch), sentences.split(batch)
+        return RealAndFake(real_features, fake_features, matching, mismatched, words)
 
-    def _judge_both(self, inputs: StepInputs, seen: RealAndFake) -> tuple[Tensor, dict[str, Tensor]]:
+    def _discriminator_loss_terms(self, inputs: StepInputs, encoded: RealAndFake) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's losses and their weighted sum, without the penalty."""
         config, mask, exclude = self.config, inputs.text.mask, self._exclude(inputs)
         losses = {
             "d_adversarial": discriminator_adversarial(
                 config.adversarial,
-                seen.real.logits(seen.matching),
-                seen.fake.logits(seen.matching),
-                seen.real.logits(seen.mismatched),
+                encoded.real.logits(encoded.matching),
+                encoded.fake.logits(encoded.matching),
+                encoded.real.logits(encoded.mismatched),
                 inputs.caption_ids != inputs.mismatched_ids,
                 config.mismatched,
                 inputs.others and inputs.others.valid,
             ),
-            "d_region": region_match(config, seen.real, seen.words, mask, exclude, self._group),
-            "d_sentence": sentence_match(config, seen.real, seen.matching, exclude, self._group),
+            "d_region": region_match(config, encoded.real, encoded.words, mask, exclude, self._group),
+            "d_sentence": sentence_match(config, encoded.real, encoded.matching, exclude, self._group),
         }
         total = losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses["d_sentence"]
         return total, losses
 
-    def _generator_losses(
-        self, inputs: StepInputs, fake: Tensor, kl: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        total, losses = self._judge_fakes(inputs, self._see_fakes(inputs, fake))
-        if kl is not None:
-            losses["g_kl"] = kl
-            total = total + self.config.kl * kl
-        return total, losses
+    # Penalty
 
-    def _see_fakes(self, inputs: StepInputs, fake: Tensor) -> Fakes:
-        """What it gives for an image and a caption depends on no other one."""
-        return Fakes(*self._discriminate(self._augment(fake, inputs, 2), inputs.text.sentence, inputs.text.keywords))
-
-    def _judge_fakes(self, inputs: StepInputs, seen: Fakes) -> tuple[Tensor, dict[str, Tensor]]:
-        """The generator's losses and their weighted sum, without the KL term."""
-        config, mask, exclude = self.config, inputs.text.mask, self._exclude(inputs)
-        losses = {
-            "g_adversarial": generator_adversarial(config.adversarial, seen.fake.logits(seen.matching)),
-            "g_region": region_match(config, seen.fake, seen.words, mask, exclude, self._group),
-            "g_sentence": sentence_match(config, seen.fake, seen.matching, exclude, self._group),
-        }
-        total = losses["g_adversarial"] + config.region * losses["g_region"] + config.sentence * losses["g_sentence"]
-        return total, losses
-
-    def _discriminate(
-        self, images: Tensor, sentences: Tensor, keywords: Tensor
-    ) -> tuple[ImageFeatures, Tensor, Tensor]:
-        with self.precision.autocast():
-            features, projected_sentences, projected_keywords = self.discriminator.module(images, sentences, keywords)
-        return features.float(), projected_sentences.float(), projected_keywords.float()
+    @property
+    def _penalty_weight(self) -> float:
+        """Of the penalty in a step that has it, which stands for the steps without."""
+        return self.config.penalty_weight * self.config.penalty_every
 
     def _penalty(self, inputs: StepInputs, images: Tensor, sentences: Tensor) -> Tensor:
-        """The gradient penalty in float32, on a pass of its own: it comes once in many steps, for real images alone.
+        """The gradient penalty in float32, on a pass of its own: few steps have it, and only for real images.
 
         images, sentences: those of the inputs, which require a gradient.
         """
@@ -300,8 +235,61 @@ class TrainStep:
             return r1_penalty(logits, images)
         return ma_gp_penalty(logits, images, sentences)
 
+    # Generator turn
+
+    @contextmanager
+    def _frozen_discriminator(self) -> Iterator[None]:
+        """The discriminator's parameters get no gradient in this block; afterwards they do again, even on an error."""
+        self.discriminator.module.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.discriminator.module.requires_grad_(True)
+
+    def _generator_backward(self, inputs: StepInputs, generated: Generated) -> dict[str, Tensor]:
+        """Compute the generator's losses and leave their gradient in its parameters; returns the losses."""
+        with trace_span("generator"):
+            total, losses = self._generator_losses(inputs, *generated)
+        with trace_span("generator backward"):
+            self.generator.zero_grad()
+            self.generator.backward(total)
+        return losses
+
+    def _generator_losses(
+        self, inputs: StepInputs, fake: Tensor, kl: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        total, losses = self._generator_loss_terms(inputs, self._encode_fake(inputs, fake))
+        if kl is not None:
+            losses["g_kl"] = kl
+            total = total + self.config.kl * kl
+        return total, losses
+
+    def _encode_fake(self, inputs: StepInputs, fake: Tensor) -> Fakes:
+        """Encode the fakes; the features of an image and a caption depend on no other one."""
+        return Fakes(*self._discriminate(self._augment(fake, inputs, 2), inputs.text.sentence, inputs.text.keywords))
+
+    def _generator_loss_terms(self, inputs: StepInputs, encoded: Fakes) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's losses and their weighted sum, without the KL term."""
+        config, mask, exclude = self.config, inputs.text.mask, self._exclude(inputs)
+        losses = {
+            "g_adversarial": generator_adversarial(config.adversarial, encoded.fake.logits(encoded.matching)),
+            "g_region": region_match(config, encoded.fake, encoded.words, mask, exclude, self._group),
+            "g_sentence": sentence_match(config, encoded.fake, encoded.matching, exclude, self._group),
+        }
+        total = losses["g_adversarial"] + config.region * losses["g_region"] + config.sentence * losses["g_sentence"]
+        return total, losses
+
+    # Both turns
+
+    def _discriminate(
+        self, images: Tensor, sentences: Tensor, keywords: Tensor
+    ) -> tuple[ImageFeatures, Tensor, Tensor]:
+        with self.precision.autocast():
+            features, projected_sentences, projected_keywords = self.discriminator.module(images, sentences, keywords)
+        return features.float(), projected_sentences.float(), projected_keywords.float()
+
     def _exclude(self, inputs: StepInputs) -> Tensor:
-        """Which images and captions are no negatives of each other, (B, B) bool; with a group, (B, all captions)."""
+        """Pairs of images and captions that are no negatives, (B, B) bool; with a group, (B, captions of all ranks)."""
         others = inputs.others if self._group is not None and inputs.others is not None else inputs
         exclude = inputs.caption_ids[:, None] == others.caption_ids
         if inputs.class_ids is not None and others.class_ids is not None:
@@ -311,7 +299,36 @@ class TrainStep:
     def _augment(self, images: Tensor, inputs: StepInputs, turn: int) -> Tensor:
         return augment(images, self.config.augment, inputs.augmentation[turn])
 
+    # Compilation and measurement
 
-def differentiable(inputs: StepInputs) -> tuple[Tensor, Tensor]:
-    """Images and sentence features, to differentiate by."""
+    def forward_backward_only(self, inputs: StepInputs, penalty: bool = True) -> None:
+        """Run forward and backward passes without any weight update: triggers compilation of whatever is compiled.
+
+        Gradients are not averaged over the ranks: where compilation fails on one, the others must not wait.
+        """
+        own = copy.copy(self)
+        own.generator = replace(self.generator, gradient_mean=None)
+        own.discriminator = replace(self.discriminator, gradient_mean=None)
+        with self.precision.in_force():
+            inputs = own._gather_batch_ids(inputs)
+            generated = own._generate_batch(inputs)
+            own._discriminator_backward(inputs, generated, penalty and own.config.penalty != "none")
+            with own._frozen_discriminator():
+                own._generator_backward(inputs, generated)
+        for player in (own.generator, own.discriminator):
+            player.zero_grad()
+
+    def with_parts(self, change: Callable[[Callable[..., Any]], Callable[..., Any]], penalty: bool = True) -> TrainStep:
+        """The same step, on the same networks, with `change` (a compiler, say) applied to each of `PARTS`.
+
+        penalty: whether to change the penalty too.
+        """
+        changed = copy.copy(self)
+        for part in (*self.PARTS, *(("_penalty",) if penalty else ())):
+            setattr(changed, part, change(getattr(self, part)))
+        return changed
+
+
+def with_input_gradients(inputs: StepInputs) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, S, S) and sentence features (B, d) that require a gradient."""
     return to_signed(inputs.images).requires_grad_(), inputs.text.sentence.detach().requires_grad_()

@@ -254,12 +254,12 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 from fastt2i.engine import trainer
-after = trainer.Trainer._after_step
+log_and_save = trainer.Trainer._log_and_save
 def patched(self, *arguments):
-    if self.step == 3:
+    if self.progress.step == 3:
         limit()
-    after(self, *arguments)
-trainer.Trainer._after_step = patched
+    log_and_save(self, *arguments)
+trainer.Trainer._log_and_save = patched
 sys.exit(cli.run(lambda: train.main(sys.argv[2:])))
 """
 

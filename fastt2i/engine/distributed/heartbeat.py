@@ -1,8 +1,8 @@
-"""Who of the ranks is alive: one that ends before its time ends all.
+"""Failure detection: a rank that dies ends all ranks, with a sentence that names it.
 
-A collective operation does not tell who is missing, and on a GPU it does not even return. So every rank looks itself,
-in threads of its own: at the processes of its node by their ids, and at the other nodes by signs of life that one
-rank of each leaves in the store where torchrun's processes meet.
+A collective operation does not tell which rank is missing, and on a GPU it does not even return. So every rank polls in
+threads of its own: the processes of its node by their ids, and the other nodes by a counter that one rank of each node
+increments in the store of the rendezvous.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
-#: Seconds between two looks.
-EVERY = 1.0
-#: Seconds of silence after which a node counts as dead: far more than what keeps a thread from running, and so few that
-#: all ranks have ended within a minute.
-SILENCE = 25.0
-#: Status of ranks that end because another one has.
-STATUS = 1
+#: Seconds between two polls.
+POLL_SECONDS = 1.0
+#: Seconds without a heartbeat after which a node counts as dead: far more than a thread is ever kept waiting, and so
+#: few that all ranks have ended within a minute.
+TIMEOUT_SECONDS = 25.0
+#: Exit status of ranks that end because another one has.
+EXIT_STATUS = 1
 
 _ENDED = "ended"
 
@@ -41,52 +41,52 @@ class Member(NamedTuple):
         return f"rank {self.rank} (process {self.pid} on {self.host})"
 
 
-class Watch:
-    """Ends this process, from a thread, once another one of the run has ended before its time.
+class Heartbeat:
+    """Ends this process, from a thread, once another process of the run has died.
 
     The main thread may be inside an operation that never returns. Files are written so that a process may end at any
     moment.
 
     Args:
-        store: where the ranks meet.
+        store: the key-value store of the rendezvous.
         members: all processes, by rank.
         rank: of this one.
-        address: of the store, to be named when it does not answer.
+        address: of the store, for the error when it does not answer.
     """
 
     def __init__(self, store: dist.Store, members: Sequence[Member], rank: int, address: str) -> None:
-        # A connection each: one that waits for an answer keeps nobody else from asking.
+        # A connection for each thread: one that waits for an answer does not block the other.
         self._read, self._write = store.clone(), store.clone()  # type: ignore[attr-defined]
         self._me = members[rank]
         self._address = address
-        self._neighbours = [m for m in members if m.node == self._me.node and m.rank != rank]
+        self._local_members = [m for m in members if m.node == self._me.node and m.rank != rank]
         self._nodes: dict[int, list[Member]] = {}
         for member in members:
             self._nodes.setdefault(member.node, []).append(member)
-        self._leads = self._nodes[self._me.node][0] is self._me
-        self._over = threading.Event()
+        self._sends_heartbeat = self._nodes[self._me.node][0] is self._me
+        self._closed = threading.Event()
         self._ending = threading.Lock()
-        self._answered = time.monotonic()
-        self._threads = [threading.Thread(target=f, daemon=True) for f in (self._look_around, self._look_afar)]
+        self._last_answer = time.monotonic()
+        self._threads = [threading.Thread(target=f, daemon=True) for f in (self._poll_local, self._poll_nodes)]
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """Look no more: this rank is about to leave, and the others know."""
-        self._over.set()
+        """Stop polling: this rank is about to leave, and the others know."""
+        self._closed.set()
 
-    def await_verdict(self) -> None:
-        """After a collective operation has failed: wait for what the threads find. Returns if all ranks are alive."""
-        time.sleep(SILENCE + 5 * EVERY)
+    def wait_for_verdict(self) -> None:
+        """Wait for the threads to find a dead rank after a collective has failed; returns if all are alive."""
+        time.sleep(TIMEOUT_SECONDS + 5 * POLL_SECONDS)
 
-    def look_now(self) -> None:
+    def check_local(self) -> None:
         """End at once if a process of this node is gone."""
-        for member in self._neighbours:
-            if not _exists(member.pid):
+        for member in self._local_members:
+            if not _is_running(member.pid):
                 self._end(f"{member} has ended without a word: it was killed, or has crashed")
 
-    def tell(self, sentence: str) -> tuple[int, str]:
-        """Let all ranks know why the run ends: who has told it first, and what."""
+    def announce_end(self, sentence: str) -> tuple[int, str]:
+        """Announce to all ranks why the run ends; returns the rank that announced an end first, and its reason."""
         mine = json.dumps([self._me.rank, sentence])
         try:
             first: tuple[int, str] = tuple(json.loads(self._write.compare_set(_ENDED, "", mine)))
@@ -94,60 +94,64 @@ class Watch:
             return self._me.rank, sentence
         return first
 
-    def _look_around(self) -> None:
-        while not self._over.wait(EVERY):
-            self.look_now()
-            if time.monotonic() - self._answered > SILENCE:
+    def _poll_local(self) -> None:
+        while not self._closed.wait(POLL_SECONDS):
+            self.check_local()
+            if time.monotonic() - self._last_answer > TIMEOUT_SECONDS:
                 first = self._nodes[min(self._nodes)][0]
-                self._end(f"{first.host} with rank 0, at {self._address}, has been silent for {SILENCE:.0f} seconds")
+                self._end(
+                    f"{first.host} with rank 0, at {self._address}, has been silent for {TIMEOUT_SECONDS:.0f} seconds"
+                )
 
-    def _look_afar(self) -> None:
+    def _poll_nodes(self) -> None:
         heard = {node: (b"", time.monotonic()) for node in self._nodes if node != self._me.node}
         beats = 0
         try:
-            while not self._over.wait(EVERY):
+            while not self._closed.wait(POLL_SECONDS):
                 if self._read.check([_ENDED]):
                     self._end("another rank has ended")
-                if self._leads and heard:
+                if self._sends_heartbeat and heard:
                     beats += 1
-                    self._read.set(_beat(self._me.node), str(beats))
-                    self._listen(heard)
-                self._answered = time.monotonic()
+                    self._read.set(_heartbeat_key(self._me.node), str(beats))
+                    self._read_heartbeats(heard)
+                self._last_answer = time.monotonic()
         except RuntimeError:
-            return  # `_look_around` finds out that there are no more answers
+            return  # `_poll_local` notices that there are no more answers
 
-    def _listen(self, heard: dict[int, tuple[bytes, float]]) -> None:
+    def _read_heartbeats(self, heard: dict[int, tuple[bytes, float]]) -> None:
         now = time.monotonic()
         for node, (last, at) in heard.items():
-            beat = self._read.get(_beat(node)) if self._read.check([_beat(node)]) else b""
+            beat = self._read.get(_heartbeat_key(node)) if self._read.check([_heartbeat_key(node)]) else b""
             if beat != last:
                 heard[node] = (beat, now)
-            elif now - at > SILENCE:
+            elif now - at > TIMEOUT_SECONDS:
                 ranks = ", ".join(str(member.rank) for member in self._nodes[node])
-                self._end(f"{self._nodes[node][0].host} with rank {ranks} has been silent for {SILENCE:.0f} seconds")
+                self._end(
+                    f"{self._nodes[node][0].host} with rank {ranks} has been silent for {TIMEOUT_SECONDS:.0f} seconds"
+                )
 
     def _end(self, sentence: str) -> None:
-        """End this process; on each node, who has found the reason tells it, or else the node's first rank."""
+        """End this process; on each node the rank that found the reason prints it, or else the node's first rank."""
         if not self._ending.acquire(blocking=False):
-            time.sleep(60)  # the other thread is at it
-        if self._over.is_set():
+            time.sleep(60)  # the other thread is ending the process
+        if self._closed.is_set():
             return
-        told: list[tuple[int, str]] = []
-        telling = threading.Thread(target=lambda: told.append(self.tell(sentence)), daemon=True)
-        telling.start()
-        telling.join(3 * EVERY)  # a store that cannot be reached does not answer
-        finder, reason = told[0] if told else (self._me.rank, sentence)
+        announced: list[tuple[int, str]] = []
+        thread = threading.Thread(target=lambda: announced.append(self.announce_end(sentence)), daemon=True)
+        thread.start()
+        thread.join(3 * POLL_SECONDS)  # a store that cannot be reached does not answer
+        finder, reason = announced[0] if announced else (self._me.rank, sentence)
         finder_is_here = any(member.rank == finder for member in self._nodes[self._me.node])
-        if finder == self._me.rank or (self._leads and not finder_is_here):
+        if finder == self._me.rank or (self._sends_heartbeat and not finder_is_here):
             print(f"fastt2i: error: {reason}; all ranks end; go on with --resume", file=sys.stderr, flush=True)
-        os._exit(STATUS)
+        os._exit(EXIT_STATUS)
 
 
-def _beat(node: int) -> str:
-    return f"beat/{node}"
+def _heartbeat_key(node: int) -> str:
+    return f"heartbeat/{node}"
 
 
-def _exists(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Several processes as one run: they meet through torch.distributed, over NCCL on GPUs and Gloo on CPUs."""
+"""Several processes as one run, through torch.distributed: NCCL on GPUs, Gloo on CPUs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastt2i.engine.distributed.heartbeat import STATUS, Member, Watch
+from fastt2i.engine.distributed.heartbeat import EXIT_STATUS, Heartbeat, Member
 from fastt2i.engine.distributed.world import World
 from fastt2i.errors import UserError
 from fastt2i.ops import gather_batch
 
 T = TypeVar("T")
 
-#: How long a rank waits for the others to come.
-MEETING = timedelta(minutes=5)
+#: How long a rank waits for the others at the start.
+RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 #: How long an operation may take. The first rank evaluates and saves while the others wait, and a language model may
-#: run for hours on one node; who has died is found out by `Watch`, and not by this.
-PATIENCE = timedelta(hours=24)
-#: Seconds at the end in which this thread leaves the interpreter to others.
-LETTING_GO = 0.2
+#: run for hours on one node; a rank that has died is found by `Heartbeat`, and not by this.
+COLLECTIVE_TIMEOUT = timedelta(hours=24)
+#: Seconds at the end in which this thread releases the interpreter's lock to others.
+RELEASE_SECONDS = 0.2
 
 
-class _Agreed(Exception):
-    """Ends all ranks at the same place; the first one raises `cause` in its stead, the others end without a word."""
+class _CollectiveError(Exception):
+    """Ends all ranks at the same place; rank 0 raises `cause` in its stead, the others exit silently."""
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__(str(cause))
@@ -42,7 +42,7 @@ class _Agreed(Exception):
 
 
 class Ranks(World):
-    """This process among those that torchrun started; see `World`.
+    """The collective operations of `World` among the processes that torchrun started.
 
     Raises:
         UserError: the others cannot be reached.
@@ -52,38 +52,38 @@ class Ranks(World):
         super().__init__(restarted=restarted)
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self._vote: tuple[Tensor, dist.Work] | None = None
-        store = self._meet(address, port)
+        store = self._open_store(address, port)
         # Before anything that waits for the others: one that dies while they connect is found out too.
-        self._watch = Watch(store, self._introduce(store), rank, f"{address}:{port}")
+        self._heartbeat = Heartbeat(store, self._gather_members(store), rank, f"{address}:{port}")
         self._previous = signal.signal(signal.SIGTERM, self._terminate)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=dist.PrefixStore("group", store),
             rank=rank,
             world_size=size,
-            timeout=PATIENCE,
+            timeout=COLLECTIVE_TIMEOUT,
         )
         self.group = dist.group.WORLD
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave together; if this rank fails by itself, all are told and end."""
+        """Leave together; if this rank fails by itself, it announces that to all, and all end."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what torchrun sends now would only cut off a last sentence
-        if error is None or isinstance(error, _Agreed):
+        if error is None or isinstance(error, _CollectiveError):
             self._finish_vote()
             self.all_gather_object(None)  # the first rank may still be saving
-            self._watch.close()
-            self._part()  # no rank is gone while another one looks
+            self._heartbeat.close()
+            self._leave()  # no rank is gone while another one polls
             signal.signal(signal.SIGTERM, self._previous)
-            if isinstance(error, _Agreed):
-                raise error.cause if self.is_first else SystemExit(STATUS)
+            if isinstance(error, _CollectiveError):
+                raise error.cause if self.is_first else SystemExit(EXIT_STATUS)
             return
-        if _is_of_a_collective(error):
-            self._watch.await_verdict()
-        self._watch.close()
+        if _is_collective_failure(error):
+            self._heartbeat.wait_for_verdict()
+        self._heartbeat.close()
         where = f"rank {self.rank} on {socket.gethostname()}"
-        self._watch.tell(f"{where} has ended: {' '.join(str(error).split()) or type(error).__name__}")
+        self._heartbeat.announce_end(f"{where} has ended: {' '.join(str(error).split()) or type(error).__name__}")
         if isinstance(error, UserError) and not self.is_first:
             raise UserError(f"{where}: {error}") from error
 
@@ -95,11 +95,11 @@ class Ranks(World):
                 made = make()
             except (UserError, SystemExit) as error:
                 ended = error
-        told = [(made, ended is not None)]
-        dist.broadcast_object_list(told, src=0)
-        made, failed = told[0]
+        result = [(made, ended is not None)]
+        dist.broadcast_object_list(result, src=0)
+        made, failed = result[0]
         if failed:
-            raise _Agreed(ended or SystemExit(STATUS))
+            raise _CollectiveError(ended or SystemExit(EXIT_STATUS))
         return made  # type: ignore[return-value]
 
     @contextmanager
@@ -109,17 +109,17 @@ class Ranks(World):
             yield
         except UserError as error:
             failure = error
-        told = self.all_gather_object(None if failure is None else (socket.gethostname(), str(failure)))
-        failed = [rank for rank, said in enumerate(told) if said]
+        errors = self.all_gather_object(None if failure is None else (socket.gethostname(), str(failure)))
+        failed = [rank for rank, error in enumerate(errors) if error]
         if not failed:
             return
-        host, sentence = told[failed[0]] or ("", "")
-        everywhere = len({said and said[1] for said in told}) == 1
+        host, sentence = errors[failed[0]] or ("", "")
+        everywhere = len({error and error[1] for error in errors}) == 1
         where = "" if everywhere or not failed[0] else f"rank {failed[0]} on {host}: "
-        raise _Agreed(UserError(where + sentence)) from failure
+        raise _CollectiveError(UserError(where + sentence)) from failure
 
     def as_collective_error(self, error: UserError) -> BaseException:
-        return _Agreed(error)
+        return _CollectiveError(error)
 
     def all_gather_object(self, value: T) -> list[T]:
         values: list[T | None] = [None] * self.size
@@ -151,7 +151,7 @@ class Ranks(World):
         self._vote = vote, work
         return agreed
 
-    def _part(self) -> None:
+    def _leave(self) -> None:
         """The last operation of all.
 
         Gloo's threads let go of an operation's tensors some time after it has returned, and take the interpreter's lock
@@ -159,7 +159,7 @@ class Ranks(World):
         """
         self._last = torch.zeros(1)
         dist.all_reduce(self._last)
-        time.sleep(LETTING_GO)
+        time.sleep(RELEASE_SECONDS)
         dist.destroy_process_group()
 
     def _finish_vote(self) -> int:
@@ -171,19 +171,19 @@ class Ranks(World):
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         """Outside the steps: torchrun ends its processes, as one of them has died or as it is ended itself."""
-        self._watch.look_now()
+        self._heartbeat.check_local()
         os._exit(128 + number)
 
-    def _meet(self, address: str, port: int) -> dist.Store:
+    def _open_store(self, address: str, port: int) -> dist.Store:
         serves = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
         if not serves:
-            self._await_server(address, port)
-        store = dist.TCPStore(address, port, self.size, serves, timeout=MEETING, wait_for_workers=False)
+            self._wait_for_server(address, port)
+        store = dist.TCPStore(address, port, self.size, serves, timeout=RENDEZVOUS_TIMEOUT, wait_for_workers=False)
         # torchrun's store outlives the processes that it starts anew.
         return dist.PrefixStore(f"fastt2i/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
-    def _await_server(self, address: str, port: int) -> None:
-        until = time.monotonic() + MEETING.total_seconds()
+    def _wait_for_server(self, address: str, port: int) -> None:
+        until = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
         while True:
             try:
                 socket.create_connection((address, port), timeout=10).close()
@@ -196,7 +196,7 @@ class Ranks(World):
                     ) from error
             time.sleep(1)
 
-    def _introduce(self, store: dist.Store) -> list[Member]:
+    def _gather_members(self, store: dist.Store) -> list[Member]:
         me = Member(self.rank, int(os.environ.get("GROUP_RANK", "0")), socket.gethostname(), os.getpid())
         store.set(_member(self.rank), json.dumps(me))
         members = []
@@ -205,7 +205,7 @@ class Ranks(World):
                 members.append(Member(*json.loads(store.get(_member(rank)))))
             except RuntimeError as error:
                 raise UserError(
-                    f"rank {rank} of {self.size} has not come within {MEETING.total_seconds():.0f} seconds"
+                    f"rank {rank} of {self.size} has not come within {RENDEZVOUS_TIMEOUT.total_seconds():.0f} seconds"
                 ) from error
         return members
 
@@ -214,6 +214,6 @@ def _member(rank: int) -> str:
     return f"member/{rank}"
 
 
-def _is_of_a_collective(error: BaseException) -> bool:
+def _is_collective_failure(error: BaseException) -> bool:
     """Gloo raises a plain RuntimeError that names its source file."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

@@ -1,7 +1,7 @@
-"""Steps whose batch is more than memory holds at once: networks see it part by part, and the losses see all of it.
+"""Steps whose batch is more than memory holds at once: networks take it part by part, the losses take all of it.
 
 Plain accumulation of gradients would leave the matching losses with the negatives of a part. Here, as GradCache does
-(Gao et al. 2021, arXiv 2101.06983), every part is seen twice: first without a graph, to have the features of the whole
+(Gao et al. 2021, arXiv 2101.06983), every part is run twice: first without a graph, to have the features of the whole
 batch, on which the losses are computed and differentiated; then with one, to carry the gradients of the features on to
 the weights. What memory must hold is a graph of one part, and features.
 """
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastt2i.engine.execution.spans import span
-from fastt2i.engine.step import StepInputs, TrainStep, differentiable
+from fastt2i.engine.execution.trace_span import trace_span
+from fastt2i.engine.step import StepInputs, TrainStep, with_input_gradients
 from fastt2i.models.generator import Generated
 from fastt2i.text.features import TextFeatures
 
@@ -31,7 +31,7 @@ class AccumulatedStep(TrainStep):
         parts: how many, a divisor of the batch size.
     """
 
-    PARTS = ("_generate", "_see_both", "_judge_both", "_see_fakes", "_judge_fakes")
+    PARTS = ("_generate", "_encode_real_and_fake", "_discriminator_loss_terms", "_encode_fake", "_generator_loss_terms")
 
     def __init__(self, step: TrainStep, parts: int) -> None:
         super().__init__(step.config, step.generator, step.discriminator, step.ema, step.precision, step.world)
@@ -39,55 +39,55 @@ class AccumulatedStep(TrainStep):
         self._last = [False] * (parts - 1) + [True]
 
     @torch.no_grad()
-    def _draw(self, inputs: StepInputs) -> Generated:
+    def _generate_batch(self, inputs: StepInputs) -> Generated:
         images, kl = zip(*(self._generate(part) for part in self._split(inputs)), strict=True)
         return Generated(torch.cat(images), None if kl[0] is None else torch.stack(kl).mean())
 
-    def _differentiate_discriminator(
-        self, inputs: StepInputs, drawn: Generated, with_penalty: bool
+    def _discriminator_backward(
+        self, inputs: StepInputs, generated: Generated, with_penalty: bool
     ) -> dict[str, Tensor]:
-        parts = list(zip(self._split(inputs), drawn.images.chunk(self._parts), strict=True))
-        with span("discriminator"):
+        parts = list(zip(self._split(inputs), generated.images.chunk(self._parts), strict=True))
+        with trace_span("discriminator"):
             with torch.no_grad():
-                seen = _joined([self._see_both(*part) for part in parts])
-            leaves = _map(_leaf, seen)
-            total, losses = self._judge_both(inputs, leaves)
-            slopes = self._slopes(total, leaves)
+                encoded = _concatenated([self._encode_real_and_fake(*part) for part in parts])
+            leaves = _tree_map(_leaf, encoded)
+            total, losses = self._discriminator_loss_terms(inputs, leaves)
+            feature_gradients = self._feature_gradients(total, leaves)
         penalties = []
-        self.discriminator.forget_gradients()
-        for (part, fake), slope, last in zip(parts, slopes, self._last, strict=True):
-            with span("discriminator"):
-                share = _along(self._see_both(part, fake), slope)
+        self.discriminator.zero_grad()
+        for (part, fake), gradients, last in zip(parts, feature_gradients, self._last, strict=True):
+            with trace_span("discriminator"):
+                share = _surrogate_loss(self._encode_real_and_fake(part, fake), gradients)
             if with_penalty:
-                with span("penalty"):
-                    penalty = self._penalty(part, *differentiable(part)) / self._parts
+                with trace_span("penalty"):
+                    penalty = self._penalty(part, *with_input_gradients(part)) / self._parts
                     share = share + self._penalty_weight * penalty
                     penalties.append(penalty.detach())
-            with span("discriminator backward"):
-                self.discriminator.add_gradient(share, last=last)
+            with trace_span("discriminator backward"):
+                self.discriminator.backward(share, last=last)
         return losses | ({"d_penalty": torch.stack(penalties).sum()} if with_penalty else {})
 
-    def _differentiate_generator(self, inputs: StepInputs, drawn: Generated) -> dict[str, Tensor]:
-        parts = list(zip(self._split(inputs), drawn.images.chunk(self._parts), strict=True))
-        with span("generator"):
+    def _generator_backward(self, inputs: StepInputs, generated: Generated) -> dict[str, Tensor]:
+        parts = list(zip(self._split(inputs), generated.images.chunk(self._parts), strict=True))
+        with trace_span("generator"):
             with torch.no_grad():
-                seen = _joined([self._see_fakes(*part) for part in parts])
-            leaves = _map(_leaf, seen.fake)  # captions are projected by the discriminator, whose turn it is not
-            total, losses = self._judge_fakes(inputs, seen._replace(fake=leaves))
-            slopes = self._slopes(total, leaves)
-        self.generator.forget_gradients()
-        for (part, _), slope, last in zip(parts, slopes, self._last, strict=True):
-            with span("generator"):
+                encoded = _concatenated([self._encode_fake(*part) for part in parts])
+            leaves = _tree_map(_leaf, encoded.fake)  # captions are projected by the discriminator, whose turn it is not
+            total, losses = self._generator_loss_terms(inputs, encoded._replace(fake=leaves))
+            feature_gradients = self._feature_gradients(total, leaves)
+        self.generator.zero_grad()
+        for (part, _), gradients, last in zip(parts, feature_gradients, self._last, strict=True):
+            with trace_span("generator"):
                 fake, kl = self._generate(part)
-                share = _along(self._see_fakes(part, fake).fake, slope)
+                share = _surrogate_loss(self._encode_fake(part, fake).fake, gradients)
                 if kl is not None:
                     share = share + self.config.kl * kl / self._parts
-            with span("generator backward"):
-                self.generator.add_gradient(share, last=last)
-        return losses | ({} if drawn.kl is None else {"g_kl": drawn.kl})
+            with trace_span("generator backward"):
+                self.generator.backward(share, last=last)
+        return losses | ({} if generated.kl is None else {"g_kl": generated.kl})
 
     def _split(self, inputs: StepInputs) -> Iterator[StepInputs]:
-        """The inputs of each part; what is known of other ranks is for the losses alone, which see the whole batch."""
+        """The inputs of each part; ids of other ranks are for the losses alone, which take the whole batch."""
         size = len(inputs.images) // self._parts
         for start in range(0, len(inputs.images), size):
             rows = slice(start, start + size)
@@ -102,19 +102,19 @@ class AccumulatedStep(TrainStep):
                 augmentation=inputs.augmentation[:, rows],
             )
 
-    def _slopes(self, total: Tensor, leaves: Any) -> list[list[Tensor | None]]:
-        """The gradients of the loss by the features, for each part; None for features that it does not read."""
-        slopes: list[list[Tensor | None]] = [[] for _ in range(self._parts)]
-        for gradient in torch.autograd.grad(total, list(_flat(leaves)), allow_unused=True):
+    def _feature_gradients(self, total: Tensor, leaves: Any) -> list[list[Tensor | None]]:
+        """The gradients of the loss by the features, for each part; None for features that it does not depend on."""
+        by_part: list[list[Tensor | None]] = [[] for _ in range(self._parts)]
+        for gradient in torch.autograd.grad(total, list(_tensors(leaves)), allow_unused=True):
             chunks = [None] * self._parts if gradient is None else gradient.chunk(self._parts)
-            for slope, chunk in zip(slopes, chunks, strict=True):
-                slope.append(chunk)
-        return slopes
+            for gradients, chunk in zip(by_part, chunks, strict=True):
+                gradients.append(chunk)
+        return by_part
 
 
-def _along(features: Any, slope: Sequence[Tensor | None]) -> Tensor:
-    """A scalar that has, by the weights, the gradient of the loss whose gradient by the features is `slope`."""
-    products = [(x * g).sum() for x, g in zip(_flat(features), slope, strict=True) if g is not None]
+def _surrogate_loss(features: Any, gradients: Sequence[Tensor | None]) -> Tensor:
+    """A scalar that has, by the weights, the gradient of the loss whose gradients by the features are given."""
+    products = [(x * g).sum() for x, g in zip(_tensors(features), gradients, strict=True) if g is not None]
     return torch.stack(products).sum()
 
 
@@ -122,22 +122,22 @@ def _leaf(features: Tensor) -> Tensor:
     return features.requires_grad_()
 
 
-def _joined(parts: Sequence[Any]) -> Any:
+def _concatenated(parts: Sequence[Any]) -> Any:
     """Features of parts as those of the whole."""
-    return _map(lambda *tensors: torch.cat(tensors), *parts)
+    return _tree_map(lambda *tensors: torch.cat(tensors), *parts)
 
 
-def _map(change: Callable[..., Tensor], *named: Any) -> Any:
-    """Named tuples of one kind as one, with each tensor made of those in its place; they may be nested."""
+def _tree_map(change: Callable[..., Tensor], *named: Any) -> Any:
+    """Apply `change` to the tensors that have the same place in nested named tuples of one type."""
     if isinstance(named[0], Tensor):
         return change(*named)
-    return type(named[0])(*(_map(change, *field) for field in zip(*named, strict=True)))
+    return type(named[0])(*(_tree_map(change, *field) for field in zip(*named, strict=True)))
 
 
-def _flat(named: Any) -> Iterator[Tensor]:
+def _tensors(named: Any) -> Iterator[Tensor]:
     """All tensors of a named tuple."""
     if isinstance(named, Tensor):
         yield named
     else:
         for field in named:
-            yield from _flat(field)
+            yield from _tensors(field)

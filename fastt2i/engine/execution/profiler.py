@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: a trace, the costliest operations, waits, arithmetic and memory."""
+"""Profiles training steps: a trace, the costliest operations, waits for inputs, FLOP/s and memory."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from fastt2i.engine.step import StepInputs, TrainStep
 if TYPE_CHECKING:
     from torch.autograd.profiler_util import FunctionEvent
 
-#: Steps after which it is looked at some: by then kernels are timed and graphs captured.
-SKIPPED, LOOKED_AT = 30, 10
+#: Steps before the profile, by which kernels are timed and graphs captured, and steps in it.
+SKIPPED, PROFILED = 30, 10
 #: Operations that are printed.
 SHOWN = 15
 
 
 class StepProfile:
-    """Looks at some steps of a run, from the side of its inputs: between two of them lies a step.
+    """Profiles some steps of a run by wrapping the iterator of their inputs: between two inputs lies a step.
 
-    They come some steps after it is settled how steps are run; earlier, or fewer of them, where the run ends before.
+    The profile starts some steps after the compile trial is over; earlier, or with fewer steps, in a short run.
 
     Args:
-        step: what a step computes.
+        step: the training step, uncompiled.
         precision: of the networks.
         device: where they are.
         path: of the trace, in Chrome's format.
         steps: of the run, from `first_step` on to the last.
-        settled: whether it is known how steps are run from now on.
+        settled: whether it is decided how steps are run from now on.
         say: tells the user what was found.
     """
 
@@ -58,15 +58,15 @@ class StepProfile:
         self._steps, self._settled = steps, settled
 
     def watch(self, batches: Iterable[StepInputs]) -> Iterator[StepInputs]:
-        """The same batches; looks at what is done between asking for the first and for the last of some."""
+        """The same batches; profiles what happens between asking for the first and for the last of some."""
         source, number = iter(batches), self._steps.start
         # The end of a step is seen when the next one asks for its inputs.
-        looked_at = min(LOOKED_AT, len(self._steps) - 1)
-        if looked_at < 1:
+        profiled = min(PROFILED, len(self._steps) - 1)
+        if profiled < 1:
             self._say("profile: there is nothing to see in a run of one step; take two or more")
             yield from source
             return
-        waiting, latest = SKIPPED, self._steps.stop - looked_at - 1
+        waiting, latest = SKIPPED, self._steps.stop - profiled - 1
         while waiting and number < latest:
             yield next(source)
             number += 1
@@ -77,7 +77,7 @@ class StepProfile:
         with profile(activities=activities) as record:
             self._synchronize()
             began = time.perf_counter()
-            for _ in range(looked_at):
+            for _ in range(profiled):
                 asked = time.perf_counter()
                 inputs = next(source)
                 waited += time.perf_counter() - asked
@@ -86,10 +86,10 @@ class StepProfile:
             seconds = time.perf_counter() - began
         self._path.parent.mkdir(parents=True, exist_ok=True)
         record.export_chrome_trace(str(self._path))
-        self._tell(record, inputs, range(number, number + looked_at), seconds / looked_at, waited / looked_at)
+        self._report(record, inputs, range(number, number + profiled), seconds / profiled, waited / profiled)
         yield from source
 
-    def _tell(self, record: Any, inputs: StepInputs, steps: range, seconds: float, waited: float) -> None:
+    def _report(self, record: Any, inputs: StepInputs, steps: range, seconds: float, waited: float) -> None:
         """seconds, waited: of a step on average."""
         batch, count = len(inputs.images), len(steps)
         penalties = sum(map(self._step.has_penalty, steps))
@@ -124,11 +124,11 @@ class StepProfile:
         self._say("\n".join(lines))
 
     def _flops(self, inputs: StepInputs, penalties: float) -> float:
-        """Of a step that has the penalty so many times on average: two for every multiply-add."""
-        plain = count_flops(lambda: self._step.rehearse(inputs, penalty=False))
+        """FLOPs of a step that has the penalty so many times on average, a multiply-add being two."""
+        plain = count_flops(lambda: self._step.forward_backward_only(inputs, penalty=False))
         if not penalties:
             return plain
-        return plain + penalties * (count_flops(lambda: self._step.rehearse(inputs)) - plain)
+        return plain + penalties * (count_flops(lambda: self._step.forward_backward_only(inputs)) - plain)
 
     def _memory(self) -> str:
         if self._device.type == "cuda":
@@ -144,10 +144,10 @@ class StepProfile:
             torch.cuda.synchronize(self._device)
 
 
-class _NoModules(ModuleTracker):
-    """Does not note which module computes: the hooks for that do not bear a penalty's `autograd.grad`."""
+class _NoModuleTracker(ModuleTracker):
+    """Tracks no modules: the hooks of `ModuleTracker` fail under the `autograd.grad` of a penalty."""
 
-    def __enter__(self) -> _NoModules:
+    def __enter__(self) -> _NoModuleTracker:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -158,14 +158,14 @@ def count_flops(run: Callable[[], object]) -> int:
     import fastt2i.ops.flops  # noqa: F401  registers the operators' formulas
 
     counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _NoModules()
+    counter.mod_tracker = _NoModuleTracker()
     with counter:
         run()
     return counter.get_total_flops()
 
 
 def _busy(events: Iterable[FunctionEvent]) -> tuple[float, int]:
-    """Seconds in which at least one kernel or copy ran on the GPU, and how many there were."""
+    """Seconds in which at least one kernel or copy ran on the GPU, and the number of launches."""
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in events

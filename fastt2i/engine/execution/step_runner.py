@@ -1,40 +1,42 @@
-"""How a step is run: as it is or captured, compiled or not, with the clock before it and the books after it."""
+"""Runs training steps eagerly or from CUDA graphs, compiled or not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from fastt2i.config import EngineConfig
 from fastt2i.engine.execution.compile_trial import CompileTrial, compile_step
-from fastt2i.engine.execution.cuda_graphs import GraphedStep, Run
+from fastt2i.engine.execution.cuda_graphs import GraphedStep, StepFunction
 from fastt2i.engine.logging.loss_log import LossLog
-from fastt2i.engine.schedule import Clock
+from fastt2i.engine.schedule import StepSchedule
 from fastt2i.engine.step import StepInputs, TrainStep
+from fastt2i.ops import tuning
 
 
 class StepRunner:
-    """Runs the steps of a training run; outside the trial of torch.compile, the host never waits for the device in it.
+    """Sets the schedule, runs the step, accumulates losses; the host waits for the device only in a compile trial.
 
     Args:
-        step: what a step computes.
-        clock: what of it depends on its number.
-        config: how to run it.
-        device: where.
+        step: the training step.
+        schedule: its step-dependent scalars.
+        config: whether to use CUDA graphs, torch.compile and tuning.
+        device: where the step runs.
         steps: of the whole run.
-        compiled_before: what `compiling_pays` was in the run that is gone on with; None if there is none.
+        compiled_before: `compiling_pays` of the run that is resumed; None if there is none.
         say: tells the user what is going on.
 
     Attributes:
-        step: what a step computes, as it is.
-        losses: of the steps since they were read last.
+        step: the training step, uncompiled.
+        losses: of the steps since they were last read.
     """
 
     def __init__(
         self,
         step: TrainStep,
-        clock: Clock,
+        schedule: StepSchedule,
         config: EngineConfig,
         *,
         device: torch.device,
@@ -43,36 +45,31 @@ class StepRunner:
         say: Callable[[str], None],
     ) -> None:
         self.losses = LossLog(step.world)
-        self.step, self._clock = step, clock
+        self.step, self._schedule = step, schedule
         self._compiled_before = compiled_before
+        self._tunes = config.tune == "on" or (config.tune == "auto" and device.type == "cuda")
         if config.graphs == "on" and device.type != "cuda":
             say(f"engine.graphs is on, but only steps on a GPU can be captured, and this is the {device}")
-        graphed = config.graphs != "off" and device.type == "cuda"
+        use_graphs = config.graphs != "off" and device.type == "cuda"
 
-        def way(step: TrainStep) -> Run:
-            take = self._taking(step)
-            return GraphedStep(take, device, say) if graphed else take
+        def wrap_with_graphs(step: TrainStep) -> StepFunction:
+            run_step = self._bind(step)
+            return GraphedStep(run_step, device, say) if use_graphs else run_step
 
-        def compile(inputs: StepInputs) -> Run:
+        def compile(inputs: StepInputs) -> StepFunction:
             say("compiling; this takes a while where it was not done before")
             compiled = compile_step(step)
-            compiled.rehearse(inputs)
-            return way(compiled)
+            compiled.forward_backward_only(inputs)
+            return wrap_with_graphs(compiled)
 
-        choice = compiled_before if config.compile == "auto" else config.compile == "on"
-        if config.compile == "auto" and step.gathers:
-            choice = False
-            say("torch.compile is off: what gathers the captions of several processes cannot be compiled")
-        elif config.compile == "auto" and choice is not None:
-            say(f"torch.compile is {'on' if choice else 'off'}, as it was before")
         self._trial = CompileTrial(
-            way(step),
+            wrap_with_graphs(step),
             compile,
             device=device,
             steps=steps,
-            choice=choice,
-            demanded=config.compile == "on",
-            penalised=step.has_penalty(0) and step.has_penalty(1),
+            choice=_compile_choice(config, step, compiled_before, say),
+            required=config.compile == "on",
+            penalty_every_step=step.has_penalty(0) and step.has_penalty(1),
             world=step.world,
             say=say,
         )
@@ -84,21 +81,40 @@ class StepRunner:
 
     @property
     def compiling_pays(self) -> bool | None:
-        """Whether compiled steps are the faster ones, as was measured in this run or before it; None if it was not."""
+        """Whether compiled steps are faster, as measured in this run or before it; None if it was not measured."""
         return self._compiled_before if self._trial.faster is None else self._trial.faster
 
     def findings(self) -> dict[str, float]:
-        """What was found of torch.compile since this was asked last: `compiled`, `ms_compiled`, `ms_uncompiled`."""
+        """Findings on torch.compile since the last call: `compiled`, `ms_compiled`, `ms_uncompiled`."""
         found, self._trial.findings = self._trial.findings, {}
         return found
 
     def __call__(self, inputs: StepInputs, step: int) -> None:
-        """Take step number `step`, counted from 0."""
-        self._clock.set(step)
-        self._trial(inputs, self.step.has_penalty(step), step)
+        """Run step number `step`, counted from 0."""
+        self._schedule.set(step)
+        with self._tuning():
+            self._trial(inputs, self.step.has_penalty(step), step)
 
-    def _taking(self, step: TrainStep) -> Run:
-        def take(inputs: StepInputs, with_penalty: bool) -> None:
-            self.losses.add(step(inputs, self._clock.ema_weight, with_penalty), self._clock.step)
+    def _tuning(self) -> AbstractContextManager[None]:
+        """Operators are timed in training steps alone: other calls, as for samples, are too few to be worth it."""
+        return tuning() if self._tunes else nullcontext()
 
-        return take
+    def _bind(self, step: TrainStep) -> StepFunction:
+        def run_step(inputs: StepInputs, with_penalty: bool) -> None:
+            self.losses.add(step(inputs, self._schedule.ema_weight, with_penalty), self._schedule.step)
+
+        return run_step
+
+
+def _compile_choice(
+    config: EngineConfig, step: TrainStep, before: bool | None, say: Callable[[str], None]
+) -> bool | None:
+    """Whether to compile; None where that has to be measured."""
+    if config.compile != "auto":
+        return config.compile == "on"
+    if step.gathers:
+        say("torch.compile is off: what gathers the captions of several processes cannot be compiled")
+        return False
+    if before is not None:
+        say(f"torch.compile is {'on' if before else 'off'}, as it was before")
+    return before

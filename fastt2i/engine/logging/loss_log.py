@@ -1,4 +1,4 @@
-"""Losses accumulate on the device, and reach the host only when they are logged."""
+"""Accumulates losses on the device; they reach the host only when they are logged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NonFiniteLoss(Exception):
 
 @dataclass
 class _Sums:
-    """Of the losses of one kind of step: sums, how many steps, and the first step at which each was not finite."""
+    """Sums of the losses of some steps, their count, and the first step at which each loss was not finite."""
 
     total: Tensor
     count: Tensor
@@ -46,9 +46,9 @@ class LossLog:
         self._sums: dict[tuple[str, ...], _Sums] = {}
 
     def add(self, losses: dict[str, Tensor], step: Tensor) -> None:
-        """Take in the losses of one step without waiting for the device; step: its number, int64 scalar.
+        """Add the losses of one step without waiting for the device; step: its number, int64 scalar.
 
-        What it writes to stays where it is, so that it can be part of a CUDA graph.
+        The sums stay where they are, so that this can be part of a CUDA graph.
         """
         values = torch.stack([v.float() for v in losses.values()])
         sums = self._sums.get(tuple(losses))

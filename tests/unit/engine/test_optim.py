@@ -11,7 +11,7 @@ import torch
 
 from fastt2i.config import OptimConfig
 from fastt2i.engine.checkpoint import optimizer_tensors, restore_optimizer
-from fastt2i.engine.optim import make_player
+from fastt2i.engine.optim import Player, make_player
 from fastt2i.engine.precision import Precision
 from fastt2i.errors import UserError
 
@@ -32,6 +32,12 @@ class FusedAdam(torch.optim.Adam):
         group = self.param_groups[0]
         group["step"] = group.get("step", torch.zeros(1, dtype=torch.int32)) + 1
         super().step(closure)
+
+
+def minimize(player: Player[Any], loss: torch.Tensor) -> None:
+    player.zero_grad()
+    player.backward(loss)
+    player.step()
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **names: object) -> None:
@@ -64,13 +70,13 @@ def test_what_is_restored_goes_on_as_it_was(name: str, monkeypatch: pytest.Monke
     first, second = (torch.nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last) for _ in range(2))
     players = [make_player("generator", module, OptimConfig(name=name, beta1=0.5), FP32) for module in (first, second)]
     for _ in range(3):
-        players[0].minimise(first.weight.square().sum() + first.bias.sum())
+        minimize(players[0], first.weight.square().sum() + first.bias.sum())
     second.load_state_dict(first.state_dict())
     saved = {key: value.clone() for key, value in optimizer_tensors(players[0].optimizer).items()}
     restore_optimizer(players[1].optimizer, saved)
     for player, module in zip(players, (first, second), strict=True):
-        player.set_learning_rate(0.01)
-        player.minimise(module.weight.square().sum() + module.bias.sum())
+        player.set_lr(0.01)
+        minimize(player, module.weight.square().sum() + module.bias.sum())
     assert torch.equal(first.weight, second.weight) and torch.equal(first.bias, second.bias)
     assert ("group.step" in saved) == (name == "apex")
     if name == "apex":
@@ -83,9 +89,9 @@ def test_a_step_that_fails_before_the_scaler_is_done_lets_others_follow(monkeypa
     player = make_player("generator", module, OptimConfig(), Precision("fp16", torch.device("cpu")))
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="not this time"):
         patched.setattr(torch, "_amp_update_scale_", fail)
-        player.minimise(module.weight.square().sum())
+        minimize(player, module.weight.square().sum())
     before = module.weight.detach().clone()
-    player.minimise(module.weight.square().sum())
+    minimize(player, module.weight.square().sum())
     assert not torch.equal(module.weight, before)
 
 

@@ -42,8 +42,8 @@ def test_tf32_is_as_the_precision_has_it_and_then_as_before(outside: tuple[str, 
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-@pytest.mark.parametrize("rehearsed", [False, True])
-def test_a_whole_step_has_its_precision(rehearsed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_whole_step_has_its_precision(dry: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward passes of both networks, and the penalty."""
     open_, seen = [False], []
 
@@ -58,8 +58,8 @@ def test_a_whole_step_has_its_precision(rehearsed: bool, monkeypatch: pytest.Mon
     for player in (step.generator, step.discriminator):
         player.module.register_forward_hook(lambda *_: seen.append(open_[0]))
         next(player.module.parameters()).register_hook(lambda _: seen.append(open_[0]))
-    if rehearsed:
-        step.rehearse(make_inputs(step))
+    if dry:
+        step.forward_backward_only(make_inputs(step))
     else:
         take(step, make_inputs(step), 0)
     assert len(seen) == 6 and all(seen) and not open_[0]

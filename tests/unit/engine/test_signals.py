@@ -39,8 +39,8 @@ def test_all_ranks_stop_for_the_signal_of_one() -> None:
 
     world = Ring()
     with StopRequest(world) as first, StopRequest(world) as second:
-        assert not first.asked() and not second.asked()
+        assert not first.requested() and not second.requested()
         second.signal = signal.SIGTERM
-        assert not second.asked()
-        assert first.asked() and second.asked()
+        assert not second.requested()
+        assert first.requested() and second.requested()
         assert first.signal == second.signal == signal.SIGTERM and first.exit_status == 143

@@ -118,9 +118,9 @@ def test_equal_captions_are_no_negatives() -> None:
     same[4] = same[1]
     inputs = inputs._replace(text=inputs.text._replace(sentence=same))
     apart = inputs._replace(caption_ids=torch.arange(BATCH))
-    together, classify_io_errors = (take(copy.deepcopy(step), i, 1) for i in (inputs, apart))
+    together, alone = (take(copy.deepcopy(step), i, 1) for i in (inputs, apart))
     for name in ("d_sentence", "d_region"):
-        assert together[name] < classify_io_errors[name]
+        assert together[name] < alone[name]
 
 
 def test_images_of_one_class_are_no_negatives() -> None:

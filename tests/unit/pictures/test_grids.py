@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from fastt2i.pictures.grids import CAPTION_LINES, CELL, FONT_SIZE, GAP, attention_sheet, sample_grid, save_curves
+from fastt2i.pictures.grids import CAPTION_LINES, CELL, FONT_SIZE, GAP, attention_sheet, sample_grid
 
 
 def colors(count: int, size: int) -> list[Image.Image]:
@@ -63,12 +61,3 @@ def test_captions_of_any_length_and_script() -> None:
     captions = ["", "w" * 500, "word " * 500, "красный круг", "κύκλος", "a\nb"]
     grid = sample_grid(colors(6, 32), captions, columns=3)
     assert grid.size == sample_grid(colors(6, 32), ["short"] * 6, columns=3).size
-
-
-def test_curves_of_a_run(tmp_path: Path) -> None:
-    records = [{"step": n, "d_adversarial": 1.0 / n, "g_region": 2.0} for n in range(1, 50)]
-    records += [{"step": 50, "accuracy_all": 0.5, "r_precision": 0.2}]
-    save_curves(records, tmp_path / "curves.png")
-    with_curves = np.asarray(Image.open(tmp_path / "curves.png").convert("L"))
-    save_curves([], tmp_path / "empty.png")
-    assert (with_curves < 250).sum() > (np.asarray(Image.open(tmp_path / "empty.png").convert("L")) < 250).sum()

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from fastt2i.config import Config, EngineConfig, LossConfig, TrainConfig
 from fastt2i.data.loaders.loader import Batch
+from fastt2i.devices.selection import choose_device
+from fastt2i.engine.build import check_batch_sharing
 from fastt2i.engine.distributed import gradient_mean as gradients
 from fastt2i.engine.distributed.gradient_mean import GradientMean
-from fastt2i.engine.distributed.world import VARIABLES, World, join
+from fastt2i.engine.distributed.launch import VARIABLES, join
+from fastt2i.engine.distributed.world import World
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.losses import discriminator_adversarial
 from fastt2i.engine.step import StepInputs
-from fastt2i.engine.trainer import _check_sharing, choose_device
 from fastt2i.errors import UserError
 from fastt2i.text.cache import TextCache
 
@@ -77,7 +79,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     def check(batch: int, gather: bool = True, compile: str = "auto", accumulate: int = 1) -> None:
         engine, train = EngineConfig(compile=compile), TrainConfig(batch_size=batch, accumulate=accumulate)
         config = Config(train=train, loss=LossConfig(gather=gather), engine=engine)
-        _check_sharing(config, Three())
+        check_batch_sharing(config, Three())
 
     check(3)
     check(6, gather=False)
@@ -99,8 +101,8 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"process 3 of its machine, on which torch sees 2 GPUs; .*nproc-per-node=2"):
-        choose_device("auto", Three())
-    assert choose_device("cpu", Three()).type == "cpu"
+        choose_device("auto", Three.local_rank)
+    assert choose_device("cpu", Three.local_rank).type == "cpu"
 
 
 @pytest.mark.parametrize("kind", ["hinge", "nonsaturating"])

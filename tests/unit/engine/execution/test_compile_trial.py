@@ -100,7 +100,7 @@ def test_another_process_finds_what_was_compiled(cache: Path) -> None:
 def test_a_rehearsal_changes_nothing() -> None:
     first, second = (make(LossConfig()) for _ in range(2))
     before = copy.deepcopy(weights(first))
-    first.rehearse(make_inputs(first))
+    first.forward_backward_only(make_inputs(first))
     assert all(torch.equal(a, b) for a, b in zip(before, weights(first), strict=True))
     for step in (first, second):
         take(step, make_inputs(step), 0)
@@ -202,7 +202,7 @@ def test_a_run_of_a_few_steps_is_told_why_nothing_is_measured(monkeypatch: pytes
 
 
 def test_steps_that_all_have_the_penalty_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = Trial(monkeypatch, 1.0, 0.5, penalised=True)
+    trial = Trial(monkeypatch, 1.0, 0.5, penalty_every_step=True)
     for step in range(100):
         trial.trial(None, True, step)
     assert trial.trial.choice is not None
@@ -222,7 +222,7 @@ def test_a_compiler_that_fails_ends_nothing(choice: bool | None, monkeypatch: py
 def test_a_compiler_that_fails_is_one_sentence_where_it_is_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
     sentence = "engine.compile is on, but torch.compile fails here: RuntimeError: no C.. compiler; put that right"
     with pytest.raises(UserError, match=sentence):
-        Trial(monkeypatch, 1.0, NO_COMPILER, True, demanded=True).run(1)
+        Trial(monkeypatch, 1.0, NO_COMPILER, True, required=True).run(1)
 
 
 class Second(World):
@@ -234,10 +234,10 @@ class Second(World):
         super().__init__()
         self.decisions, self.failure = list(decisions), failure
 
-    def once(self, make: object) -> bool:
+    def run_on_rank0(self, make: object) -> bool:
         return self.decisions.pop(0)
 
-    def gather(self, value: str) -> list[str]:
+    def all_gather_object(self, value: str) -> list[str]:
         return [self.failure, value]
 
 

@@ -12,10 +12,10 @@ import torch
 
 from fastt2i.config import EngineConfig, LossConfig, OptimConfig
 from fastt2i.engine.execution import cuda_graphs as graphs
-from fastt2i.engine.execution.cuda_graphs import MOST_KINDS, WARM_UP
+from fastt2i.engine.execution.cuda_graphs import MAX_GRAPHS, WARM_UP
 from fastt2i.engine.execution.gradient_cache import AccumulatedStep
 from fastt2i.engine.execution.step_runner import StepRunner
-from fastt2i.engine.schedule import Clock
+from fastt2i.engine.schedule import StepSchedule
 from fastt2i.engine.step import StepInputs, TrainStep
 from tests.unit.engine.test_step import make, make_inputs, weights
 
@@ -27,7 +27,7 @@ LOSS = LossConfig(penalty_every=4, augment=("translation",))
 def runner(step: TrainStep, device: torch.device, graphed: str, said: list[str]) -> StepRunner:
     return StepRunner(
         step,
-        Clock(OPTIM, 60, (step.generator, step.discriminator), step.ema),
+        StepSchedule(OPTIM, 60, (step.generator, step.discriminator), step.ema),
         EngineConfig(graphs=graphed, compile="off"),
         device=device,
         steps=60,
@@ -83,12 +83,12 @@ def test_steps_of_more_shapes_than_are_captured_are_told_of_once(captures: list[
     taken: list[int] = []
     run = graphs.GraphedStep(lambda inputs, _: taken.append(inputs.text.mask.shape[1]), GPU, said.append)
     inputs = make_inputs(make(LOSS))
-    for width in range(1, MOST_KINDS + 3):
+    for width in range(1, MAX_GRAPHS + 3):
         for _ in range(WARM_UP + 2):
             run(of_width(inputs, width), False)
     assert said == ["16 kinds of steps are captured in CUDA graphs; those of other shapes run as they are"]
-    assert len(captures) == MOST_KINDS
-    assert taken.count(4 * (MOST_KINDS + 2)) == WARM_UP + 2
+    assert len(captures) == MAX_GRAPHS
+    assert taken.count(4 * (MAX_GRAPHS + 2)) == WARM_UP + 2
     # Threads of the loader must be able to call CUDA while a step is captured.
     assert {options["capture_error_mode"] for options in captures} == {"thread_local"}
 

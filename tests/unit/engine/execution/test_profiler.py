@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastt2i.config import LossConfig
 from fastt2i.engine.execution import profiler as profile
-from fastt2i.engine.execution.profiler import LOOKED_AT, SKIPPED, StepProfile, count_flops
+from fastt2i.engine.execution.profiler import PROFILED, SKIPPED, StepProfile, count_flops
 from fastt2i.engine.step import StepInputs, TrainStep
 from tests.unit.engine.test_step import CPU, make, make_inputs, take
 
@@ -92,10 +92,10 @@ def test_arithmetic_is_counted_with_the_penalties(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("steps", "settled", "window"),
     [
-        (range(100), 0, range(SKIPPED, SKIPPED + LOOKED_AT)),
-        (range(200, 300), 250, range(249 + SKIPPED, 249 + SKIPPED + LOOKED_AT)),
+        (range(100), 0, range(SKIPPED, SKIPPED + PROFILED)),
+        (range(200, 300), 250, range(249 + SKIPPED, 249 + SKIPPED + PROFILED)),
         (range(100), 95, range(89, 99)),
-        (range(41), 0, range(SKIPPED, SKIPPED + LOOKED_AT)),
+        (range(41), 0, range(SKIPPED, SKIPPED + PROFILED)),
         (range(25), 0, range(14, 24)),
         (range(3, 9), 0, range(3, 8)),
         (range(7, 9), 0, range(7, 8)),

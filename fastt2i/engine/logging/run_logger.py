@@ -1,4 +1,4 @@
-"""What a person sees of a run: progress, sample grids, curves, metrics, TensorBoard."""
+"""Logs of a run: progress on the terminal, metrics.jsonl, sample grids, curves, TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ from tqdm import tqdm
 
 from fastt2i.config import LogConfig
 from fastt2i.engine.logging.run_directory import RunDirectory
-from fastt2i.pictures.grids import attention_sheet, sample_grid, save_curves
+from fastt2i.pictures.curves import save_curves
+from fastt2i.pictures.grids import attention_sheet, sample_grid
 from fastt2i.pictures.pixels import to_pillow
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: Seconds between two progress lines where there is no terminal to draw a bar on.
-LINE_EVERY = 10.0
+LINE_SECONDS = 10.0
 #: What the progress line shows of the losses, with short names.
 SHOWN = {"d_adversarial": "D", "g_adversarial": "G", "g_region": "region", "g_sentence": "sentence"}
 
 
-class Silence:
-    """What ranks but the first one report: nothing."""
+class NullLogger:
+    """Logs nothing: for ranks other than 0."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+    def log_losses(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def samples(self, step: int, images: Tensor, captions: Sequence[str], scores: Mapping[str, float]) -> None: ...
+    def log_samples(self, step: int, images: Tensor, captions: Sequence[str], scores: Mapping[str, float]) -> None: ...
 
-    def attention(
+    def log_attention(
         self, step: int, images: Tensor, captions: Sequence[str], words: Sequence[Sequence[str]], attention: Tensor
     ) -> None: ...
 
-    def say(self, sentence: str) -> None: ...
+    def print(self, sentence: str) -> None: ...
 
     def close(self) -> None: ...
 
 
-class Report(Silence):
-    """Tells how a run goes, on the terminal and in the run directory.
+class RunLogger(NullLogger):
+    """Logs a run on the terminal and in the run directory.
 
     Args:
         directory: of the run; lines of `metrics.jsonl` after `first_step` are dropped.
         config: what to write.
         first_step: steps already taken.
         steps: steps in all.
-        scored: which captions are scored, `held-out` or `training`.
+        scored: which captions are scored: `held-out` or `training`.
     """
 
     def __init__(self, directory: RunDirectory, config: LogConfig, *, first_step: int, steps: int, scored: str) -> None:
@@ -75,8 +76,8 @@ class Report(Silence):
         )
         self._started, self._first_step, self._last_line = time.monotonic(), first_step, 0.0
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Note losses and speed after `step` steps."""
+    def log_losses(self, step: int, values: Mapping[str, float]) -> None:
+        """Log losses and speed after `step` steps."""
         self._record(step, values)
         shown = "  ".join(f"{short} {values[name]:.2f}" for name, short in SHOWN.items() if name in values)
         rate = f"{values['images_per_second']:.0f} img/s"
@@ -84,13 +85,13 @@ class Report(Silence):
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"{rate}  {shown}{bad}")
         now = time.monotonic()
-        if not self._on_terminal and (now - self._last_line >= LINE_EVERY or step == self._steps):
+        if not self._on_terminal and (now - self._last_line >= LINE_SECONDS or step == self._steps):
             self._last_line = now
             left = (now - self._started) / (step - self._first_step) * (self._steps - step)
-            self.say(f"step {step}/{self._steps}  {rate}  {shown}{bad}  {tqdm.format_interval(left)} left")
+            self.print(f"step {step}/{self._steps}  {rate}  {shown}{bad}  {tqdm.format_interval(left)} left")
 
-    def samples(self, step: int, images: Tensor, captions: Sequence[str], scores: Mapping[str, float]) -> None:
-        """Write the sample grid and the curves, and note scores after `step` steps."""
+    def log_samples(self, step: int, images: Tensor, captions: Sequence[str], scores: Mapping[str, float]) -> None:
+        """Write the sample grid and the curves, and log scores after `step` steps."""
         grid = sample_grid(to_pillow(images), captions)
         path = self._directory.samples / f"step-{step:08d}.png"
         grid.save(path)
@@ -101,12 +102,13 @@ class Report(Silence):
 
             self._writer.add_image("samples", np.asarray(grid), step, dataformats="HWC")
         save_curves(list(self._directory.records()), self._directory.curves, self._scored)
-        told = "  ".join(f"{name.removeprefix('accuracy_')} {value:.3f}" for name, value in scores.items())
-        self.say(
-            f"step {step}/{self._steps}  samples in {path}" + (f"  {self._scored} captions: {told}" if told else "")
+        summary = "  ".join(f"{name.removeprefix('accuracy_')} {value:.3f}" for name, value in scores.items())
+        self.print(
+            f"step {step}/{self._steps}  samples in {path}"
+            + (f"  {self._scored} captions: {summary}" if summary else "")
         )
 
-    def attention(
+    def log_attention(
         self,
         step: int,
         images: Tensor,
@@ -114,7 +116,7 @@ class Report(Silence):
         words: Sequence[Sequence[str]],
         attention: Tensor,
     ) -> None:
-        """Write the picture of where the keywords `words` of captions look in images (N, 3, S, S).
+        """Write the picture of the attention of the keywords `words` of captions over images (N, 3, S, S).
 
         attention: (N, T, R), a row for each keyword, over a square grid of R regions.
         """
@@ -127,7 +129,7 @@ class Report(Silence):
 
             self._writer.add_image("attention", np.asarray(sheet), step, dataformats="HWC")
 
-    def say(self, sentence: str) -> None:
+    def print(self, sentence: str) -> None:
         """Print a line without disturbing the progress bar."""
         tqdm.write(sentence, file=sys.stdout)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Named parts of a step and of what is around it, as torch's profiler and NVIDIA's tools (NVTX) show them."""
+"""Named ranges for torch's profiler and NVIDIA's tools (NVTX)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 
 @contextmanager
-def span(name: str) -> Iterator[None]:
-    """Name what happens in this block, on the host; what a CUDA graph replays has no names."""
+def trace_span(name: str) -> Iterator[None]:
+    """Name this block of the host's work; operations that a CUDA graph replays have no names."""
     with torch.profiler.record_function(name):
         if not torch.cuda.is_available():
             yield

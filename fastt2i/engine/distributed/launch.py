@@ -1,0 +1,44 @@
+"""Joins the processes of a run by the variables that torchrun sets."""
+
+from __future__ import annotations
+
+import os
+
+from fastt2i.engine.distributed.world import World
+from fastt2i.errors import UserError
+
+#: Environment variables that torchrun sets for every process.
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def join() -> World:
+    """The processes that this one belongs to.
+
+    Raises:
+        UserError: the variables that torchrun sets are incomplete, or the other processes cannot be reached.
+    """
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(os.environ):
+        return World()
+    missing = [name for name in VARIABLES if not os.environ.get(name)]
+    if missing:
+        found = next(name for name in VARIABLES if os.environ.get(name))
+        raise UserError(
+            f"the environment has {found}, as for one of several processes, but not {', '.join(missing)}: start them "
+            f"with torchrun, which sets all, or unset {found} to run in one process"
+        )
+    rank, size, local_rank, port = (_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
+    if not 0 <= rank < size:
+        raise UserError(f"RANK is {rank}; of WORLD_SIZE {size} processes it must be at least 0 and less than {size}")
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if size == 1:
+        return World(restarted=restarted)
+    from fastt2i.engine.distributed.ranks import Ranks  # imports torch, which --help does without
+
+    return Ranks(rank, size, local_rank, address=os.environ["MASTER_ADDR"], port=port, restarted=restarted)
+
+
+def _number(name: str) -> int:
+    try:
+        return int(os.environ[name])
+    except ValueError:
+        raise UserError(f"{name} is {os.environ[name]!r} in the environment; torchrun sets it to a number") from None

@@ -1,0 +1,150 @@
+"""Saves a run as a checkpoint and a model folder, and restores it from the newest whole checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import fastt2i
+from fastt2i.config import Config
+from fastt2i.data.dataset import Problem
+from fastt2i.data.loaders import LoaderName
+from fastt2i.engine.checkpoint import Checkpoint, CheckpointStore
+from fastt2i.engine.distributed.world import World
+from fastt2i.engine.logging.run_directory import RunDirectory
+from fastt2i.engine.state import TrainingState
+from fastt2i.engine.training_data import TrainingData
+from fastt2i.errors import UserError
+from fastt2i.models.model_card import model_card
+from fastt2i.models.pretrained import PretrainedModel, save_pretrained
+
+
+@dataclass
+class Progress:
+    """What a checkpoint keeps of a run beside its networks and optimizers."""
+
+    step: int = 0
+    """Steps taken."""
+    seconds: float = 0.0
+    """Time that they took."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Latest scores, by name."""
+    loader: LoaderName | None = None
+    """The loader of the run; None before it is chosen."""
+    compiled: bool | None = None
+    """Whether compiled steps are faster; None where that was not measured."""
+    quarantined: list[Problem] = field(default_factory=list)
+    """Undecodable images that were found."""
+
+    def to_state(self, data_digest: str) -> dict[str, Any]:
+        """Plain values for a checkpoint's `state.json`."""
+        return {
+            "seconds": self.seconds,
+            "scores": self.scores,
+            "data": data_digest,
+            "loader": self.loader,
+            "compiled": self.compiled,
+            "quarantined": [(problem.where, problem.what) for problem in self.quarantined],
+        }
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, data_digest: str) -> Progress:
+        """Undecodable images are forgotten where the data is another one now."""
+        state = checkpoint.state
+        same_data = state["data"] == data_digest
+        return cls(
+            step=checkpoint.step,
+            seconds=state["seconds"],
+            scores=state["scores"],
+            loader=state.get("loader"),
+            compiled=state.get("compiled"),
+            quarantined=[Problem(*problem) for problem in state.get("quarantined", [])] if same_data else [],
+        )
+
+
+class RunSaver:
+    """Saves and restores a run.
+
+    Args:
+        config: of the run.
+        directory: of the run.
+        data: what it learns from.
+        state: its networks.
+        world: its processes, of which rank 0 writes.
+    """
+
+    def __init__(
+        self, config: Config, directory: RunDirectory, data: TrainingData, state: TrainingState, world: World
+    ) -> None:
+        self._config, self._directory = config, directory
+        self._data, self._state, self._world = data, state, world
+        self._checkpoints = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
+
+    def restore(self) -> Progress:
+        """Load the newest whole checkpoint into the state, if there is one.
+
+        Raises:
+            UserError: it is of another model or language model.
+        """
+        checkpoint, damage = self._world.run_on_rank0(self._checkpoints.latest)
+        for sentence in damage:
+            self._world.print_rank0(f"warning: {sentence}; an earlier checkpoint is used")
+        if checkpoint is None:
+            return Progress()
+        with self._world.raise_together():
+            self._state.restore(checkpoint)
+        self._world.print_rank0(f"resumed from {checkpoint.path} after {checkpoint.step} steps")
+        if checkpoint.state["data"] != self._data.digest:
+            self._world.print_rank0(
+                "warning: the data has changed since then; the samples will not be those of an uninterrupted run"
+            )
+        return Progress.from_checkpoint(checkpoint, self._data.digest)
+
+    def save(self, progress: Progress, prompt: str) -> None:
+        """Write a checkpoint and the model folder; prompt: an example for the model card.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
+        if not self._world.is_first:
+            return
+        state = self._state.plain() | progress.to_state(self._data.digest)
+        self._checkpoints.save(progress.step, self._state.tensors(), state)
+        model = self._pretrained(progress, prompt)
+        samples = sorted(self._directory.samples.glob("step-*.png"))
+        try:
+            save_pretrained(
+                model,
+                self._directory.model,
+                model_card(model, str(self._directory.path)),
+                {"samples.png": samples[-1].read_bytes()} if samples else {},
+            )
+        except OSError as error:
+            raise UserError(f"cannot save the model in {self._directory.model}: {error.strerror}") from error
+
+    def last_good(self) -> str:
+        """A clause that names the newest whole checkpoint."""
+        newest, _ = self._checkpoints.latest()
+        return f"the last good checkpoint is {newest.path}" if newest else "there is no checkpoint yet"
+
+    def _pretrained(self, progress: Progress, prompt: str) -> PretrainedModel:
+        encoder = self._data.encoder
+        return PretrainedModel(
+            config=self._config.model,
+            text=self._config.text,
+            text_digest=encoder.digest,
+            sentence_dim=encoder.sentence_dim,
+            idf=encoder.idf,
+            generator=self._state.ema.module,
+            discriminator=self._state.discriminator.module,
+            facts={
+                "steps": progress.step,
+                "batch_size": self._config.train.batch_size,
+                "data": self._data.index.name,
+                "images": len(self._data.index),
+                "heldout": self._config.data.heldout,
+                "fastt2i": fastt2i.__version__,
+                "example_prompt": prompt,
+            }
+            | progress.scores,
+        )
