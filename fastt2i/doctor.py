@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def examine() -> Findings:
-    """Everything that is told, by section."""
+    """All findings, by section."""
     findings: Findings = {"versions": _versions(), "machine": _machine()}
     if importlib.util.find_spec("torch") is None:
         findings["operators"] = {"all": "cannot run: torch is not installed"}

@@ -94,7 +94,7 @@ def _build_runner(
         device=device,
         steps=config.train.steps,
         compiled_before=compiled_before,
-        say=world.print_rank0,
+        print_line=world.print_rank0,
     )
 
 

@@ -319,7 +319,7 @@ class TrainStep:
             player.zero_grad()
 
     def with_parts(self, change: Callable[[Callable[..., Any]], Callable[..., Any]], penalty: bool = True) -> TrainStep:
-        """The same step, on the same networks, with `change` (a compiler, say) applied to each of `PARTS`.
+        """The same step, on the same networks, with `change` (such as torch.compile) applied to each of `PARTS`.
 
         penalty: whether to change the penalty too.
         """

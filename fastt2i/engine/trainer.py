@@ -126,7 +126,7 @@ class Trainer:
             self.directory.path / "profile" / f"trace-from-{self.progress.step:08d}{rank}.json.gz",
             steps=range(self.progress.step, self.config.train.steps),
             settled=lambda: self.runner.compiled is not None,
-            say=logger.print,
+            print_line=logger.print,
         ).watch(source)
 
     def _log_and_save(self, logger: NullLogger, quarantine: Quarantine) -> None:

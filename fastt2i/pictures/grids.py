@@ -16,7 +16,7 @@ CELL = 128
 GAP = 8
 FONT_SIZE = 11
 CAPTION_LINES = 5
-LEAST_PEAK = 3.0
+MIN_PEAK = 3.0
 
 
 class _Cell(NamedTuple):
@@ -43,10 +43,10 @@ def attention_sheet(
     attention: NDArray[np.float32],
     columns: int = 9,
 ) -> Image.Image:
-    """A row, or more, for each image: the image with its caption, then where each of the caption's keywords looks.
+    """One or more rows for each image: the image with its caption, then the attention map of each keyword.
 
-    Under a keyword stands how many times the even share its highest attention is. Colours run from 0 to that, or to
-    `LEAST_PEAK` times the even share where it is less: attention that is nearly even looks so.
+    Under a keyword stands its highest attention as a multiple of the uniform one. Colours run from 0 to that, or to
+    `MIN_PEAK` times the uniform one where it is less: attention that is nearly uniform looks so.
 
     Args:
         images: N square images.
@@ -59,9 +59,9 @@ def attention_sheet(
     cells, row, beside = [], 0, columns - 1
     for image, caption, own, maps in zip(images, captions, words, attention, strict=True):
         cells.append(_Cell(row, 0, image, _wrap(caption, size)))
-        for k, (word, map_) in enumerate(zip(own, maps, strict=False)):  # behind the last word there are no maps
-            told = [*_wrap(word, size)[: CAPTION_LINES - 1], f"{map_.max() * map_.size:.1f} ×"]
-            cells.append(_Cell(row + k // beside, 1 + k % beside, _heated(image, map_, size), told))
+        for k, (word, map_) in enumerate(zip(own, maps, strict=False)):  # after the last keyword there are no maps
+            lines = [*_wrap(word, size)[: CAPTION_LINES - 1], f"{map_.max() * map_.size:.1f} ×"]
+            cells.append(_Cell(row + k // beside, 1 + k % beside, _heated(image, map_, size), lines))
         row += max(1, -(-len(own) // beside))
     return _sheet(cells, size)
 
@@ -71,7 +71,7 @@ def _heated(image: Image.Image, attention: NDArray[np.float32], size: int) -> Im
     import matplotlib
 
     share = attention * attention.size
-    heat = Image.fromarray(share / max(LEAST_PEAK, share.max())).resize((size, size), Image.Resampling.BICUBIC)
+    heat = Image.fromarray(share / max(MIN_PEAK, share.max())).resize((size, size), Image.Resampling.BICUBIC)
     colors = matplotlib.colormaps["inferno"](np.asarray(heat).clip(0, 1))[..., :3] * 255
     grey = np.asarray(image.convert("L").resize((size, size), Image.Resampling.NEAREST), dtype=np.float32)[..., None]
     return Image.fromarray((0.25 * grey + 0.75 * colors).round().astype(np.uint8))
@@ -85,7 +85,7 @@ def _sheet(cells: Sequence[_Cell], size: int) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for row, column, image, lines in cells:
         x, y = GAP + column * width, GAP + row * height
-        # Whole pixels stay visible as such: people look for artefacts in a grid.
+        # Nearest neighbour: artefacts must stay visible.
         sheet.paste(image.resize((size, size), Image.Resampling.NEAREST), (x, y))
         for n, line in enumerate(lines):
             draw.text((x, y + size + 2 + n * line_height), line, fill="black", font=font())
@@ -97,7 +97,7 @@ def _wrap(caption: str, width: int) -> list[str]:
     per_line = max(1, int(width * len(words) / max(1.0, font().getlength(words))))
     while True:
         lines = textwrap.wrap(words, per_line, max_lines=CAPTION_LINES, placeholder=" …")
-        # Letters differ in width, so the first guess may be too wide; the sign of omission needs some room itself.
+        # Letters differ in width, so the first guess may be too wide; the placeholder needs room itself.
         if per_line <= 8 or all(font().getlength(line) <= width for line in lines):
             return lines
         per_line -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import re
 import signal
@@ -86,20 +87,34 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     assert "CN115619903A" in (whole_run / "model" / "README.md").read_text()
 
 
-def test_the_last_lines_say_what_to_try_next(
-    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from fastt2i import generate
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a virtual environment in it, as `make train` makes it."""
+    environment, folder = Path(sys.prefix), tmp_path / "a project"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    (folder / ".venv" / "lib").symlink_to(environment / "lib")
+    (folder / ".venv" / "pyvenv.cfg").write_text((environment / "pyvenv.cfg").read_text())
+    return folder
 
-    train.main([*tiny, "--train.steps", "2", "--out", str(tmp_path / "run")])
-    command = capsys.readouterr().out.splitlines()[-1].split(maxsplit=2)
-    assert command[:2] == ["python", "-m"]
-    import shlex
 
-    program, *arguments = shlex.split(command[2])
-    assert program == "fastt2i.generate"
-    assert generate.main(arguments) == 0
-    assert (tmp_path / "run" / "generated.png").is_file()
+@pytest.mark.skipif(not Path(sys.prefix, "pyvenv.cfg").is_file(), reason="needs a virtual environment to link to")
+def test_the_command_at_the_end_of_a_run_works_as_printed(tiny: list[str], project: Path) -> None:
+    """Where the user stands, with the interpreter that was used, and whatever the folder is called."""
+    out, environment = "runs/it's mine", os.environ | {"PYTHONPATH": str(ROOT)}
+    trained = subprocess.run(
+        [".venv/bin/python", "-m", "fastt2i.train", *tiny, "--train.steps", "2", "--out", out],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert trained.returncode == 0, trained.stderr
+    *_, introduction, command = trained.stdout.splitlines()
+    assert introduction == "try next:" and command.startswith("  .venv/bin/python -m fastt2i.generate --model ")
+    tried = subprocess.run(command, shell=True, cwd=project, env=environment, capture_output=True, text=True)
+    assert tried.returncode == 0, tried.stderr
+    assert (project / out / "generated.png").is_file()
 
 
 @pytest.mark.parametrize("seed", range(3))

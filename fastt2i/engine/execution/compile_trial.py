@@ -64,7 +64,7 @@ class CompileTrial:
         required: whether the run ends where compilation fails.
         penalty_every_step: whether usual steps have the penalty; the others are not timed.
         world: the processes of the run; one by default.
-        say: tells the user what was found.
+        print_line: prints a line for the user.
 
     Attributes:
         choice: whether to compile; None while that is open.
@@ -83,7 +83,7 @@ class CompileTrial:
         required: bool = False,
         penalty_every_step: bool = False,
         world: World | None = None,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
     ) -> None:
         self.choice = choice
         self.faster: bool | None = None
@@ -93,7 +93,7 @@ class CompileTrial:
         self._eager: StepFunction | None = None
         self._started = False
         self._required, self._penalty_every_step = required, penalty_every_step
-        self._device, self._steps, self._say = device, steps, say
+        self._device, self._steps, self._print_line = device, steps, print_line
         self._world = world or World()
         self._seconds: list[float] = []
         self._eager_seconds = 0.0
@@ -128,7 +128,7 @@ class CompileTrial:
                 self._decide(True)
         elif self.choice is None and steps_left < 2 * (WARM_UP + TIMED):
             self._decide(False)
-            self._say(f"torch.compile is off: {steps_left} steps are too few to find out whether it pays")
+            self._print_line(f"torch.compile is off: {steps_left} steps are too few to find out whether it pays")
 
     def _start_compiled_phase(self, eager_seconds: float, inputs: StepInputs, steps_left: int) -> None:
         """Compile and go on with compiled steps, if the rest of the run is long enough."""
@@ -138,7 +138,7 @@ class CompileTrial:
             self._switch_to_compiled(inputs)
             return
         self._decide(False)
-        self._say(
+        self._print_line(
             f"torch.compile is off: what is left takes {eager_seconds * steps_left / 60:.1f} min at "
             f"{1e3 * eager_seconds:.1f} ms a step, and compiling is tried where it is {MIN_REMAINING_SECONDS // 60} or "
             "more"
@@ -162,7 +162,7 @@ class CompileTrial:
                     "--engine.compile off"
                 )
             )
-        self._say(f"warning: torch.compile is off, for it fails: {failures[0]}")
+        self._print_line(f"warning: torch.compile is off, for it fails: {failures[0]}")
         self._decide(False)
         return False
 
@@ -170,7 +170,7 @@ class CompileTrial:
         faster = self.faster = self._world.run_on_rank0(lambda: compiled_seconds < self._eager_seconds)
         self.findings["ms_compiled"] = 1e3 * compiled_seconds
         times = f"{1e3 * compiled_seconds:.1f} ms a step, {1e3 * self._eager_seconds:.1f} without"
-        self._say(f"torch.compile is {'on' if faster else 'off'}: {times}")
+        self._print_line(f"torch.compile is {'on' if faster else 'off'}: {times}")
         if not faster and self._eager is not None:
             self._run = self._eager
         self._decide(faster)

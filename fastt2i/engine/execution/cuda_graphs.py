@@ -34,13 +34,13 @@ class GraphedStep:
     Args:
         run: the step.
         device: a GPU.
-        say: tells the user what is going on.
+        print_line: prints a line for the user.
     """
 
-    def __init__(self, run: StepFunction, device: torch.device, say: Callable[[str], None]) -> None:
+    def __init__(self, run: StepFunction, device: torch.device, print_line: Callable[[str], None]) -> None:
         self._run = run
         self._device = device
-        self._say = say
+        self._print_line = print_line
         self._eager_steps: Counter[Any] = Counter()
         self._graphs: dict[Any, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -66,7 +66,7 @@ class GraphedStep:
         if ready and len(self._graphs) >= MAX_GRAPHS:
             if not self._limit_reported:
                 self._limit_reported = True
-                self._say(
+                self._print_line(
                     f"{MAX_GRAPHS} kinds of steps are captured in CUDA graphs; those of other shapes run as they are"
                 )
             return False
@@ -90,7 +90,7 @@ class GraphedStep:
         except RuntimeError as error:
             self._enabled = False
             torch.cuda.synchronize(self._device)
-            self._say(f"warning: a step cannot be captured in a CUDA graph, and steps run as they are: {error}")
+            self._print_line(f"warning: a step cannot be captured in a CUDA graph, and steps run as they are: {error}")
             return
         self._graphs[key] = _Graph(graph, static)
 

@@ -39,7 +39,7 @@ class StepProfile:
         path: of the trace, in Chrome's format.
         steps: of the run, from `first_step` on to the last.
         settled: whether it is decided how steps are run from now on.
-        say: tells the user what was found.
+        print_line: prints a line for the user.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class StepProfile:
         *,
         steps: range,
         settled: Callable[[], bool],
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
     ) -> None:
         self._step, self._precision, self._device = step, precision, device
-        self._path, self._say = path, say
+        self._path, self._print_line = path, print_line
         self._steps, self._settled = steps, settled
 
     def watch(self, batches: Iterable[StepInputs]) -> Iterator[StepInputs]:
@@ -63,7 +63,7 @@ class StepProfile:
         # The end of a step is seen when the next one asks for its inputs.
         profiled = min(PROFILED, len(self._steps) - 1)
         if profiled < 1:
-            self._say("profile: there is nothing to see in a run of one step; take two or more")
+            self._print_line("profile: there is nothing to see in a run of one step; take two or more")
             yield from source
             return
         waiting, latest = SKIPPED, self._steps.stop - profiled - 1
@@ -121,7 +121,7 @@ class StepProfile:
             f"{event.count / count:6.0f}  {event.key[:90]}"
             for event in averages[:SHOWN]
         ]
-        self._say("\n".join(lines))
+        self._print_line("\n".join(lines))
 
     def _flops(self, inputs: StepInputs, penalties: float) -> float:
         """FLOPs of a step that has the penalty so many times on average, a multiply-add being two."""

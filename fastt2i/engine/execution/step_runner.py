@@ -26,7 +26,7 @@ class StepRunner:
         device: where the step runs.
         steps: of the whole run.
         compiled_before: `compiling_pays` of the run that is resumed; None if there is none.
-        say: tells the user what is going on.
+        print_line: prints a line for the user.
 
     Attributes:
         step: the training step, uncompiled.
@@ -42,22 +42,22 @@ class StepRunner:
         device: torch.device,
         steps: int,
         compiled_before: bool | None,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
     ) -> None:
         self.losses = LossLog(step.world)
         self.step, self._schedule = step, schedule
         self._compiled_before = compiled_before
         self._tunes = config.tune == "on" or (config.tune == "auto" and device.type == "cuda")
         if config.graphs == "on" and device.type != "cuda":
-            say(f"engine.graphs is on, but only steps on a GPU can be captured, and this is the {device}")
+            print_line(f"engine.graphs is on, but only steps on a GPU can be captured, and this is the {device}")
         use_graphs = config.graphs != "off" and device.type == "cuda"
 
         def wrap_with_graphs(step: TrainStep) -> StepFunction:
             run_step = self._bind(step)
-            return GraphedStep(run_step, device, say) if use_graphs else run_step
+            return GraphedStep(run_step, device, print_line) if use_graphs else run_step
 
         def compile(inputs: StepInputs) -> StepFunction:
-            say("compiling; this takes a while where it was not done before")
+            print_line("compiling; this takes a while where it was not done before")
             compiled = compile_step(step)
             compiled.forward_backward_only(inputs)
             return wrap_with_graphs(compiled)
@@ -67,11 +67,11 @@ class StepRunner:
             compile,
             device=device,
             steps=steps,
-            choice=_compile_choice(config, step, compiled_before, say),
+            choice=_compile_choice(config, step, compiled_before, print_line),
             required=config.compile == "on",
             penalty_every_step=step.has_penalty(0) and step.has_penalty(1),
             world=step.world,
-            say=say,
+            print_line=print_line,
         )
 
     @property
@@ -107,14 +107,14 @@ class StepRunner:
 
 
 def _compile_choice(
-    config: EngineConfig, step: TrainStep, before: bool | None, say: Callable[[str], None]
+    config: EngineConfig, step: TrainStep, before: bool | None, print_line: Callable[[str], None]
 ) -> bool | None:
     """Whether to compile; None where that has to be measured."""
     if config.compile != "auto":
         return config.compile == "on"
     if step.gathers:
-        say("torch.compile is off: what gathers the captions of several processes cannot be compiled")
+        print_line("torch.compile is off: what gathers the captions of several processes cannot be compiled")
         return False
     if before is not None:
-        say(f"torch.compile is {'on' if before else 'off'}, as it was before")
+        print_line(f"torch.compile is {'on' if before else 'off'}, as it was before")
     return before

@@ -176,3 +176,13 @@ def test_a_step_that_fails_leaves_the_players_trainable(monkeypatch: pytest.Monk
             step(inputs, torch.tensor(0.1), with_penalty=False)
     assert all(parameter.requires_grad for parameter in step.discriminator.module.parameters())
     step(inputs, torch.tensor(0.1), with_penalty=True)
+
+
+def test_forward_and_backward_alone_change_nothing() -> None:
+    first, second = (make(LossConfig()) for _ in range(2))
+    before = copy.deepcopy(weights(first))
+    first.forward_backward_only(make_inputs(first))
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(first), strict=True))
+    for step in (first, second):
+        take(step, make_inputs(step), 0)
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))

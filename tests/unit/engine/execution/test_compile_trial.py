@@ -1,110 +1,19 @@
-"""torch.compile of a step's parts, and the trial that finds out whether it pays."""
+"""The trial that measures whether compiled steps are faster."""
 
 from __future__ import annotations
 
-import copy
 import gc
 import itertools
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 import torch
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from fastt2i.config import LossConfig
 from fastt2i.engine.distributed.world import World
-from fastt2i.engine.execution import compile_trial as compilation
-from fastt2i.engine.execution.compile_trial import TIMED, WARM_UP, CompileTrial, compile_step
-from fastt2i.engine.step import TrainStep
+from fastt2i.engine.execution import compile_trial
+from fastt2i.engine.execution.compile_trial import TIMED, WARM_UP, CompileTrial
 from fastt2i.errors import UserError
-from tests.unit.engine.test_step import make, make_inputs, take, weights
-
-
-def traced(step: TrainStep) -> TrainStep:
-    """Traced as for compilation, derivatives too, but run as it is."""
-    return step.with_parts(lambda part: torch.compile(part, fullgraph=True, dynamic=False, backend="aot_eager"))
-
-
-@pytest.mark.parametrize("penalty", ["r1", "ma_gp"])
-@torch._dynamo.config.patch(trace_autograd_ops=True)
-def test_a_step_has_no_graph_break_and_does_the_same(penalty: str) -> None:
-    config = LossConfig(penalty=penalty, penalty_every=2, augment=("translation", "cutout"))
-    plain, compiled = (make(config, noise="conditioning_augmentation") for _ in range(2))
-    compiled = traced(compiled)
-    for number in range(3):
-        inputs = make_inputs(plain, number)
-        torch.testing.assert_close(take(compiled, inputs, number), take(plain, inputs, number), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_compiler_itself(precision: str) -> None:
-    # With hinge, the gradients of the last bias cancel at first: of what rounding leaves, Adam would make a whole step.
-    plain, compiled = (make(LossConfig(adversarial="nonsaturating"), precision) for _ in range(2))
-    compiled = compile_step(compiled)
-    bound = 1e-4 if precision == "fp32" else 5e-2
-    for number in range(2):
-        inputs = make_inputs(plain, number)
-        torch.testing.assert_close(take(compiled, inputs, number), take(plain, inputs, number), rtol=bound, atol=bound)
-
-
-@pytest.mark.parametrize("own", [True, False])
-def test_compiled_code_is_kept_in_the_users_cache_or_where_the_user_says(
-    own: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Torch's own default, a temporary folder, is in the environment from the first optimizer on."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere" if own else default_cache_dir())
-    compile_step(make(LossConfig()))
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == ("/somewhere" if own else str(cache / "compile"))
-
-
-DRAW_COMPILED = """
-import torch
-from torch._dynamo.utils import counters
-from fastt2i.config import LossConfig
-from fastt2i.engine.execution.compile_trial import compile_step
-from tests.unit.engine.test_step import make, make_inputs
-
-step = make(LossConfig())
-with torch.no_grad():
-    compile_step(step)._generate(make_inputs(step))
-print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
-"""
-
-
-@pytest.mark.slow
-def test_another_process_finds_what_was_compiled(cache: Path) -> None:
-    def compiled() -> list[int]:
-        root = Path(__file__).parents[4]
-        environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
-        run = subprocess.run(
-            [sys.executable, "-c", DRAW_COMPILED],
-            cwd=root,
-            env=environment | {"PYTHONPATH": str(root)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return [int(word) for word in run.stdout.split()]
-
-    hits, misses = compiled()
-    assert hits == 0 and misses > 0 and any((cache / "compile").iterdir())
-    assert compiled() == [misses, 0]
-
-
-def test_a_rehearsal_changes_nothing() -> None:
-    first, second = (make(LossConfig()) for _ in range(2))
-    before = copy.deepcopy(weights(first))
-    first.forward_backward_only(make_inputs(first))
-    assert all(torch.equal(a, b) for a, b in zip(before, weights(first), strict=True))
-    for step in (first, second):
-        take(step, make_inputs(step), 0)
-    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
 
 
 class Trial:
@@ -119,7 +28,7 @@ class Trial:
         **settings: object,
     ) -> None:
         self.now, self.taken, self.said = 0.0, [], []
-        monkeypatch.setattr(compilation.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(compile_trial.time, "perf_counter", lambda: self.now)
 
         def compile(inputs: object) -> Callable[..., None]:
             if isinstance(compiled, Exception):
@@ -132,7 +41,7 @@ class Trial:
             device=torch.device("cpu"),
             steps=100_000,
             choice=choice,
-            say=self.said.append,
+            print_line=self.said.append,
             **settings,
         )
 
@@ -219,7 +128,7 @@ def test_a_compiler_that_fails_ends_nothing(choice: bool | None, monkeypatch: py
     assert trial.said == ["warning: torch.compile is off, for it fails: RuntimeError: no C++ compiler"]
 
 
-def test_a_compiler_that_fails_is_one_sentence_where_it_is_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_is_one_sentence_where_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     sentence = "engine.compile is on, but torch.compile fails here: RuntimeError: no C.. compiler; put that right"
     with pytest.raises(UserError, match=sentence):
         Trial(monkeypatch, 1.0, NO_COMPILER, True, required=True).run(1)

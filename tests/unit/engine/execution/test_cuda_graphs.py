@@ -32,7 +32,7 @@ def runner(step: TrainStep, device: torch.device, graphed: str, said: list[str])
         device=device,
         steps=60,
         compiled_before=None,
-        say=said.append,
+        print_line=said.append,
     )
 
 

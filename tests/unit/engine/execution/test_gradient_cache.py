@@ -128,11 +128,3 @@ def test_four_parts_need_less_than_half_of_the_memory(number: int) -> None:
     inputs = doubled(doubled(make_inputs(whole)))
     most = {step: most_saved(lambda step=step: take(step, inputs, number)) for step in (whole, accumulated)}
     assert 0 < most[accumulated] < most[whole] / 2
-
-
-def test_parts_are_compiled_without_a_graph_break() -> None:
-    plain, compiled = (both(LossConfig(penalty="none"), 2)[1] for _ in range(2))
-    compiled = compiled.with_parts(lambda part: torch.compile(part, fullgraph=True, dynamic=False, backend="aot_eager"))
-    for number in range(2):
-        inputs = make_inputs(plain, number)
-        torch.testing.assert_close(take(compiled, inputs, number), take(plain, inputs, number), rtol=1e-4, atol=1e-5)

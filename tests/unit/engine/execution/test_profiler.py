@@ -41,7 +41,7 @@ class Run:
             self.path,
             steps=steps,
             settled=lambda: self.taken >= settled_from,
-            say=self.said.append,
+            print_line=self.said.append,
         )
 
     def take(self, computes: bool = True) -> None:
