@@ -8,7 +8,7 @@ from typing import Any
 import fastt2i
 from fastt2i.config import Config
 from fastt2i.data.dataset import Problem
-from fastt2i.data.loaders import LoaderName
+from fastt2i.data.loaders.loader import LoaderName
 from fastt2i.engine.checkpoint import Checkpoint, CheckpointStore
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.logging.run_directory import RunDirectory
