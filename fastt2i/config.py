@@ -61,7 +61,7 @@ class DataConfig(Section):
     leave_out: str = ""
     """A report of `python -m fastt2i.data verify`: the images that it lists are left out."""
     max_bad_fraction: float = 0.05
-    """Stop when more than this fraction of the images cannot be decoded."""
+    """Stop when more than this fraction of the images cannot be decoded, or has no caption."""
 
     def _check(self) -> None:
         self._require("path", bool(self.path), "a folder, shards or `shapes`")

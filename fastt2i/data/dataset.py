@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 T = TypeVar("T")
 Split = Literal["train", "heldout", "all"]
 
+#: The beginnings of problems of images that have no caption.
+NO_CAPTION = "an image without a caption"
+NO_CAPTION_IN_FILE = "there is no caption in it"
+#: Images that a fraction is taken of, even if there are fewer: a single bad one never ends a run.
+FEWEST_IMAGES = 20
+
 
 @dataclass(frozen=True)
 class Problem:

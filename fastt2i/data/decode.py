@@ -16,7 +16,7 @@ from PIL import Image
 from fastt2i.data.dataset import Dataset
 from fastt2i.files.io_errors import classify_io_errors
 
-MAX_PIXELS = 64 * 2**20  # more is refused before anything is decoded
+MAX_PIXELS = 128 * 2**20  # more is refused before anything is decoded; cameras make 100 megapixels
 
 # What is decoded, whatever the file is called. Pillow knows more formats, some of which start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")

@@ -17,8 +17,8 @@ _WORD = re.compile(rf"(?:^|[/._-])(train|{'|'.join(_HELDOUT_WORDS)})(?=[/._-])",
 def heldout_by_share(keys: Sequence[str], share: float) -> NDArray[np.bool_]:
     """Hold out a share of the samples -> bool (N,).
 
-    Which ones they are depends on their keys alone, so that a sample stays on its side when others join. None are
-    where all would be.
+    keys: names of the samples that do not change when others join: a shard's file name, without its folder, and the
+    name in it. Which samples are held out depends on these alone. None are where all would be.
     """
     # The first 8 bytes of the digest are a uniform number; below the share, the sample is held out.
     draws = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 for key in keys]

@@ -51,6 +51,7 @@ class TrainingData:
             heldout=config.data.heldout,
             text_column=config.data.text_column,
             leave_out=config.data.leave_out,
+            max_bad_fraction=config.data.max_bad_fraction,
         )
         self.index, self.heldout = whole.split("train"), whole.split("heldout")
         if not len(self.index):

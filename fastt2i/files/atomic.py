@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# How file systems say that they do not sync directories: SMB, VirtualBox, FUSE and WSL mounts among them.
+_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.EIO, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 
 
 def sha256(content: bytes) -> str:
@@ -54,7 +58,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield temporary
         sync_file(temporary)
         if path.exists():
-            path.rename(old)
+            move_directory(path, old)
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -63,10 +67,35 @@ def new_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def move_directory(path: Path, target: Path) -> None:
+    """Rename a directory; copy and remove it where the file system cannot rename it.
+
+    A directory of a lower layer of a container's image is such: renaming it is refused with EXDEV.
+    """
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(path, target, symlinks=True)
+        shutil.rmtree(path)
+
+
 def sync_file(path: Path) -> None:
-    """Wait until the disk has a file, or a directory's list of files, that something else wrote."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until the disk has a file, or a directory's list of files, that something else wrote.
+
+    Some network and shared file systems sync files and no directories: that the latter fails is no error.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if path.is_dir() and error.errno in _NO_DIRECTORY_SYNC:
+            return
+        raise
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in _NO_DIRECTORY_SYNC:
+            raise
     finally:
         os.close(descriptor)

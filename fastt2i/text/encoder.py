@@ -18,6 +18,7 @@ from fastt2i.text.keywords import (
     select_keywords,
 )
 from fastt2i.text.language_model import language_model_digest, load_language_model
+from fastt2i.text.normalize import separate_words
 
 #: No caption is read further than this many tokens, whatever the model could take.
 LONGEST = 512
@@ -71,21 +72,21 @@ class TextEncoder:
 
     def fit_idf(self, captions: Sequence[str]) -> None:
         """Take the words' inverse document frequencies from these captions."""
-        self.idf = inverse_document_frequencies(words.texts for words in self._words(captions))
+        self.idf = inverse_document_frequencies(words.texts for words in self._words(_readable(captions)))
 
     def keywords(self, caption: str) -> list[str]:
         """The keywords of a caption, in its order."""
-        (words,) = self._words([caption])
+        (words,) = self._words(_readable([caption]))
         return [words.texts[place] for place in self._select(words)]
 
     def truncated(self, captions: Sequence[str]) -> list[int]:
         """The places of captions that are longer than the model reads."""
-        lengths = [len(ids) for ids in self._tokenize(captions, truncation=False)["input_ids"]]
+        lengths = [len(ids) for ids in self._tokenize(_readable(captions), truncation=False)["input_ids"]]
         return [place for place, length in enumerate(lengths) if length > self._longest]
 
     def unknown(self, caption: str) -> bool:
         """Whether the model knows none of a caption's words."""
-        (ids,) = self._tokenize([caption], truncation=False, add_special_tokens=False)["input_ids"]
+        (ids,) = self._tokenize(_readable([caption]), truncation=False, add_special_tokens=False)["input_ids"]
         # SentencePiece puts a mark before every word, also before an unknown one.
         return set(self._tokenizer.convert_ids_to_tokens(ids)) <= {self._tokenizer.unk_token, "▁"}
 
@@ -106,6 +107,7 @@ class TextEncoder:
         )
         # Captions of like length share a batch, so that little is spent on padding.
         by_length = sorted(range(len(captions)), key=lambda place: len(captions[place]))
+        captions = _readable(captions)
         for start in range(0, len(captions), BATCH_SIZE):
             places = by_length[start : start + BATCH_SIZE]
             self._encode([captions[p] for p in places], places, features)
@@ -133,8 +135,7 @@ class TextEncoder:
 
     def _tokenize(self, captions: Sequence[str], *, truncation: bool = True, add_special_tokens: bool = True) -> Any:
         return self._tokenizer(
-            # Half a surrogate pair, which stands for an undecodable byte of the command line, is no text.
-            [caption.encode("utf-8", "replace").decode() for caption in captions],
+            list(captions),
             add_special_tokens=add_special_tokens,
             truncation=truncation,
             max_length=self._longest if truncation else None,
@@ -149,6 +150,11 @@ class TextEncoder:
 
     def _select(self, words: Words) -> list[int]:
         return select_keywords(words.texts, self.stop_words, self.idf, self.max_keywords)
+
+
+def _readable(captions: Sequence[str]) -> list[str]:
+    """The captions with their words parted by spaces, and without halves of surrogate pairs, which are no text."""
+    return [separate_words(caption.encode("utf-8", "replace").decode()) for caption in captions]
 
 
 def _words_of(captions: Sequence[str], encoded: Any) -> Iterator[Words]:

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastt2i.data.dataset import Dataset, Problem
+from fastt2i.data.dataset import FEWEST_IMAGES, Dataset, Problem
 from fastt2i.data.hashing import hash64
 from fastt2i.data.sampler import Plan, Sampler
 from fastt2i.errors import UserError
 
 _MOST_TRIES = 1000  # replacements tried for one position
-_FEWEST = 20  # images that a fraction is taken of, even if there are fewer: one bad one alone never ends a run
 
 
 def replace_undecodable(
@@ -138,9 +137,9 @@ class Quarantine:
         if bad == total:
             raise TooManyBad(f"none of the {total} images of {self._dataset.name} can be decoded; {first}", problems)
         by_chance = self._fraction * tried + 5 * math.sqrt(self._fraction * (1 - self._fraction) * tried) + 3
-        if len(problems) > self._fraction * max(total, _FEWEST):
+        if len(problems) > self._fraction * max(total, FEWEST_IMAGES):
             bad, tried = len(problems), max(tried, len(problems))
-        elif tried < _FEWEST or bad <= by_chance:
+        elif tried < FEWEST_IMAGES or bad <= by_chance:
             return
         raise TooManyBad(
             f"{bad} of {tried} images of {self._dataset.name} cannot be decoded, more than the fraction "

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastt2i.data.captions import clean, parse_json
-from fastt2i.data.dataset import Dataset, Split
+from fastt2i.data.dataset import NO_CAPTION, Dataset, Split
 from fastt2i.data.sources.helpers.folder_files import FileReader, Files, first_folder, is_image, open_folder, walk
 from fastt2i.data.split import heldout_by_share
 from fastt2i.errors import UserError
@@ -56,7 +56,7 @@ def coco_dataset(path: str | Path, split: Split = "train", heldout: float = 0.05
         captions.update(found)
         sides.update(dict.fromkeys(found, side == "val"))
     for image in (image for image in files.images() if image not in captions):
-        files.report(image, "an image without a caption")
+        files.report(image, NO_CAPTION)
     names = sorted(captions)
     if not names or all(sides.values()):
         first = f": {files.problems[0].where}: {files.problems[0].what}" if files.problems else ""

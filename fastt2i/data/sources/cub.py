@@ -67,6 +67,7 @@ def cub_dataset(path: str | Path, split: Split = "train", heldout: float = 0.05)
         class_folders={name: posixpath.dirname(name) for name in known},
         boxes=_boxes(files, f"{home}CUB_200_2011/bounding_boxes.txt", numbers, known),
         share=heldout,
+        home=home,
     ).split(split)
 
 

@@ -1,12 +1,14 @@
 """A folder of images, with captions in a .txt beside each or in metadata files.
 
-- `cat.jpg` has the captions of `cat.txt`, one a line.
+- `cat.jpg` has the captions of `cat.txt` (or `cat.caption`, `cat.jpg.txt`), one a line; where a `cat.json` beside it
+  has the whole as one caption, as img2dataset writes it, it is one.
 - `metadata.jsonl` (a JSON object a line) and `metadata.csv` (a header line) name an image in `file_name`, relative to
   the metadata file, and its caption in `text`, `caption`, `captions` or `prompt`, or in the column that the setting
   names; in jsonl that may be a list. Several lines may name one image.
 - An image with both has all their captions. Folders may be nested; hidden ones (.git) and hidden images are skipped.
 - Where there is a folder `train` and beside it `test` or `validation`, that is the split.
-- Captions are UTF-8 (a byte that is not becomes U+FFFD) or UTF-16 with a byte order mark; white space is collapsed;
+- Captions are UTF-8 or UTF-16; what is neither is told, read as Windows-1252 where that is sure, and else not used.
+  White space is collapsed;
   what goes beyond 2,000 characters, and in a .txt beyond 256 KiB, is cut off. Empty captions do not count.
 - Links that leave the folder, and links to folders, are not followed.
 Whatever cannot be used becomes a `Problem` of the dataset, and the rest goes on.
@@ -14,6 +16,7 @@ Whatever cannot be used becomes a `Problem` of the dataset, and the rest goes on
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -23,19 +26,21 @@ from pathlib import Path
 
 from fastt2i.data.captions import (
     MAX_CAPTION_FILE,
+    TEXT_COLUMNS,
     clean,
     decode_text,
+    encoding_problem,
     field_captions,
-    file_captions,
     parse_json,
     text_columns,
 )
-from fastt2i.data.dataset import Dataset, Problem, Split
+from fastt2i.data.dataset import NO_CAPTION, Dataset, Problem, Split
 from fastt2i.data.sources.helpers.folder_files import (
     IMAGE_EXTENSIONS,
     FileReader,
     Files,
     is_image,
+    is_unread_image,
     listed,
     open_folder,
     walk,
@@ -44,6 +49,7 @@ from fastt2i.data.split import heldout_by_share, heldout_by_word
 from fastt2i.errors import UserError
 from fastt2i.files.reading import leaves_folder, printable
 
+CAPTION_EXTENSIONS = (".txt", ".caption")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 LAYOUT = "a .txt with a caption a line beside each image, or a metadata.jsonl or metadata.csv with file_name and text"
 
@@ -72,9 +78,7 @@ def folder_dataset(path: str | Path, split: Split = "train", heldout: float = 0.
     captions = _captions(files, text_columns(text_column))
     images = sorted(set(files.images()) | set(captions))
     usable = [image for image in images if captions.get(image)]
-    files.problems += [
-        Problem(printable(image), "an image without a caption") for image in images if not captions.get(image)
-    ]
+    files.problems += [Problem(printable(image), NO_CAPTION) for image in images if not captions.get(image)]
     if not usable:
         raise UserError(_nothing_usable(path, len(images), files.problems))
     keys = [printable(image) for image in usable]
@@ -97,6 +101,7 @@ def _captions(files: Files, columns: tuple[str, ...]) -> dict[str, list[str]]:
     images: dict[str, list[str]] = {}
     for image in files.images():
         images.setdefault(posixpath.splitext(image)[0], []).append(image)
+        images.setdefault(image, []).append(image)  # `a.jpg.txt`
     for name in files.names:
         folder, base = posixpath.split(name)
         stem, extension = posixpath.splitext(name)
@@ -105,19 +110,56 @@ def _captions(files: Files, columns: tuple[str, ...]) -> dict[str, list[str]]:
         if base.lower() in METADATA_NAMES:
             rows = _jsonl if extension.lower() == ".jsonl" else _csv
             for line, image, texts in rows(files, name, columns):
-                target = posixpath.normpath(posixpath.join(folder, image))
+                target = _target(image, folder, files)
                 if problem := _unusable_name(image, target, files):
                     files.report(f"{name}:{line}", problem)
-                else:
-                    captions.setdefault(target, {}).update(dict.fromkeys(clean(texts)))
-        elif extension.lower() == ".txt":
+                    continue
+                if problem := encoding_problem(texts):
+                    files.report(f"{name}:{line}", problem)
+                captions.setdefault(target, {}).update(dict.fromkeys(clean(texts)))
+        elif extension.lower() in CAPTION_EXTENSIONS:
             if stem not in images:
                 files.report(name, "a caption file without an image beside it")
                 continue
-            own = dict.fromkeys(file_captions(files.read(name, MAX_CAPTION_FILE)))
+            own = _text_captions(files, name, stem)
             for image in images[stem]:
-                captions.setdefault(image, {}).update(own)
+                captions.setdefault(image, {}).update(dict.fromkeys(own))
+        elif _is_near_miss(base):
+            files.report(name, f"not read: captions in a table are read from {' or '.join(METADATA_NAMES)}")
+        elif is_unread_image(name):
+            files.report(name, f"not read: images are {', '.join(IMAGE_EXTENSIONS)}")
     return {image: list(texts) for image, texts in captions.items()}
+
+
+def _text_captions(files: Files, name: str, stem: str) -> list[str]:
+    """The captions of a .txt file: its lines, or all of it where a .json beside it has that as one caption."""
+    found = files.captions(name)
+    if len(found.lines) > 1 and f"{stem}.json" in files.names:
+        with contextlib.suppress(ValueError):
+            row = parse_json(files.read(f"{stem}.json", MAX_CAPTION_FILE))
+            if isinstance(row, dict):
+                return found.beside(list(clean(field_captions(row, TEXT_COLUMNS) or ())))
+    return found.lines
+
+
+def _is_near_miss(base: str) -> bool:
+    """Whether a file's name is nearly that of a metadata file: `metadata.json`, `captions.jsonl`."""
+    stem, extension = posixpath.splitext(base.lower())
+    return extension in (".jsonl", ".csv") or (stem == "metadata" and extension.startswith((".json", ".csv", ".tsv")))
+
+
+def _target(image: str, folder: str, files: Files) -> str:
+    """The file that a metadata file in `folder` names: relative to it, or where only so there is one, to the whole
+    folder, with backslashes as Windows has them, or as an absolute path.
+    """
+    target = posixpath.normpath(posixpath.join(folder, image))
+    root = os.path.abspath(files.root)
+    for name in (image, image.replace("\\", "/")):
+        below = name[len(root) + 1 :] if name.startswith(f"{root}/") else name
+        for candidate in (posixpath.join(folder, below), below):
+            if (candidate := posixpath.normpath(candidate)) in files.names:
+                return candidate
+    return target
 
 
 def _jsonl(files: Files, name: str, columns: tuple[str, ...]) -> Iterator[tuple[int, str, list[str]]]:
@@ -147,7 +189,6 @@ def _csv(files: Files, name: str, columns: tuple[str, ...]) -> Iterator[tuple[in
     """As `_jsonl`."""
     rows = csv.reader(io.StringIO(decode_text(files.read(name)), newline=""))
     header: list[str] | None = None
-    text = ""
     while True:
         try:
             row = next(rows)
@@ -160,8 +201,7 @@ def _csv(files: Files, name: str, columns: tuple[str, ...]) -> Iterator[tuple[in
             continue
         if header is None:
             header = [column.strip() for column in row]
-            text = next((column for column in columns if column in header), "")
-            if "file_name" not in header or not text:
+            if "file_name" not in header or not set(columns) & set(header):
                 wanted = f"file_name and {_any(columns)}"
                 files.report(name, f"its first line must name the columns {wanted}; it has {listed(header)}")
                 return
@@ -169,24 +209,31 @@ def _csv(files: Files, name: str, columns: tuple[str, ...]) -> Iterator[tuple[in
         if len(row) != len(header):
             files.report(f"{name}:{rows.line_num}", f"{len(row)} fields where the header has {len(header)}")
             continue
-        yield rows.line_num, row[header.index("file_name")], [row[header.index(text)]]
+        fields = dict(zip(reversed(header), reversed(row), strict=True))  # of two columns of one name the first counts
+        yield rows.line_num, fields["file_name"], field_captions(fields, columns) or []
 
 
 def _unusable_name(image: str, target: str, files: Files) -> str | None:
     """Why a metadata file may not name this image; None where it may. `files` holds no link that leaves the folder."""
     if target in files.names:
         return None if is_image(target) else f"{printable(image)} is none of {', '.join(IMAGE_EXTENSIONS)}"
-    if posixpath.isabs(image) or leaves_folder(target):
+    if leaves_folder(target):
         return f"{printable(image)} leaves the folder"
     return f"there is no file {printable(image)}"
 
 
 def _nothing_usable(path: str | Path, images: int, problems: list[Problem]) -> str:
     if not images:
-        return (
-            f"the folder {path} holds no images: looked for {', '.join(IMAGE_EXTENSIONS)} in it and the folders below"
-        )
-    first = next((p for p in problems if p.what != "an image without a caption"), problems[0])
+        looked = f"looked for {', '.join(IMAGE_EXTENSIONS)} in it and the folders below"
+        if links := [problem for problem in problems if problem.what.startswith("a link")]:
+            looked += (
+                f"; it has {len(links)} links ({links[0].where}: {links[0].what}), which are not followed out of it: "
+                f"`cp -rL {path} COPY` makes a copy that has the files themselves"
+            )
+        elif problems:
+            looked += f" ({problems[0].where}: {problems[0].what})"
+        return f"the folder {path} holds no images: {looked}"
+    first = next((p for p in problems if p.what != NO_CAPTION), problems[0])
     return f"none of the {images} images in {path} has a caption ({first.where}: {first.what}); wanted is {LAYOUT}"
 
 
@@ -196,4 +243,4 @@ def _any(columns: Sequence[str]) -> str:
 
 
 def _matters(name: str) -> bool:
-    return is_image(name) or name.lower().endswith((".txt", *METADATA_NAMES))
+    return is_image(name) or name.lower().endswith((*CAPTION_EXTENSIONS, *METADATA_NAMES))

@@ -14,6 +14,7 @@ are better.
 
 from __future__ import annotations
 
+import posixpath
 import threading
 import warnings
 from collections import OrderedDict
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastt2i.data.captions import clean, field_captions, text_columns
-from fastt2i.data.dataset import Dataset, Problem, Split
+from fastt2i.data.dataset import NO_CAPTION, Dataset, Problem, Split
 from fastt2i.data.sources.helpers.folder_files import MAX_IMAGE_FILE, listed
 from fastt2i.data.sources.helpers.parquet_footers import footer_damages
 from fastt2i.data.sources.helpers.shards import find_shards, names_shards
@@ -59,6 +60,7 @@ def parquet_dataset(path: str, split: Split = "train", heldout: float = 0.05, te
     sizes: list[int] = []
     stamps: list[str] = []
     keys, captions, words, rows, columns = [], [], [], [], []
+    split_keys: list[str] = []  # the same whatever other files are read
     damages = footer_damages(shards.paths)
     for number, (file, name, damage) in enumerate(zip(shards.paths, shards.names, damages, strict=True)):
         try:
@@ -74,9 +76,10 @@ def parquet_dataset(path: str, split: Split = "train", heldout: float = 0.05, te
         stamps.append(stamp)
         columns.append(_image_column(table.schema_arrow, file))
         sizes += (table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups))
-        text = _text_column(table.schema_arrow, file, text_column)
+        text = _text_columns(table.schema_arrow, file, text_column)
         for key, own, group, place in _captions(table, text, name, problems):
             keys.append(key)
+            split_keys.append(f"{shards.file_names[number]}/{posixpath.basename(key)}")
             captions.append(own)
             words.append(split_word(name))
             rows.append((number, group, place))
@@ -94,7 +97,7 @@ def parquet_dataset(path: str, split: Split = "train", heldout: float = 0.05, te
         stamp=reader.stamp,
         shards=shards.paths,
         problems=problems,
-        heldout=heldout_by_share(keys, heldout) if by_word is None else by_word,
+        heldout=heldout_by_share(split_keys, heldout) if by_word is None else by_word,
     ).split(split)
 
 
@@ -111,32 +114,37 @@ def _warn_of_large_groups(path: str, sizes: list[int]) -> None:
 
 
 def _captions(
-    table: Any, column: str, name: str, problems: list[Problem]
+    table: Any, columns: list[str], name: str, problems: list[Problem]
 ) -> Iterator[tuple[str, tuple[str, ...], int, int]]:
     """Key, captions, row group and place in it of each row that has captions; the others become problems."""
     row = 0
     for group in range(table.num_row_groups):
         try:
             with classify_io_errors(name):
-                values = [value for batch in _batches(table, group, column) for value in batch.to_pylist()]
+                parts = [
+                    [value for batch in _batches(table, group, column) for value in batch.to_pylist()]
+                    for column in columns
+                ]
+                rows = [dict(zip(columns, values, strict=True)) for values in zip(*parts, strict=True)]
         except (OSError, ValueError) as error:
             problems.append(Problem(name, f"the captions of row group {group} cannot be read: {_line(error)}"))
             row += table.metadata.row_group(group).num_rows
             continue
-        for place, value in enumerate(values):
+        for place, texts in enumerate(rows):
             key = f"{name}/{row + place:08d}"
-            own = field_captions({column: value}, [column])
+            own = field_captions(texts, columns)
             if cleaned := tuple(dict.fromkeys(clean(own or ()))):
                 yield key, cleaned, group, place
-            elif own is None and value is not None:
+            elif own is None and any(value is not None for value in texts.values()):
+                column, value = next((column, value) for column, value in texts.items() if value is not None)
                 what = f"`{column}` is {type(value).__name__}, neither a string nor a list of strings"
                 problems.append(Problem(key, what))
             else:
-                problems.append(Problem(key, "an image without a caption"))
-        row += len(values)
+                problems.append(Problem(key, NO_CAPTION))
+        row += len(rows)
 
 
-def _text_column(schema: Any, file: str, text_column: str) -> str:
+def _text_columns(schema: Any, file: str, text_column: str) -> list[str]:
     wanted = text_columns(text_column)
     found = [column for column in wanted if column in schema.names]
     if not found:
@@ -144,7 +152,7 @@ def _text_column(schema: Any, file: str, text_column: str) -> str:
             f"{file} has no column {' or '.join(wanted)}: name the one with captions by --data.text-column; "
             f"there are {listed(schema.names)}"
         )
-    return found[0]
+    return found
 
 
 def _open(file: str) -> Any:

@@ -53,6 +53,7 @@ def tar_dataset(path: str, split: Split = "train", heldout: float = 0.05, text_c
     columns = (text_column,) if text_column else ("txt", *text_columns(""))
     problems = shards.problems
     keys, captions, words, ranges, kinds, stamps = [], [], [], [], [], []
+    split_keys: list[str] = []  # the same whatever other shards are read
     first: dict[tuple[str, int, tuple[str, ...]], str] = {}
     for number, (name, shard) in enumerate(_open_all(shards, columns)):
         stamps.append(shard.stamp)
@@ -64,6 +65,7 @@ def tar_dataset(path: str, split: Split = "train", heldout: float = 0.05, text_c
                 problems.append(Problem(f"{name}/{sample.name}", what))
                 continue
             keys.append(f"{name}/{sample.name}")
+            split_keys.append(f"{shards.file_names[number]}/{sample.name}")
             captions.append(sample.captions)
             words.append(split_word(name))
             ranges.append((number, sample.offset, sample.size))
@@ -82,7 +84,7 @@ def tar_dataset(path: str, split: Split = "train", heldout: float = 0.05, text_c
         shards=shards.paths,
         problems=problems,
         classes=None if None in kinds else np.array(kinds, dtype=np.int64),
-        heldout=heldout_by_share(keys, heldout) if by_word is None else by_word,
+        heldout=heldout_by_share(split_keys, heldout) if by_word is None else by_word,
     ).split(split)
 
 

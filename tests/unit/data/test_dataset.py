@@ -85,3 +85,16 @@ def test_sides_and_selections_keep_everything_together() -> None:
     nested = dataset.split("train").select(np.array([2, 0])).head(1)
     assert list(nested.keys) == ["e"] and nested.read(0) == b"e"
     assert len(index_of(("a",)).split("heldout")) == 0 and len(index_of(("a",)).split("train")) == 1
+
+
+def test_too_many_images_without_captions_are_refused(captioned_folder: Callable[..., Path]) -> None:
+    folder = captioned_folder(100)
+    for number in range(6):
+        (folder / f"{number:03d}.txt").unlink()
+    assert len(open_dataset(str(folder), image_size=16, split="all", max_bad_fraction=0.06)) == 94
+    sentence = r"6 of 100 images of .* have no caption, more than the fraction 0.05 .*; the first is 000.png"
+    with pytest.raises(UserError, match=sentence):
+        open_dataset(str(folder), image_size=16, max_bad_fraction=0.05)
+    small = captioned_folder(3)
+    (small / "000.txt").write_text("\n")
+    assert len(open_dataset(str(small), image_size=16, split="all", max_bad_fraction=0.05)) == 2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,48 @@ def test_a_link_that_has_the_temporary_name_is_not_written_through(tmp_path: Pat
     replace_file(path, b"new")
     assert victim.read_bytes() == b"precious"
     assert path.read_bytes() == b"new" and not path.is_symlink()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTSUP])
+def test_a_file_system_that_does_not_sync_directories_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    replace_file(tmp_path / "file", b"content")
+    with new_directory(tmp_path / "directory") as folder:
+        write_file(folder / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == (tmp_path / "directory" / "file").read_bytes() == b"content"
+
+
+def test_a_file_that_is_not_synced_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        replace_file(tmp_path / "file", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_of_a_lower_layer_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An overlay file system does not rename directories that came with a container's image."""
+    place, rename = tmp_path / "directory", Path.rename
+    place.mkdir()
+    (place / "file").write_bytes(b"old")
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == place:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with new_directory(place) as folder:
+        write_file(folder / "file", b"new")
+    assert (place / "file").read_bytes() == b"new" and list(tmp_path.iterdir()) == [place]

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastt2i.data.captions import MAX_CAPTION_FILE, FileCaptions, file_captions
 from fastt2i.data.dataset import Problem
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import classify_io_errors
 from fastt2i.files.reading import file_stamp, printable, read_file
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_UNREAD_IMAGE_EXTENSIONS = (".avif", ".gif", ".heic", ".heif", ".jxl", ".jp2", ".tif", ".tiff")
 MAX_IMAGE_FILE = 2**28  # bytes
 
 
@@ -45,6 +47,13 @@ class Files:
         except OSError as error:
             self.report(name, f"cannot be read: {error.strerror}")
             return b""
+
+    def captions(self, name: str) -> FileCaptions:
+        """The captions of a .txt file; a problem where it cannot be read, or is not UTF-8. Raises SystemIOError."""
+        found = file_captions(self.read(name, MAX_CAPTION_FILE))
+        if found.problem:
+            self.report(name, found.problem)
+        return found
 
     def report(self, where: str, what: str) -> None:
         self.problems.append(Problem(printable(where), what))
@@ -133,6 +142,11 @@ def first_folder(root: str | Path, candidates: Iterable[str]) -> str | None:
 def is_image(name: str) -> bool:
     """Whether the name ends as an image's does."""
     return posixpath.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def is_unread_image(name: str) -> bool:
+    """Whether the name ends as that of an image in a format that is not read."""
+    return posixpath.splitext(name)[1].lower() in _UNREAD_IMAGE_EXTENSIONS
 
 
 def listed(names: Iterable[str]) -> str:

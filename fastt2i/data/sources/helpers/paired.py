@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fastt2i.data.captions import MAX_CAPTION_FILE, file_captions
-from fastt2i.data.dataset import Dataset
+from fastt2i.data.dataset import NO_CAPTION, NO_CAPTION_IN_FILE, Dataset
 from fastt2i.data.sources.helpers.folder_files import FileReader, Files
 from fastt2i.data.sources.helpers.pickles import MAX_PICKLE, read_integers, read_strings
 from fastt2i.data.split import heldout_by_share
@@ -87,12 +86,13 @@ def paired_dataset(
     class_folders: Mapping[str, str] | None = None,
     boxes: Mapping[str, tuple[int, int, int, int]] | None = None,
     share: float,
+    home: str = "",
 ) -> Dataset:
     """The samples with an image and captions, sorted by name.
 
     images, texts: files by name. class_folders: the folder that names a sample's class, for sets whose lists do not
     tell all classes. boxes: left, top, right and bottom; an image without one is used whole. share: what is held out
-    where there are no lists.
+    where there are no lists. home: the folder in which the set lies, `birds/`, which decides no side.
     Raises UserError: there is no image with a caption.
     """
     captions = {}
@@ -100,11 +100,11 @@ def paired_dataset(
         if lists.heldout and name not in lists.heldout and name in texts:
             files.report(images[name], "it is in neither of the official lists")
         elif name not in texts:
-            files.report(images[name], "an image without a caption file")
-        elif own := tuple(dict.fromkeys(file_captions(files.read(texts[name], MAX_CAPTION_FILE)))):
-            captions[name] = own
+            files.report(images[name], f"{NO_CAPTION} file")
+        elif own := files.captions(texts[name]).lines:
+            captions[name] = tuple(own)
         else:
-            files.report(texts[name], "there is no caption in it")
+            files.report(texts[name], NO_CAPTION_IN_FILE)
     for name in sorted(texts.keys() - images.keys()):
         files.report(texts[name], "a caption file without an image")
     names = list(captions)
@@ -112,7 +112,11 @@ def paired_dataset(
         first = f": {files.problems[0].where}: {files.problems[0].what}" if files.problems else ""
         raise UserError(f"none of the {len(images)} images in {files.root} has a caption{first}")
     keys = [printable(images[name]) for name in names]
-    heldout = np.array([lists.heldout[name] for name in names]) if lists.heldout else heldout_by_share(keys, share)
+    heldout = (
+        np.array([lists.heldout[name] for name in names])
+        if lists.heldout
+        else heldout_by_share([key.removeprefix(home) for key in keys], share)
+    )
     if heldout.all():
         raise UserError(f"every image in {files.root} is in the test list; there is nothing to train on")
     reader = FileReader.of(files.root, [images[name] for name in names])

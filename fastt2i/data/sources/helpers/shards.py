@@ -29,6 +29,8 @@ class Shards:
     paths: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     """Unique and printable: relative to the folder that all are in."""
+    file_names: list[str] = field(default_factory=list)
+    """Printable names without folders: the same whatever other shards are read."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -73,6 +75,7 @@ def find_shards(path: str, extensions: tuple[str, ...]) -> Shards:
     found.paths = list(paths)
     home = os.path.commonpath([os.path.dirname(shard) for shard in paths])
     found.names = [printable(os.path.relpath(shard, home).replace(os.sep, "/")) for shard in paths]
+    found.file_names = [printable(os.path.basename(shard)) for shard in paths]
     return found
 
 

@@ -7,6 +7,7 @@ cannot be written. It counts only while the shard's size and time of change are 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import posixpath
@@ -17,16 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from fastt2i.data.captions import MAX_CAPTION_FILE, clean, field_captions, file_captions, parse_json
-from fastt2i.data.dataset import Problem
-from fastt2i.data.sources.helpers.folder_files import IMAGE_EXTENSIONS, MAX_IMAGE_FILE
+from fastt2i.data.captions import MAX_CAPTION_FILE, FileCaptions, clean, field_captions, file_captions, parse_json
+from fastt2i.data.dataset import NO_CAPTION, Problem
+from fastt2i.data.sources.helpers.folder_files import IMAGE_EXTENSIONS, MAX_IMAGE_FILE, is_unread_image
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
 from fastt2i.files.io_errors import SystemIOError, classify_io_errors
 from fastt2i.files.reading import file_stamp, leaves_folder, printable, read_file
 from fastt2i.files.user_cache import user_cache
 
-FORMAT = 2
+FORMAT = 3
 MAX_JSON = 2**24  # bytes
 MAX_HEADER = 2**20  # bytes of a member's name and what else is said of it
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -105,58 +106,111 @@ def make_shard(path: str, columns: Sequence[str]) -> Shard:
 
 
 def read_shard(path: str, columns: Sequence[str]) -> Shard:
-    """Find the samples of a tar: the members of one key, which is the name up to the first dot of its last part.
+    """Find the samples of a tar: the members of one key.
 
-    A sample has an image and captions: the lines of its `.txt`, and what its `.json` has in the first of the fields
-    that are named (`txt` among them stands for the `.txt`); a whole number in the field `class` is its class. Of
-    several members of one name the first counts, and of several images of one key too. Hidden members and those of
+    A sample has an image and captions: the lines of its `.txt`, or all of it where its `.json` has that as one caption,
+    and what its `.json` has in the first of the fields that are named (`txt` among them stands for the `.txt`); a whole
+    number in the field `class` is its class. The key is the name up to the first dot of its last part; where what
+    follows is no extension that is read, up to the last dot (`2023.05.01_cat.jpg`), unless the sample of the first dot
+    has an image: then the member is one of the others that a sample may have (`000.depth.png`).
+    Of several members of one name the first counts, and of several images of one key too. Hidden members and those of
     other kinds are passed over. Nothing is written to disk, and no link is followed.
     """
-    shard = Shard()
-    images: dict[str, TarSample] = {}
-    captions: dict[str, dict[str, None]] = {}
-    kinds: dict[str, int] = {}
-    seen: set[str] = set()
+    reading = _Reading(path, columns)
     with open(path, "rb") as file:
         _refuse_compressed(file, path)
-        for member in _members(file, shard):
-            name = posixpath.normpath(member.name)
-            folder, base = posixpath.split(name)
-            stem, _, extension = base.partition(".")
-            if member.isdir():
-                continue
-            key, extension = posixpath.join(folder, stem), extension.lower()
-            wanted = bool(stem) and (f".{extension}" in IMAGE_EXTENSIONS or extension in ("txt", "json"))
-            if problem := _unusable(member, wanted):
-                shard.report(member.name, problem)
-            elif not wanted:
-                continue
-            elif name in seen:
-                shard.report(name, "there is a member of this name before it, which is taken")
-            elif extension == "txt":
-                file.seek(member.offset_data)
-                content = file.read(min(member.size, MAX_CAPTION_FILE)) if "txt" in columns else b""
-                captions.setdefault(key, {}).update(dict.fromkeys(file_captions(content)))
-            elif extension == "json":
-                file.seek(member.offset_data)
-                row = _row(file, member, shard)
-                captions.setdefault(key, {}).update(dict.fromkeys(clean(field_captions(row, columns) or ())))
-                if type(row.get("class")) is int and abs(row["class"]) < 2**63:
-                    kinds[key] = row["class"]
-            elif key in images:
-                shard.report(name, f"its sample has the image {printable(images[key].name)} already, which is taken")
-            else:
-                images[key] = TarSample(name, member.offset_data, member.size, (), None)
-            seen.add(name)
-    for key, image in images.items():
-        if own := tuple(captions.get(key, ())):
-            shard.samples.append(image._replace(name=printable(image.name), captions=own, kind=kinds.get(key)))
+        for member in _members(file, reading.shard):
+            if not member.isdir():
+                reading.add(file, member)
+    return reading.finish()
+
+
+@dataclass
+class _Reading:
+    """What has been found in a tar so far, by the keys of its samples."""
+
+    path: str
+    columns: Sequence[str]
+    shard: Shard = field(default_factory=Shard)
+    images: dict[str, TarSample] = field(default_factory=dict)
+    texts: dict[str, FileCaptions] = field(default_factory=dict)
+    captions: dict[str, dict[str, None]] = field(default_factory=dict)
+    """Of .json members."""
+    kinds: dict[str, int] = field(default_factory=dict)
+    first_dot: dict[str, str] = field(default_factory=dict)
+    """The key up to the first dot of each key that has dots in it."""
+    text_last: set[str] = field(default_factory=set)
+    """The keys whose .txt comes after their .json: captions keep the order of the members."""
+    seen: set[str] = field(default_factory=set)
+
+    def add(self, file: BinaryIO, member: tarfile.TarInfo) -> None:
+        """Enter a member, or what is wrong with it."""
+        name = posixpath.normpath(member.name)
+        key, extension = self._key(name)
+        if problem := _unusable(member, wanted=bool(extension)):
+            self.shard.report(member.name, problem)
+        elif not extension:
+            if is_unread_image(name):
+                self.shard.report(name, f"not read: images are {', '.join(IMAGE_EXTENSIONS)}")
+            return
+        elif name in self.seen:
+            self.shard.report(name, "there is a member of this name before it, which is taken")
+        elif extension == "txt":
+            file.seek(member.offset_data)
+            content = file.read(min(member.size, MAX_CAPTION_FILE)) if "txt" in self.columns else b""
+            found = file_captions(content)
+            before = self.texts.get(key)
+            self.texts[key] = FileCaptions([*before.lines, *found.lines], "", None) if before else found
+            if key in self.captions:
+                self.text_last.add(key)
+            if found.problem:
+                self.shard.report(name, found.problem)
+        elif extension == "json":
+            file.seek(member.offset_data)
+            row = _row(file, member, self.shard)
+            self.captions.setdefault(key, {}).update(dict.fromkeys(clean(field_captions(row, self.columns) or ())))
+            if type(row.get("class")) is int and abs(row["class"]) < 2**63:
+                self.kinds[key] = row["class"]
+        elif key in self.images:
+            taken = printable(self.images[key].name)
+            self.shard.report(name, f"its sample has the image {taken} already, which is taken")
         else:
-            shard.report(image.name, "an image without a caption")
-    for key in captions:
-        if key not in images:
-            shard.report(key, "captions without an image")
-    return shard
+            self.images[key] = TarSample(name, member.offset_data, member.size, (), None)
+        self.seen.add(name)
+
+    def _key(self, name: str) -> tuple[str, str]:
+        """The key of a member and its extension in lower case, without the dot; an empty one where it is not read."""
+        folder, base = posixpath.split(name)
+        stem, _, extension = base.partition(".")
+        if stem and _is_read(extension):
+            return posixpath.join(folder, stem), extension.lower()
+        first, (stem, _, extension) = stem, base.rpartition(".")
+        if not first or not _is_read(extension):
+            return "", ""
+        key = posixpath.join(folder, stem)
+        self.first_dot[key] = posixpath.join(folder, first)
+        return key, extension.lower()
+
+    def finish(self) -> Shard:
+        """The samples, in the order of their images; a problem for each image or caption that has no other."""
+        for key, image in self.images.items():
+            own = list(self.captions.get(key, ()))
+            if text := self.texts.get(key):
+                parts = [text.beside(own), own]
+                own = list(dict.fromkeys(itertools.chain(*(reversed(parts) if key in self.text_last else parts))))
+            if own:
+                sample = image._replace(name=printable(image.name), captions=tuple(own), kind=self.kinds.get(key))
+                self.shard.samples.append(sample)
+            elif self.first_dot.get(key) not in self.images:
+                self.shard.report(image.name, NO_CAPTION)
+        for key in dict.fromkeys([*self.texts, *self.captions]):
+            if key not in self.images and self.first_dot.get(key) not in self.images:
+                self.shard.report(key, "captions without an image")
+        return self.shard
+
+
+def _is_read(extension: str) -> bool:
+    return f".{extension.lower()}" in (*IMAGE_EXTENSIONS, ".txt", ".json")
 
 
 def _header(path: str, columns: Sequence[str]) -> dict[str, object]:
