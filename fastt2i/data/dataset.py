@@ -58,7 +58,7 @@ class Dataset:
     captions: Sequence[tuple[str, ...]]
     read: Callable[[int], bytes]
     """The content of a sample's image file. Picklable, so that worker processes can have it; may raise OSError where
-    that is the file's fault, and `faults.SystemIOError` where it is not."""
+    that is the file's fault, and `io_errors.SystemIOError` where it is not."""
     problems: Sequence[Problem] = ()
     """What was left out on the way here."""
     classes: NDArray[np.int64] | None = None

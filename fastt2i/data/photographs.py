@@ -1,4 +1,4 @@
-"""Drawn stand-ins for photographs, for measurements: no set to train on."""
+"""Synthetic photographs to measure loaders with; no dataset to train on."""
 
 from __future__ import annotations
 

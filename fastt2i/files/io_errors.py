@@ -1,4 +1,4 @@
-"""Tells apart what keeps a file from being used: the file itself, or the machine that it is read on."""
+"""Classifies I/O errors: those of one file, and those of the machine, which say nothing of the file."""
 
 from __future__ import annotations
 

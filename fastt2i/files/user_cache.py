@@ -1,4 +1,4 @@
-"""Where what can be made again is kept."""
+"""The folder of caches: the one place that decides where they are."""
 
 from __future__ import annotations
 

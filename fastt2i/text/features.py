@@ -1,4 +1,4 @@
-"""What a language model says of captions."""
+"""Sentence and keyword features of captions."""
 
 from __future__ import annotations
 

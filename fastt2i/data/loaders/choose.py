@@ -1,4 +1,4 @@
-"""Which loader a run takes, and why."""
+"""Chooses the loader of a run, by settings, memory and measured rates."""
 
 from __future__ import annotations
 

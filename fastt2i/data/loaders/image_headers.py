@@ -1,4 +1,4 @@
-"""A quick look at an image file's header and end: whether a decoder other than Pillow may have it."""
+"""Headers of image files, without decoding: which files a decoder other than Pillow gives the same pixels of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens when an image cannot be decoded: another takes its place, and the books are kept."""
+"""Undecodable images: deterministic substitutes for them, and when there are too many to go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manners of the processes that read and decode: they leave signals to their parent, and end when it does."""
+"""Signals and exit of worker processes: they leave signals to their parent, and end when it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a set is like: the formats, sizes and repetitions of its images, and the lengths of its captions."""
+"""Statistics of a dataset: formats, sizes and duplicates of its images, lengths of its captions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _NOTHING = ImageInfo("", 0, 0, 0, b"")
 def read_image_info(dataset: Dataset, *, workers: int, progress: bool = True) -> list[ImageInfo]:
     """The header of every image, and a digest of its file. Raises SystemIOError."""
     infos = each(_ReadImageInfo(dataset.read), range(len(dataset)), workers=workers, lost=_NOTHING)
-    return list(tqdm(infos, total=len(dataset), desc="looking", unit="img", disable=not progress))
+    return list(tqdm(infos, total=len(dataset), desc="reading headers", unit="img", disable=not progress))
 
 
 def image_lines(infos: Sequence[ImageInfo]) -> list[Line]:

@@ -87,5 +87,5 @@ def test_a_run_that_is_asked_to_stop_counts_them_as_without_the_block(interrupts
             ended = False
         except KeyboardInterrupt:
             ended = True
-        assert (request.asked(), ended) == (interrupts > 0, interrupts > 1)
+        assert (request.requested(), ended) == (interrupts > 0, interrupts > 1)
     assert signal.getsignal(signal.SIGINT) is handler
