@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
@@ -26,7 +27,17 @@ PRODUCTS = (
 )
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+def quick_and_full() -> list[ParameterSet]:
+    """Every case: a kernel's first one in bfloat16 for an H100, or else its first, is compiled by default."""
+    listed, quick = list(cases()), {}
+    for case in sorted(listed, key=lambda case: (case.dtype, case.architecture) != ("bf16", 90)):
+        quick.setdefault(" ".join(case.name.split()[:2]), case)
+    return [
+        pytest.param(case, id=str(case), marks=[] if case in quick.values() else [pytest.mark.full]) for case in listed
+    ]
+
+
+@pytest.mark.parametrize("case", quick_and_full())
 def test_a_kernel_compiles_without_a_spill(case: Case) -> None:
     found = compile_case(case)
     assert found.stack == 0, found

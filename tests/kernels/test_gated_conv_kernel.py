@@ -39,7 +39,7 @@ SIZES = [(2, 7, 5), (1, 1, 1), (3, 32, 16), (1, 40, 33)]
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
     """float32 is not TF32."""
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 
@@ -234,7 +234,7 @@ def test_two_runs_have_the_same_bits(device: torch.device) -> None:
     x = draw(3, 16, 20, 20, device=device, dtype=torch.float32)
     inputs = [x, *parameters(3, (3, 16, 8), device, torch.float32)]
     convolution = ((1, 1), (1, 1), (1, 1), 1, "silu", 0.2)
-    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         one, two = (
             all_results(lambda *t: form("gated_conv2d", SMALL)(*t, *convolution), inputs, torch.float32)
             for _ in range(2)

@@ -15,6 +15,15 @@ import torch
 
 HERE = Path(__file__).parent
 FILES = sorted(path.name for path in HERE.glob("test_*_kernel.py"))
+#: One shape of every operator in float32, values and derivatives; a name that is no test ends pytest with an error.
+ONE_SHAPE = [
+    "test_gate_kernel.py::test_values_and_derivatives[channels_last-dtype0-leaky_relu]",
+    "test_gated_conv_kernel.py::test_every_activation_with_and_without_bias[leaky_relu]",
+    "test_gated_conv_kernel.py::test_every_convolution[triton/64x32x32w4s4-True-dtype0]",
+    "test_gated_conv_kernel.py::test_upsampling_of_every_size[triton/64x32x32w4s4-dtype0]",
+    "test_region_keyword_kernel.py::test_scores_and_gradients[shape1-dtype1-xmc]",
+    "test_region_keyword_kernel.py::test_scores_and_gradients[shape1-dtype1-damsm]",
+]
 #: By file, its tests as they run, and where they write.
 Runs = dict[str, tuple[subprocess.Popen[bytes], Path]]
 
@@ -24,26 +33,43 @@ pytestmark = [
 ]
 
 
+def start(tests: list[str], output: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
+    """Pytest on these tests of the folder, in the interpreter; killed where the stack ends."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(HERE / test) for test in tests)]
+    file = stack.enter_context(output.open("wb"))
+    process = stack.enter_context(
+        subprocess.Popen(command, cwd=HERE.parents[1], env=environment, stdout=file, stderr=file)
+    )
+    stack.callback(process.kill)
+    return process
+
+
+def check(process: subprocess.Popen[bytes], output: Path) -> int:
+    """The number of tests that passed; none failed or was skipped."""
+    status, printed = process.wait(), output.read_text()
+    assert status == 0, printed
+    assert "skipped" not in printed, printed
+    passed = re.search(r"(\d+) passed", printed)
+    assert passed, printed
+    return int(passed[1])
+
+
+def test_one_shape_of_every_operator(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        process = start(ONE_SHAPE, tmp_path / "output", stack)
+        assert check(process, tmp_path / "output") == len(ONE_SHAPE)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """All at once, for the interpreter keeps one core busy."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    folder, started = tmp_path_factory.mktemp("interpreter"), {}
+    """All files at once, for the interpreter keeps one core busy."""
+    folder = tmp_path_factory.mktemp("interpreter")
     with ExitStack() as stack:
-        for file in FILES:
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / file)]
-            output = stack.enter_context((folder / file).open("wb"))
-            process = stack.enter_context(
-                subprocess.Popen(command, cwd=HERE.parents[1], env=environment, stdout=output, stderr=output)
-            )
-            stack.callback(process.kill)
-            started[file] = process, folder / file
-        yield started
+        yield {file: (start([file], folder / file, stack), folder / file) for file in FILES}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("file", FILES)
-def test_every_kernel_is_right_in_the_interpreter(file: str, runs: Runs) -> None:
-    process, output = runs[file]
-    status, told = process.wait(), output.read_text()
-    assert status == 0, told
-    assert re.search(r"\d+ passed", told) and "skipped" not in told, told
+def test_every_kernel_in_every_shape(file: str, runs: Runs) -> None:
+    check(*runs[file])

@@ -136,9 +136,9 @@ def test_a_table_belongs_to_what_it_was_taken_with(monkeypatch: pytest.MonkeyPat
         changed.setattr(torch, "get_num_threads", lambda: 97)
         assert timing_cache.times_of(CPU) == {} and timing_cache.cache_path(CPU) != before
     assert KEY in timing_cache.times_of(CPU) and timing_cache.cache_path(CPU) == before
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         exact = timing_cache._conditions(torch.device("cuda"))
-    with torch.backends.cudnn.flags(allow_tf32=True):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
         assert timing_cache._conditions(torch.device("cuda")) != exact
     monkeypatch.setattr(timing_cache, "source_digest", lambda package: "other kernels")
     assert timing_cache.cache_path(CPU) != before
