@@ -22,7 +22,7 @@ from fastt2i.config import PRESETS
 from fastt2i.files.atomic import replace_file
 
 if TYPE_CHECKING:
-    from benchmarks.gpu.step_cost import StepCost
+    from benchmarks.stand_in.step_cost import StepCost
 
 #: Of a GPU: bytes a second read and written by a copy, and operations a second of a bf16 product, both measured.
 MEASURED = {"H100": (3.0e12, 798e12), "H200": (4.3e12, 790e12)}
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     ensure_device()
     # Before this torch must not be there.
-    from benchmarks.gpu.step_cost import cost_of_step
     from benchmarks.stand_in.fake_step import configured
+    from benchmarks.stand_in.step_cost import cost_of_step
 
     config = configured(arguments.preset, arguments.batch, arguments.precision)
     cost = cost_of_step(config, arguments.penalty)

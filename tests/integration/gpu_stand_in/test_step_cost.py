@@ -12,9 +12,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from benchmarks.gpu.dry_step import main, predicted_seconds
-from benchmarks.gpu.step_cost import Cost, StepCost, _Counter, cost_of_step
 from benchmarks.stand_in.fake_step import configured
 from benchmarks.stand_in.launches import through_bodies, watched
+from benchmarks.stand_in.step_cost import Cost, StepCost, _Counter, cost_of_step
 from fastt2i.config import PRESETS
 from fastt2i.ops import gated_conv2d
 

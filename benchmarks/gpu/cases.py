@@ -1,0 +1,250 @@
+"""The cases that the suite measures, by stage, most important first.
+
+python -m benchmarks.gpu.cases STAGE --log FILE [--device cpu] [--tiny]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases.bench_step import ALTERNATIVES, AMP, PEERS, Way, launches, peers
+from benchmarks.cases.training_step import make_inputs
+from benchmarks.gpu.case_log import Case, CaseLog, run_cases
+from benchmarks.harness.roofline import measure_limits
+from benchmarks.harness.timing import Stopwatch, quartiles
+from fastt2i.config import preset
+from fastt2i.engine.execution.cuda_graphs import WARM_UP
+from fastt2i.ops import gate, gated_conv2d, region_keyword_loss, tuning, upsample_gated_conv2d
+from fastt2i.ops.dispatch.registry import forced, forms, recorded
+from fastt2i.ops.dispatch.verify import compare, reference_results, results
+
+OURS, EAGER = "ours", "ours without graphs"
+COMPILED_PEERS = "eager + AMP, compiled"
+WAYS = {
+    OURS: Way("bf16", graphed=True),
+    EAGER: Way("bf16"),
+    **{name: ALTERNATIVES[name] for name in (AMP, PEERS)},
+    COMPILED_PEERS: peers("bf16", compiled=True),
+    "ours, compiled": Way("bf16", compiled=True, graphed=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Where cases run, and whether only to show that they do."""
+
+    device: torch.device
+    tiny: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+
+def smoke(setting: Setting) -> list[Case]:
+    """Each operator against float64, forward and backward, and a step that is captured and replayed."""
+    checks = [Case(name, partial(_check, *call), 20) for name, call in operator_calls(setting, batch=2).items()]
+    return [*checks, Case("capture and replay", partial(_replay, setting), 40)]
+
+
+def limits(setting: Setting) -> list[Case]:
+    """The device's own: rates of copies and products."""
+    return [Case("copy bandwidth and matrix rates", lambda: dataclasses.asdict(measure_limits(setting.device)), 30)]
+
+
+def steps(setting: Setting) -> list[Case]:
+    """The training step in ways that need no compiler: first ours and the peers at 256 px."""
+    if setting.tiny:
+        return [_step_case(setting, "demo", 2, EAGER), _step_case(setting, "demo", 2, PEERS)]
+    order = [("256px", 32, way) for way in (OURS, EAGER, AMP, PEERS)]
+    order += [(name, 64, way) for name in ("256px", "64px", "demo") for way in (OURS, AMP)]
+    tuned = [_step_case(setting, "256px", 32, OURS, tuned=True)]
+    return [_step_case(setting, *case) for case in order] + tuned
+
+
+def operators(setting: Setting) -> list[Case]:
+    """Every form of each operator in training's own shapes."""
+    return [
+        Case(name, partial(_time_forms, setting, *call), 40) for name, call in operator_calls(setting, batch=32).items()
+    ]
+
+
+def compiled(setting: Setting) -> list[Case]:
+    """The step compiled: the strongest peer, and ours."""
+    order = [] if setting.tiny else [("256px", 32, COMPILED_PEERS), ("256px", 32, "ours, compiled")]
+    return [_step_case(setting, *case, limit=120) for case in order]
+
+
+def autotune(setting: Setting) -> list[Case]:
+    """torch.compile's max-autotune of the definitions, which takes longest."""
+    chosen = {} if setting.tiny else operator_calls(setting, batch=32)
+    names = [name for name in chosen if name.startswith(("upsample", "region"))]
+    return [Case(name, partial(_time_autotuned, setting, *chosen[name]), 60) for name in names]
+
+
+STAGES: dict[str, Callable[[Setting], list[Case]]] = {
+    stage.__name__: stage for stage in (smoke, limits, steps, operators, compiled, autotune)
+}
+
+
+def operator_calls(setting: Setting, batch: int) -> dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]]:
+    """By name: an operator and what it is given in the 256 px preset, smaller where the setting is tiny."""
+    side, batch = (8, 2) if setting.tiny else (128, batch)
+    make = partial(_random, setting.device, setting.dtype)
+    mask = torch.ones(batch, 8, dtype=torch.bool, device=setting.device)
+    convolved = partial(gated_conv2d, padding=1)
+    calls: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = {
+        f"region_keyword_loss {dtype}": (
+            partial(_loss, keyword_mask=mask),
+            (_random(setting.device, dtype, batch, 256, 256), _random(setting.device, dtype, batch, 8, 256)),
+        )
+        for dtype in {torch.float32: 0, setting.dtype: 0}
+    }
+    for inner, outer in ((48, 24), (96, 48)):
+        x, weight, bias = make(batch, inner, side, side), make(2 * outer, inner, 3, 3), make(2 * outer)
+        calls[f"upsample_gated_conv2d {inner} to {outer}"] = (upsample_gated_conv2d, (x, weight, bias))
+    for channels in (24, 64):
+        x, weight, bias = make(batch, channels, side, side), make(2 * channels, channels, 3, 3), make(2 * channels)
+        calls[f"gated_conv2d {channels}"] = (convolved, (x, weight, bias))
+        calls[f"gate {channels}"] = (gate, (make(batch, 2 * channels, side, side),))
+    return calls
+
+
+def _random(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(device, dtype)
+    scaled = x * (shape[1] * 9) ** -0.5 if shape[-2:] == (3, 3) else x
+    return (scaled.to(memory_format=torch.channels_last) if x.ndim == 4 else scaled).requires_grad_()
+
+
+def _loss(regions: Tensor, keywords: Tensor, keyword_mask: Tensor, impl: str | None = None) -> Tensor:
+    return region_keyword_loss(regions * 0.25, keywords * 0.25, keyword_mask, impl=impl)
+
+
+def _check(op: Callable[..., Tensor], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    with recorded() as choices:
+        found = results(op, arguments, True)
+    chunk = None if isinstance(op, partial) and op.func is _loss else 1
+    wrong = compare(found, reference_results(partial(op, impl="reference"), arguments, True, chunk))
+    assert wrong is None, wrong
+    return {"implementation": choices[0][1]}
+
+
+def _replay(setting: Setting) -> dict[str, Any]:
+    """Losses of a replayed step follow those of the same step taken as it is."""
+    if setting.device.type != "cuda":
+        return {"left_out": "only a GPU replays graphs"}
+    config, losses = _configured("demo", 8), {}
+    inputs = make_inputs(config, setting.device)
+    for name in (OURS, EAGER):
+        take = WAYS[name].prepare(config, setting.device)
+        for _ in range(WARM_UP + 3):
+            take(inputs, False)
+        step = WAYS[name]._step(config, setting.device)
+        losses[name] = {k: float(v) for k, v in step(inputs, torch.tensor(0.01, device="cuda"), False).items()}
+    return {"losses": losses}
+
+
+def _step_case(setting: Setting, name: str, batch: int, way: str, tuned: bool = False, limit: float = 40) -> Case:
+    label = f"{name}, batch {batch}, {way}{', tuned' if tuned else ''}"
+    return Case(label, partial(_time_step, setting, name, batch, WAYS[way], tuned), limit)
+
+
+def _configured(name: str, batch: int) -> Any:
+    config = preset(name)
+    config.train = dataclasses.replace(config.train, batch_size=batch)
+    return config
+
+
+def _time_step(setting: Setting, name: str, batch: int, way: Way, tuned: bool) -> dict[str, Any]:
+    """Milliseconds of steps without and with the penalty, and the most memory, capture included."""
+    device, config = setting.device, _configured(name, batch)
+    if device.type == "cpu":
+        way = dataclasses.replace(way, precision="fp32")
+    inputs = make_inputs(config, device)
+    losses = {k: float(v) for k, v in way.losses(config, inputs).items()} if not (way.graphed or way.compiled) else {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    take = way.prepare(config, device)
+    for with_penalty in (False, True):
+        for number in range(1 + WARM_UP * way.graphed):
+            if tuned and not number:
+                with tuning():
+                    take(inputs, with_penalty)
+            else:
+                take(inputs, with_penalty)
+    # A replay allocates nothing: what a graph holds was taken at its capture.
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    kept: dict[str, Any] = {"losses": losses, "peak_bytes": memory, **_device(device)}
+    rounds = 2 if setting.tiny else 15
+    for key, with_penalty in (("ms", False), ("ms_with_penalty", True)):
+        kept[key] = _milliseconds(partial(take, inputs, with_penalty), device, rounds)
+    kept["images_per_second"] = 1e3 * batch / kept["ms"][1]
+    try:
+        kept["launches"] = launches(take, inputs, None)
+    except Exception as error:  # the times are in hand already
+        kept["launches"] = f"not counted: {type(error).__name__}: {error}"
+    return kept
+
+
+def _time_forms(setting: Setting, op: Callable[..., Tensor], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Quartiles of milliseconds, forward and backward, of each form that can run; one that fails says so."""
+    with recorded() as choices:
+        results(op, arguments, True)
+    call, ours = choices[0]
+    times: dict[str, Any] = {}
+    for form, reason in forms(call).items():
+        if reason is None:
+            with forced(form):
+                times[form] = _attempt(partial(results, op, arguments, True), setting)
+    return {"ours": ours, "ms": times, **_device(setting.device)}
+
+
+def _time_autotuned(setting: Setting, op: Callable[..., Tensor], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    reference = torch.compile(partial(op, impl="reference"), mode="max-autotune-no-cudagraphs", dynamic=False)
+    return {"ms": _attempt(partial(results, reference, arguments, True), setting), **_device(setting.device)}
+
+
+def _attempt(run: Callable[[], object], setting: Setting) -> Any:
+    try:
+        return _milliseconds(run, setting.device, 2 if setting.tiny else 15)
+    except Exception as error:  # of one form; the others are measured
+        return f"{type(error).__name__}: {error}"[:300]
+
+
+def _milliseconds(run: Callable[[], object], device: torch.device, rounds: int) -> list[float]:
+    """Lower quartile, median and upper quartile."""
+    sample, taken = Stopwatch(device).timed(run, "all"), []
+    for number in range(2 + rounds):
+        milliseconds = 1e3 * sample(1)["all"]
+        if number >= 2:
+            taken.append(milliseconds)
+    return [round(value, 4) for value in quartiles(taken)]
+
+
+def _device(device: torch.device) -> dict[str, str]:
+    return {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program; see the top of this file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.cases", description=__doc__)
+    parser.add_argument("stage", choices=list(STAGES))
+    parser.add_argument("--log", type=Path, required=True, metavar="FILE", help="a line for each case goes there")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="few and small cases")
+    arguments = parser.parse_args(argv)
+    setting = Setting(torch.device(arguments.device), arguments.tiny)
+    return run_cases(arguments.stage, STAGES[arguments.stage](setting), CaseLog(arguments.log))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
