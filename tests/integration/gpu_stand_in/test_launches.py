@@ -19,7 +19,7 @@ from benchmarks.stand_in.step_cost import cost_of_step
 from fastt2i.config import PRESETS
 from fastt2i.kernels.tiles import CONFIGS
 
-QUICK = {("demo", "bf16"), ("256px", "bf16")}
+QUICK = {("demo", "bf16")}
 STEPS = [
     pytest.param(preset, precision, marks=[pytest.mark.quick] * ((preset, precision) in QUICK))
     for preset in PRESETS
