@@ -91,7 +91,7 @@ def second_part(evidence: Evidence, options: Sequence[str], tiny: bool) -> list[
     minutes = "0.05" if tiny else "1"
     training = ["--out", str(evidence.work / "training"), "--minutes", minutes, *["--trial", "4"] * tiny]
     loaders = ["benchmarks/cases/bench_loaders.py", "--benchmark-only", "--device", "cuda", "--minutes", "0.5"]
-    no_dali = "" if _is_there("nvidia.dali") else "nvidia.dali is not installed"
+    no_dali = "it is a tiny run" if tiny else "" if _is_there("nvidia.dali") else "nvidia.dali is not installed"
     return [
         Stage("again", 45, [pytest(*again, "-m", "")], left_out="" if again else "no test of the first part failed"),
         Stage("compiled", 150, [cases("compiled", evidence, options)]),
