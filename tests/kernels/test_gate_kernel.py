@@ -145,5 +145,5 @@ def test_compiles_without_a_graph_break(device: torch.device) -> None:
 
 
 def test_float64_is_refused_in_one_sentence(device: torch.device) -> None:
-    with pytest.raises(RuntimeError, match="gate: impl='triton' cannot run: its kernels compute in float32"):
+    with pytest.raises(RuntimeError, match="gate: impl='triton' cannot run: the kernels compute in float32"):
         gate(torch.zeros(1, 2, dtype=torch.float64, device=device), impl="triton")
