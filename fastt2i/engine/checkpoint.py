@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fastt2i.files.atomic import new_directory, sha256, write_file
 from fastt2i.files.tensors import load_tensors, save_tensors
 
 STATE_FILE = "state.json"
+_NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ class CheckpointStore:
         return None, damage
 
     def _paths(self) -> list[Path]:
-        return list(self.directory.glob("step-*"))
+        """The folders that `save` made; copies under other names, archives and links are the user's own."""
+        found = self.directory.glob("step-*")
+        return [p for p in found if _NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
 
 
 def _file(part: str) -> str:

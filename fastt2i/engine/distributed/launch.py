@@ -19,22 +19,27 @@ def join() -> World:
     """
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(os.environ):
         return World()
-    missing = [name for name in VARIABLES if not os.environ.get(name)]
+    if os.environ.get("WORLD_SIZE", "").strip() == "1":  # alone, whatever else a job system sets or leaves out
+        return World(restarted=_restarted())
+    missing = [name for name in VARIABLES if name != "LOCAL_RANK" and not os.environ.get(name)]
     if missing:
         found = next(name for name in VARIABLES if os.environ.get(name))
         raise UserError(
             f"the environment has {found}, as for one of several processes, but not {', '.join(missing)}: start them "
             f"with torchrun, which sets all, or unset {found} to run in one process"
         )
-    rank, size, local_rank, port = (_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
+    rank, size, port = (_number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    # Job systems with one process a machine leave LOCAL_RANK out.
+    local_rank = _number("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else 0
     if not 0 <= rank < size:
         raise UserError(f"RANK is {rank}; of WORLD_SIZE {size} processes it must be at least 0 and less than {size}")
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if size == 1:
-        return World(restarted=restarted)
     from fastt2i.engine.distributed.ranks import Ranks  # imports torch, which --help does without
 
-    return Ranks(rank, size, local_rank, address=os.environ["MASTER_ADDR"], port=port, restarted=restarted)
+    return Ranks(rank, size, local_rank, address=os.environ["MASTER_ADDR"], port=port, restarted=_restarted())
+
+
+def _restarted() -> bool:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _number(name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,23 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     assert checkpoint is not None and damage == []
     assert checkpoint.step == 1000 and checkpoint.state == {"seconds": 500}
     assert torch.equal(checkpoint.tensors["net"]["w"], torch.full((1000,), 1000.0))
+
+
+def test_only_what_the_run_saved_is_pruned_or_read(tmp_path: Path) -> None:
+    """Copies, archives and links beside checkpoints are the user's own, whatever they are called."""
+    store = CheckpointStore(tmp_path, keep=1)
+    first = save(store, 1)
+    shutil.copytree(first, tmp_path / "step-00000001-best")
+    shutil.copytree(first, tmp_path / "elsewhere")
+    (tmp_path / "step-00000009").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "step-00000008").write_text("a file")
+    (tmp_path / "step-00000007.zip").write_text("an archive")
+    own = {path.name for path in tmp_path.iterdir()} - {first.name}
+    for step in (2, 3):
+        save(store, step)
+    assert {path.name for path in tmp_path.iterdir()} == own | {"step-00000003"}
+    checkpoint, damage = store.latest()
+    assert checkpoint is not None and checkpoint.step == 3 and damage == []
 
 
 @pytest.mark.parametrize("file", ["net.safetensors", "state.json"])

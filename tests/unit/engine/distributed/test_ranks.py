@@ -47,11 +47,27 @@ def test_one_process_of_torchrun_needs_no_others(environment: pytest.MonkeyPatch
     assert type(join()) is World and join().restarted
 
 
+def test_one_process_needs_nothing_but_its_number(environment: pytest.MonkeyPatch) -> None:
+    """As a job system sets it, without LOCAL_RANK."""
+    environment.setenv("RANK", "0")
+    environment.setenv("WORLD_SIZE", "1")
+    assert type(join()) is World
+
+
+def test_without_local_rank_it_is_0(environment: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "here", "MASTER_PORT": 1}.items():
+        environment.setenv(name, str(value))
+    given: list[int] = []
+    environment.setattr("fastt2i.engine.distributed.ranks.Ranks", lambda rank, size, local, **_: given.append(local))
+    join()
+    assert given == [0]
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
         ({"MASTER_PORT": None}, "the environment has RANK, .* but not MASTER_PORT: start them with torchrun"),
-        ({"LOCAL_RANK": None, "WORLD_SIZE": None}, "but not WORLD_SIZE, LOCAL_RANK"),
+        ({"LOCAL_RANK": None, "WORLD_SIZE": None}, "but not WORLD_SIZE: start"),
         ({"RANK": "first"}, "RANK is 'first' in the environment; torchrun sets it to a number"),
         ({"RANK": "2"}, "RANK is 2; of WORLD_SIZE 2 processes it must be at least 0 and less than 2"),
         ({"MASTER_ADDR": "nowhere.invalid"}, "rank 1 cannot reach nowhere.invalid:29500, where the ranks meet"),
