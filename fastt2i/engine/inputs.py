@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fastt2i.data.loaders.loader import Batch, Loader
 from fastt2i.engine.distributed.world import World
-from fastt2i.engine.execution.trace_span import trace_span
 from fastt2i.engine.step import StepInputs
+from fastt2i.engine.trace_span import trace_span
 from fastt2i.text.cache import TextCache
 from fastt2i.text.features import TextFeatures
 

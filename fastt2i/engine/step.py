@@ -19,7 +19,6 @@ from fastt2i.config import LossConfig
 from fastt2i.engine.augment import augment
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.ema import Ema
-from fastt2i.engine.execution.trace_span import trace_span
 from fastt2i.engine.losses import (
     discriminator_adversarial,
     generator_adversarial,
@@ -30,6 +29,7 @@ from fastt2i.engine.losses import (
 )
 from fastt2i.engine.optim import Player
 from fastt2i.engine.precision import Precision
+from fastt2i.engine.trace_span import trace_span
 from fastt2i.models.discriminator import Discriminator, ImageFeatures
 from fastt2i.models.generator import Generated, Generator
 from fastt2i.pictures.pixels import to_signed

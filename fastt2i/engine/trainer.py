@@ -17,7 +17,6 @@ from fastt2i.engine.distributed.world import World
 from fastt2i.engine.evaluation import CaptionSet
 from fastt2i.engine.execution.profiler import StepProfile
 from fastt2i.engine.execution.step_runner import StepRunner
-from fastt2i.engine.execution.trace_span import trace_span
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.logging.loss_log import NonFiniteLoss
 from fastt2i.engine.logging.run_directory import RunDirectory
@@ -29,6 +28,7 @@ from fastt2i.engine.saving import Progress, RunSaver
 from fastt2i.engine.signals import StopRequest
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import StepInputs
+from fastt2i.engine.trace_span import trace_span
 from fastt2i.engine.training_data import TrainingData
 from fastt2i.errors import UserError
 

@@ -55,14 +55,8 @@ def succeeds(ranks: int, arguments: Sequence[str], *launch: str) -> str:
 
 @contextmanager
 def started(ranks: int, arguments: Sequence[str], *launch: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command(ranks, arguments, *launch),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command(ranks, arguments, *launch), cwd=ROOT, env=ENVIRONMENT, **pipes)
     try:
         yield process
     finally:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastt2i.engine.execution.trace_span import trace_span
 from fastt2i.engine.step import StepInputs, TrainStep, with_input_gradients
+from fastt2i.engine.trace_span import trace_span
 from fastt2i.models.generator import Generated
 from fastt2i.text.features import TextFeatures
 
