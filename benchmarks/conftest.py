@@ -1,18 +1,16 @@
-"""The perf suite: one row for each case, with all contenders of it, the device and its limits.
+"""The benchmark suite as a plugin of pytest: which cases run, in which processes, and the record that is written.
 
-python -m pytest benchmarks --benchmark-only [--benchmark-json=FILE] [--device cpu|cuda] [--quick] [--minutes N]
+    python -m pytest benchmarks --benchmark-only [--benchmark-json=FILE] [--device cpu|cuda] [--quick] [--minutes N]
+
+The first two options are named as those of pytest-benchmark, which is not needed.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,59 +18,29 @@ import pytest
 import torch
 
 from benchmarks.harness import isolation
-from benchmarks.harness.comparison import Contender, Contest, hold, line
-from benchmarks.harness.operator_case import OperatorCase, compete
+from benchmarks.harness.result import Case
 from benchmarks.harness.roofline import Limits, measure_limits
-from fastt2i import __version__
-from fastt2i.devices.capabilities import processor
+from benchmarks.harness.suite import Suite, result
 from fastt2i.engine.execution.allocator import keep_freed_memory
+from fastt2i.files.atomic import replace_file
 
-#: Seconds of the rounds of a case, by device; with --quick two thirds of it.
-SECONDS = {"cpu": 1.5, "cuda": 1.5}
+#: For the rounds of a case; with --quick two thirds of it.
+SECONDS = 1.5
 #: Cases that take turns where each has a process of its own: so many have their tensors in memory at once.
-TOGETHER = 4
+CONCURRENT_CASES = 4
 
 _LIMITS = pytest.StashKey[Limits | None]()
-_LINES = pytest.StashKey[list[str]]()
+_CASES = pytest.StashKey[dict[str, list[Case]]]()  # by the name of the test
 _BEGAN = time.monotonic()
 
 
-@dataclass(frozen=True)
-class Suite:
-    """What a case is run with.
-
-    Attributes:
-        seconds: that its rounds take, about.
-        quick: without torch.compile.
-        fresh_memory: the C library gives memory back, which its cases say.
-        traces: where traces go, if anywhere.
-    """
-
-    benchmark: Any
-    device: torch.device
-    limits: Limits
-    seconds: float
-    quick: bool = False
-    fresh_memory: bool = False
-    traces: Path | None = None
-
-    @property
-    def on_cuda(self) -> bool:
-        return self.device.type == "cuda"
-
-    def compete(self, case: OperatorCase) -> None:
-        """Check and time an operator."""
-        if self.fresh_memory:
-            case = replace(case, case=f"{case.case}, fresh memory")
-        compete(self.benchmark, case, self.device, self.limits, self.seconds, compiled=not self.quick)
-
-    def hold(self, contest: Contest, contenders: Mapping[str, Contender]) -> None:
-        """Time what is no operator."""
-        hold(self.benchmark, contest, contenders, self.seconds)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("perf suite")
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    group = parser.getgroup("benchmark suite")
+    if pluginmanager.hasplugin("benchmark"):  # pytest-benchmark: its options of these names stay
+        pluginmanager.unregister(name="benchmark")
+    else:
+        group.addoption("--benchmark-only", action="store_true", help="has no effect: all cases are benchmarks")
+        group.addoption("--benchmark-json", type=Path, metavar="FILE", help="write the result there, after every case")
     group.addoption("--device", choices=("cpu", "cuda"), help="what is measured; the GPU where there is one")
     group.addoption("--traces", type=Path, metavar="DIR", help="write traces of training steps there")
     group.addoption("--quick", action="store_true", help="only some cases, fewer rounds, no torch.compile")
@@ -85,10 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "importance(n): cases of a larger n are run first")
     config.addinivalue_line("markers", "on(device): only on this one")
     config.addinivalue_line("markers", "quick: one of those that --quick runs")
-    config.addinivalue_line("markers", "gives_memory_back: large tensors are in fresh memory, as by default")
-    config.stash[_LIMITS], config.stash[_LINES] = None, []
-    # What its table would say of a case, ours says of all contenders.
-    config.option.benchmark_quiet = True
+    config.addinivalue_line("markers", "gives_memory_back: freed memory is returned to the system, as by default")
+    config.stash[_LIMITS], config.stash[_CASES] = None, {}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -113,24 +79,25 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     # A first compilation takes two seconds of imports: here once, and not in each process.
     if _isolated(config) and session.items and not (config.option.collectonly or config.getoption("quick")):
         x = torch.ones(1, requires_grad=True)
-        # Without threads of its own, which a fork leaves behind, and waits for. Where nothing can be compiled, each
-        # case says so.
+        # With one thread: others would not survive a fork, and be waited for. Where nothing can be compiled, each case
+        # says so.
         with torch._inductor.config.patch(compile_threads=1), suppress(Exception):
             torch.compile(lambda x: x.sigmoid(), dynamic=False)(x).sum().backward()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    if not _isolated(item.config):
+    config, items = item.config, item.session.items
+    if not _isolated(config):
         return None
-    stash, items = item.config.stash, item.session.items
-    if stash[_LIMITS] is None:
-        stash[_LIMITS] = isolation.apart(lambda: measure_limits(_device(item.config)))
+    if config.stash[_LIMITS] is None:
+        config.stash[_LIMITS] = isolation.call_isolated(lambda: measure_limits(_device(config)))
     place = items.index(item)
-    if place % TOGETHER == 0:
-        known = len(stash[_LINES])  # which every process has when it begins
-        for told in isolation.run_apart(items[place : place + TOGETHER], lambda: stash[_LINES][known:]):
-            stash[_LINES].extend(told)
+    if place % CONCURRENT_CASES == 0:
+        group = items[place : place + CONCURRENT_CASES]
+        isolation.run_tests_isolated(
+            group, lambda: config.stash[_CASES], lambda item, found: _record(item, found.get(item.nodeid, []))
+        )
     return True
 
 
@@ -138,77 +105,49 @@ def _isolated(config: pytest.Config) -> bool:
     return _device(config).type == "cpu" and isolation.AVAILABLE
 
 
+def _record(item: pytest.Item, cases: list[Case]) -> None:
+    """Keep cases of a test and write all that are known, so that what is finished survives whatever comes."""
+    config, found = item.config, item.config.stash[_CASES]
+    found |= {item.nodeid: cases} if cases else {}
+    path, limits = config.getoption("benchmark_json"), config.stash[_LIMITS]
+    if path and cases and limits:
+        in_order = [case for other in item.session.items for case in found.get(other.nodeid, [])]
+        replace_file(path, result(_device(config), limits, in_order).to_json().encode())
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = item.config.getoption("minutes")
     if minutes is not None and time.monotonic() - _BEGAN > 60 * minutes:
         pytest.skip(f"the {minutes:g} minutes of --minutes are over")
-    if _isolated(item.config) and not _gives_memory_back(item):
-        keep_freed_memory()  # as in training; otherwise how long pages take decides, and not what is computed
-
-
-def _gives_memory_back(item: pytest.Item) -> bool:
-    return item.get_closest_marker("gives_memory_back") is not None
-
-
-@pytest.fixture(scope="session")
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """What is measured."""
-    return _device(request.config)
-
-
-@pytest.fixture(scope="session")
-def limits(device: torch.device, pytestconfig: pytest.Config) -> Limits:
-    """Measured once."""
-    found = pytestconfig.stash[_LIMITS] or measure_limits(device)
-    pytestconfig.stash[_LIMITS] = found
-    return found
+    if _isolated(item.config) and not item.get_closest_marker("gives_memory_back"):
+        keep_freed_memory()  # as in training; otherwise page faults decide, and not what is computed
 
 
 @pytest.fixture
-def suite(
-    benchmark: Any,
-    device: torch.device,
-    limits: Limits,
-    pytestconfig: pytest.Config,
-    request: pytest.FixtureRequest,
-) -> Iterator[Suite]:
+def benchmark(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iterator[Suite]:
     """What a case is run with."""
-    quick, fresh_memory = pytestconfig.getoption("quick"), _gives_memory_back(request.node)
-    seconds = SECONDS[device.type] / (1.5 if quick else 1)
-    yield Suite(benchmark, device, limits, seconds, quick, fresh_memory, pytestconfig.getoption("traces"))
-    if "candidates" in benchmark.extra_info:
-        told = line(benchmark.extra_info)
-        pytestconfig.stash[_LINES].append(told)
+    quick, device = pytestconfig.getoption("quick"), _device(pytestconfig)
+    limits = pytestconfig.stash[_LIMITS] = pytestconfig.stash[_LIMITS] or measure_limits(device)
+    suite = Suite(
+        device,
+        limits,
+        seconds=SECONDS / (1.5 if quick else 1),
+        quick=quick,
+        fresh_memory=request.node.get_closest_marker("gives_memory_back") is not None,
+        traces=pytestconfig.getoption("traces"),
+    )
+    yield suite
+    if _isolated(pytestconfig):  # in the case's own process, which is asked for them
+        pytestconfig.stash[_CASES][request.node.nodeid] = suite.cases
+    else:
+        _record(request.node, suite.cases)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if config.stash[_LINES]:
+    if config.stash[_CASES]:
         terminalreporter.section("medians of ours, and the times of others over them")
-        for told in config.stash[_LINES]:
-            terminalreporter.write_line(told)
-
-
-def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    machine_info["fastt2i"] = _machine(_device(config), config.stash[_LIMITS])
-
-
-def _machine(device: torch.device, limits: Limits | None) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {cores} cores"
-    return {
-        "device": name,
-        "slug": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
-        "device_type": device.type,
-        "processor": processor(),
-        "cores": cores,
-        "versions": {
-            "fastt2i": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "triton": metadata.version("triton"),
-        },
-        **({"limits": asdict(limits)} if limits else {}),
-    }
+        for case in chain.from_iterable(config.stash[_CASES].values()):
+            terminalreporter.write_line(str(case))
 
 
 def _device(config: pytest.Config) -> torch.device:

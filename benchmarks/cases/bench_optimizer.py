@@ -1,4 +1,4 @@
-"""An update of the generator: Adam and the moving average of its weights, as the engine makes it and as others do."""
+"""An update of the generator: Adam and the moving average of its weights, as in the engine and as others write it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.conftest import Suite
-from benchmarks.harness.comparison import Contender, Contest
 from benchmarks.harness.peak_memory import peak
 from benchmarks.harness.result import OURS
 from benchmarks.harness.roofline import Work
+from benchmarks.harness.suite import Suite, Timed
 from benchmarks.harness.timing import Stopwatch
 from fastt2i.config import OptimConfig, preset
 from fastt2i.engine.ema import Ema
@@ -29,10 +28,10 @@ PASSES = 4 + 3 + 2
 
 
 def _networks(device: torch.device, number: int) -> list[Generator]:
-    """The same one, several times, with the same gradients."""
-    config, random = preset("64px").model, torch.Generator().manual_seed(0)
+    """Copies of one network with the same gradients."""
+    random = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    first = Generator(config, 384).to(device)
+    first = Generator(preset("64px").model, 384).to(device)
     gradients = [torch.randn(p.shape, generator=random).to(device) for p in first.parameters()]
     copies = [first, *(copy.deepcopy(first) for _ in range(number - 1))]
     for network in copies:
@@ -58,46 +57,38 @@ def _peers(network: nn.Module, config: OptimConfig, **options: bool) -> Callable
 
 @pytest.mark.importance(5)
 @pytest.mark.quick
-def test_adam_and_average(suite: Suite) -> None:
-    config = replace(preset("64px").optim, name="adam")
-    mine, loop, foreach, compiled = networks = _networks(suite.device, 4)
-    player = make_player("generator", mine, config, Precision("fp32", suite.device))
-    ema = Ema(mine, DECAY)
-    weight = torch.tensor(1 - DECAY, device=suite.device)
+def test_adam_and_average(benchmark: Suite) -> None:
+    device, config = benchmark.device, replace(preset("64px").optim, name="adam")
+    mine, loop, foreach, compiled = networks = _networks(device, 4)
+    player = make_player("generator", mine, config, Precision("fp32", device))
+    ema, weight = Ema(mine, DECAY), torch.tensor(1 - DECAY, device=device)
 
     def ours() -> None:
         player.optimizer.step()
         ema.update(weight)
 
-    capturable = {"capturable": suite.on_cuda}
+    capturable = {"capturable": benchmark.on_cuda}
     updates: dict[str, Callable[[], None]] = {
         OURS: ours,
         "reference": _peers(loop, config, foreach=False, **capturable),
         "foreach": _peers(foreach, config, foreach=True, **capturable),
     }
-    if not suite.quick:
+    if not benchmark.quick:
         updates["torch.compile"] = torch.compile(_peers(compiled, config, foreach=True, **capturable))
     for update in updates.values():
         update()
     for other in networks[1 : len(updates)]:
         for found, expected in zip(mine.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(found, expected)
-    watch, numbers = Stopwatch(suite.device), sum(p.numel() for p in mine.parameters())
-    suite.hold(
-        Contest(
-            "optimizer and EMA",
-            f"{numbers / 1e6:.1f} M parameters",
-            "fp32",
-            "step",
-            headline=True,
-            floor=Work(4 * PASSES * numbers, 0).floor(suite.limits, torch.float32),
-        ),
+    watch, numbers = Stopwatch(device), sum(p.numel() for p in mine.parameters())
+    benchmark.compare(
         {
-            name: Contender(
-                watch.timed(update, "step"),
-                "ours" if name == OURS else "alternative",
-                peak_bytes=peak(update, suite.device),
-            )
+            name: Timed(watch.sampler(update), OURS if name == OURS else "alternative", peak_bytes=peak(update, device))
             for name, update in updates.items()
         },
+        f"{numbers / 1e6:.1f} M parameters",
+        operator="optimizer and EMA",
+        dtype="fp32",
+        headline=True,
+        roofline=Work(4 * PASSES * numbers, 0).roofline(benchmark.limits, torch.float32),
     )

@@ -1,18 +1,17 @@
-"""The whole training step: the engine's, peers' ways, and measure by measure what lies between.
+"""The whole training step: the engine's, peers' forms, and optimization by optimization what lies between.
 
 Alternatives, on the same networks and inputs: (a) `peers' form, fp32`, eager with separate passes, (b) `eager + AMP`,
 the same in bfloat16, and (c) `torch.compile` alone, the same with its parts compiled. The rows that begin with a plus
-are measures: each has what the one above has and one more. A step is weighed as in training: one in
+are the ablation: each has what the one above has and one optimization more. A step is weighed as in training: one in
 `loss.penalty_every` has the gradient penalty.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +22,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases.baselines import dfgan
-from benchmarks.cases.training_step import SeparatePasses, make_inputs, make_step
-from benchmarks.conftest import Suite
-from benchmarks.harness.comparison import Contender, Contest
+from benchmarks.cases.baselines.separate_passes import SeparatePasses
+from benchmarks.cases.training_step import make_inputs, make_step
+from benchmarks.harness.operator_case import reason
 from benchmarks.harness.peak_memory import peak
 from benchmarks.harness.result import OURS
 from benchmarks.harness.roofline import Work
-from benchmarks.harness.timing import Candidate, Sample, Stopwatch
+from benchmarks.harness.suite import Suite, Timed
+from benchmarks.harness.timing import Sample, Sampler, Stopwatch, rounded
 from fastt2i.config import Config, preset
 from fastt2i.devices.capabilities import multiplies_bf16
 from fastt2i.engine.execution.compile_trial import compile_step
@@ -39,8 +39,11 @@ from fastt2i.engine.step import StepInputs, TrainStep
 from fastt2i.ops import tuning
 from fastt2i.ops.dispatch.registry import forced
 
+#: Takes inputs, and whether the step has the penalty.
+RunStep = Callable[[StepInputs, bool], None]
+
 PEERS, AMP, COMPILED = "peers' form, fp32", "eager + AMP", "torch.compile"
-#: By which the host asks for kernels.
+#: Calls by which the host launches kernels.
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 NO_BF16 = "this processor has no instructions for bfloat16, and products take a hundred times as long without"
 LONG = "compiling a step takes minutes on a CPU; -m slow does it"
@@ -49,8 +52,8 @@ BOUNDS = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a step is taken.
+class Variant:
+    """A way to run the step.
 
     Attributes:
         precision: `auto` for the engine's own choice.
@@ -69,73 +72,79 @@ class Way:
     graphed: bool = False
 
     def losses(self, config: Config, inputs: StepInputs) -> dict[str, Tensor]:
-        """Of a first step, in the precision that this way computes in."""
+        """Of a first step."""
         step = self._step(config, inputs.images.device)
-        with self._operators():
+        with self._forced():
             return step(inputs, torch.tensor(0.01, device=inputs.images.device), True)
 
-    def prepare(self, config: Config, device: torch.device) -> Callable[[StepInputs, bool], None]:
-        """What takes a step, on networks of its own."""
+    def prepare(self, config: Config, device: torch.device) -> RunStep:
+        """The step on networks of its own."""
         step, weight = self._step(config, device), torch.tensor(0.01, device=device)
 
-        def take(inputs: StepInputs, with_penalty: bool) -> None:
-            with self._operators():
+        def run(inputs: StepInputs, with_penalty: bool) -> None:
+            with self._forced():
                 step(inputs, weight, with_penalty)
 
-        return GraphedStep(take, device, print) if self.graphed else take
+        return GraphedStep(run, device, print) if self.graphed else run
+
+    def warm_up(self, run: RunStep, inputs: StepInputs) -> None:
+        """Compile, capture and tune."""
+        with tuning() if inputs.images.is_cuda else nullcontext():
+            for with_penalty in (False, True):
+                for _ in range(1 + WARM_UP * self.graphed):
+                    run(inputs, with_penalty)
 
     def _step(self, config: Config, device: torch.device) -> TrainStep:
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=self.precision))
-        step = make_step(config, device, self.kind)
+        step = make_step(replace(config, train=replace(config.train, precision=self.precision)), device, self.kind)
         if isinstance(step, SeparatePasses):
             step.draws_once = self.draws_once
         return compile_step(step) if self.compiled else step
 
-    def _operators(self) -> AbstractContextManager[None]:
+    def _forced(self) -> AbstractContextManager[None]:
         return forced(self.operators) if self.operators else nullcontext()
 
 
-peers = partial(Way, kind=SeparatePasses, draws_once=False, operators="reference")
+peers = partial(Variant, kind=SeparatePasses, draws_once=False, operators="reference")
 ALTERNATIVES = {PEERS: peers("fp32"), AMP: peers("bf16"), COMPILED: peers("fp32", compiled=True)}
-MEASURES = {
+ABLATION = {
     "+ one generator pass": peers("fp32", draws_once=True),
-    "+ one trunk pass, text in the head": Way("fp32", operators="reference"),
-    "+ fused operators": Way("fp32"),
-    "+ bf16": Way("bf16"),
-    "+ torch.compile": Way("auto", compiled=True),
+    "+ one trunk pass, text in the head": Variant("fp32", operators="reference"),
+    "+ fused operators": Variant("fp32"),
+    "+ bf16": Variant("bf16"),
+    "+ torch.compile": Variant("auto", compiled=True),
 }
 
 
-def timed(take: Callable[[StepInputs, bool], None], inputs: StepInputs, every: int, watch: Stopwatch) -> Candidate:
-    """A step on average, where one in `every` has the penalty: one with it and one without are timed."""
+def sampler(run: RunStep, inputs: StepInputs, every: int, watch: Stopwatch) -> Sampler:
+    """An average step, where one in `every` has the penalty: one with it and one without are timed."""
 
     def sample(repeats: int) -> Sample:
         total = 0.0
         for _ in range(repeats):
             marks = [watch.mark()]
             for with_penalty in (True, False):
-                take(inputs, with_penalty)
+                run(inputs, with_penalty)
                 marks.append(watch.mark())
-            penalised, plain = watch.seconds(marks)
-            total += plain + (penalised - plain) / every
+            with_it, without = watch.seconds(marks)
+            total += without + (with_it - without) / every
         return {"step": total / repeats}
 
     return sample
 
 
-def launches(take: Callable[[StepInputs, bool], None], inputs: StepInputs, trace: Path | None) -> str:
-    """What a step asks of a GPU: launches by the host, kernels, and the share of the step that the GPU is busy."""
+def launches(run: RunStep, inputs: StepInputs, trace: Path | None) -> str:
+    """On a GPU: launches by the host, kernels, and the share of the step that the GPU is busy."""
     if not inputs.images.is_cuda:
         return ""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as found:
         torch.cuda.synchronize()
         for _ in range(3):
-            take(inputs, False)
+            run(inputs, False)
         torch.cuda.synchronize()
     if trace:
         found.export_chrome_trace(str(trace))
     events = found.profiler.kineto_results.events()
-    asked = [event for event in events if event.name() in LAUNCHES]
+    launched = [event for event in events if event.name() in LAUNCHES]
     on_gpu = [event for event in events if event.device_type() == torch.autograd.DeviceType.CUDA]
     spans = sorted((event.start_ns(), event.start_ns() + event.duration_ns()) for event in on_gpu)
     if not spans:
@@ -145,101 +154,91 @@ def launches(take: Callable[[StepInputs, bool], None], inputs: StepInputs, trace
         busy += max(0, stop - max(start, end))
         end = max(end, stop)
     share = busy / (end - spans[0][0])
-    return f", {len(asked) // 3} launches, {len(on_gpu) // 3} kernels, busy {share:.1%}"
+    return f", {len(launched) // 3} launches, {len(on_gpu) // 3} kernels, busy {share:.1%}"
 
 
-def work_of(step: TrainStep, inputs: StepInputs, weight: Tensor) -> Work:
+def work_of(step: TrainStep, inputs: StepInputs) -> Work:
     """Matrix products and convolutions of a step without penalty, and the bytes of parameters, moments and averages.
 
     Each parameter is read by the forward, its gradient is written and read, both moments are read and written, and it
     is written itself. What the penalty adds is left out (torch's counter cannot follow its derivatives), so that the
-    floor is a little too low.
+    bound is a little too low.
     """
     with FlopCounterMode(display=False) as counter:
-        step(inputs, weight, False)
-    players = (step.generator.module, step.discriminator.module)
-    numbers = sum(p.numel() for module in players for p in module.parameters())
-    return Work(4 * 8 * numbers, counter.get_total_flops())
+        step(inputs, torch.tensor(0.01, device=inputs.images.device), False)
+    modules = (step.generator.module, step.discriminator.module)
+    return Work(4 * 8 * sum(p.numel() for module in modules for p in module.parameters()), counter.get_total_flops())
 
 
-def check(config: Config, inputs: StepInputs, ways: dict[str, Way]) -> dict[str, list[float]]:
-    """Relative differences of each way's losses from those of peers' form; a way that is off fails."""
-    right = ALTERNATIVES[PEERS].losses(config, inputs)
-    found = {}
-    for name, way in ways.items():
-        losses = way.losses(config, inputs)
+def check(config: Config, inputs: StepInputs, variants: dict[str, Variant]) -> dict[str, tuple[float, ...]]:
+    """Relative differences of each variant's losses from those of peers' form; one beyond its bound fails."""
+    right, found = ALTERNATIVES[PEERS].losses(config, inputs), {}
+    for name, variant in variants.items():
+        losses = variant.losses(config, inputs)
         off = [float((losses[k] - right[k]).abs() / right[k].abs().clamp(min=1e-2)) for k in right]
-        precision = Precision(way.precision, inputs.images.device).name
-        assert max(off) <= BOUNDS[precision], f"{name}: losses are off by {off}"
-        found[name] = off
+        bound = BOUNDS[Precision(variant.precision, inputs.images.device).name]
+        assert max(off) <= bound, f"{name}: losses are off by {off}"
+        found[name] = tuple(map(rounded, off))
     return found
 
 
-def compete(
+def compare(
     suite: Suite,
     name: str,
     *,
     batch: int | None = None,
-    measures: bool = False,
+    ablation: bool = False,
     compiled: bool = True,
     note: str = "",
     headline: bool = True,
 ) -> None:
-    """All ways of a preset's step."""
-    config = preset(name)
-    config.train = dataclasses.replace(config.train, batch_size=batch or config.train.batch_size)
-    batch, every = config.train.batch_size, config.loss.penalty_every
-    inputs, watch = make_inputs(config, suite.device), Stopwatch(suite.device)
-    ways = {OURS: Way("auto", graphed=suite.on_cuda), **ALTERNATIVES}
-    if suite.on_cuda:
-        ways["without graphs"] = Way("auto")
-    if measures:
-        ways |= MEASURES
+    """All variants of a preset's step."""
+    config, device = _preset(name, batch), suite.device
+    batch, inputs, watch = config.train.batch_size, make_inputs(config, device), Stopwatch(device)
+    variants = {OURS: Variant("auto", graphed=suite.on_cuda), **ALTERNATIVES}
+    variants |= {"without graphs": Variant("auto")} if suite.on_cuda else {}
+    variants |= ABLATION if ablation else {}
     unavailable = {}
-    if not multiplies_bf16(suite.device):
-        unavailable |= {name: NO_BF16 for name, way in ways.items() if way.precision == "bf16"}
-    if not compiled:
-        unavailable |= {name: LONG for name, way in ways.items() if way.compiled}
-    ways = {name: way for name, way in ways.items() if name not in unavailable}
-    contenders: dict[str, Contender] = {}
-    errors = check(config, inputs, {name: way for name, way in ways.items() if not way.compiled})
-    for name_of_way, way in ways.items():
-        role = "ours" if name_of_way == OURS else "alternative" if name_of_way in ALTERNATIVES else "implementation"
-        take = way.prepare(config, suite.device)
+    for variant_name, variant in variants.items():
+        if variant.precision == "bf16" and not multiplies_bf16(device):
+            unavailable[variant_name] = NO_BF16
+        if variant.compiled and not compiled:
+            unavailable[variant_name] = LONG
+    variants = {name: variant for name, variant in variants.items() if name not in unavailable}
+    errors = check(config, inputs, {name: variant for name, variant in variants.items() if not variant.compiled})
+    candidates: dict[str, Timed] = {}
+    for variant_name, variant in variants.items():
+        run = variant.prepare(config, device)
         try:
-            with tuning() if suite.on_cuda else nullcontext():
-                for with_penalty in (False, True):
-                    for _ in range(1 + WARM_UP * way.graphed):
-                        take(inputs, with_penalty)
+            variant.warm_up(run, inputs)
         except Exception as error:
-            if not way.compiled:
+            if not variant.compiled:
                 raise
-            unavailable[name_of_way] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            unavailable[variant_name] = reason(error)
             continue
-        contenders[name_of_way] = Contender(
-            timed(take, inputs, every, watch),
-            role,
-            Precision(way.precision, suite.device).name
-            + launches(take, inputs, _trace(suite, f"{name} {batch} {name_of_way}")),
-            peak(partial(take, inputs, True), suite.device),
+        candidates[variant_name] = Timed(
+            sampler(run, inputs, config.loss.penalty_every, watch),
+            {OURS: OURS, **dict.fromkeys(ALTERNATIVES, "alternative")}.get(variant_name, "implementation"),
+            Precision(variant.precision, device).name
+            + launches(run, inputs, _trace(suite, f"{name} {batch} {variant_name}")),
+            peak(partial(run, inputs, True), device),
         )
-    plain = make_step(config, suite.device)
-    work = work_of(plain, inputs, torch.tensor(0.01, device=suite.device))
-    dtype = Precision("auto", suite.device).dtype
-    suite.hold(
-        Contest(
-            "training step",
-            f"{name}, batch {batch}{note}",
-            "auto",
-            "step",
-            headline=headline,
-            work={"images": batch},
-            floor=work.floor(suite.limits, dtype),
-            errors=errors,
-            unavailable=unavailable,
-        ),
-        contenders,
+    suite.compare(
+        candidates,
+        f"{name}, batch {batch}{note}",
+        operator="training step",
+        dtype="auto",
+        headline=headline,
+        work={"images": batch},
+        roofline=work_of(make_step(config, device), inputs).roofline(suite.limits, Precision("auto", device).dtype),
+        errors=errors,
+        unavailable=unavailable,
     )
+
+
+def _preset(name: str, batch: int | None) -> Config:
+    config = preset(name)
+    return replace(config, train=replace(config.train, batch_size=batch or config.train.batch_size))
 
 
 def _trace(suite: Suite, name: str) -> Path | None:
@@ -248,60 +247,54 @@ def _trace(suite: Suite, name: str) -> Path | None:
 
 @pytest.mark.importance(9)
 @pytest.mark.quick
-def test_small_step(suite: Suite) -> None:
+def test_small_step(benchmark: Suite) -> None:
     """In place of the whole step where time is short."""
-    if not suite.quick:
+    if not benchmark.quick:
         pytest.skip("the whole step is timed")
-    compete(suite, "demo", batch=8, compiled=False)
+    compare(benchmark, "demo", batch=8, compiled=False)
 
 
 @pytest.mark.importance(10)
 @pytest.mark.on("cpu")
-def test_step(suite: Suite) -> None:
-    compete(suite, "demo", measures=True, compiled=False)
+def test_step(benchmark: Suite) -> None:
+    compare(benchmark, "demo", ablation=True, compiled=False)
 
 
 @pytest.mark.slow
 @pytest.mark.on("cpu")
-def test_compiled_step(suite: Suite) -> None:
-    """With torch.compile, whose ways take minutes to begin."""
-    compete(suite, "demo", measures=True, note=", compiled too", headline=False)
+def test_compiled_step(benchmark: Suite) -> None:
+    """With torch.compile, which takes minutes for each variant."""
+    compare(benchmark, "demo", ablation=True, note=", compiled too", headline=False)
 
 
 @pytest.mark.slow
 @pytest.mark.on("cpu")
 @pytest.mark.parametrize(("name", "batch"), [("64px", 16), ("256px", 4)])
-def test_against_df_gan(suite: Suite, name: str, batch: int) -> None:
+def test_against_df_gan(benchmark: Suite, name: str, batch: int) -> None:
     """A preset's step against DF-GAN's published networks of the same resolution, with their own step, eager fp32."""
-    config = preset(name)
-    config.train = dataclasses.replace(config.train, batch_size=batch)
-    size, every, device = config.model.image_size, config.loss.penalty_every, suite.device
-    inputs, watch = make_inputs(config, device), Stopwatch(device)
-    random = torch.Generator().manual_seed(0)
-    real, sentence, noise = (
+    config, device, random = _preset(name, batch), benchmark.device, torch.Generator().manual_seed(0)
+    size, inputs, watch = config.model.image_size, make_inputs(config, device), Stopwatch(device)
+    tensors = [
         torch.randn(batch, *shape, generator=random).to(device)
         for shape in ((3, size, size), (dfgan.SENTENCE,), (dfgan.NOISE,))
-    )
-    ours, theirs = Way("auto").prepare(config, device), dfgan.Step(size, device)
-    dtype = Precision("auto", device).name
-    suite.hold(
-        Contest(
-            "training step", f"{name}, batch {batch}, DF-GAN", "auto", "step", headline=True, work={"images": batch}
-        ),
+    ]
+    ours, theirs = Variant("auto").prepare(config, device), partial(dfgan.Step(size, device), *tensors)
+    precision, memory = Precision("auto", device).name, peak(partial(ours, inputs, True), device)
+    benchmark.compare(
         {
-            OURS: Contender(
-                timed(ours, inputs, every, watch), "ours", dtype, peak(partial(ours, inputs, True), device)
-            ),
-            "DF-GAN": Contender(
-                watch.timed(partial(theirs, real, sentence, noise), "step"),
-                peak_bytes=peak(partial(theirs, real, sentence, noise), device),
-            ),
+            OURS: Timed(sampler(ours, inputs, config.loss.penalty_every, watch), OURS, precision, memory),
+            "DF-GAN": Timed(watch.sampler(theirs), peak_bytes=peak(theirs, device)),
         },
+        f"{name}, batch {batch}, DF-GAN",
+        operator="training step",
+        dtype="auto",
+        headline=True,
+        work={"images": batch},
     )
 
 
 @pytest.mark.importance(10)
 @pytest.mark.on("cuda")
 @pytest.mark.parametrize(("name", "batch"), [("256px", 32), ("256px", 64), ("128px", 32), ("64px", 64), ("demo", 64)])
-def test_step_on_a_gpu(suite: Suite, name: str, batch: int) -> None:
-    compete(suite, name, batch=batch, measures=(name, batch) == ("256px", 32))
+def test_step_on_a_gpu(benchmark: Suite, name: str, batch: int) -> None:
+    compare(benchmark, name, batch=batch, ablation=(name, batch) == ("256px", 32))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases.training_step import SENTENCE, captions_features
-from benchmarks.conftest import Suite
-from benchmarks.harness.comparison import Contender, Contest
+from benchmarks.cases.training_step import SENTENCE, random_features
 from benchmarks.harness.result import OURS
+from benchmarks.harness.suite import Suite, Timed
 from benchmarks.harness.timing import Stopwatch
 
 BATCH, CAPTIONS = 32, 20_000
@@ -21,30 +18,29 @@ LAYERS, HEADS, WIDE, TOKENS = 6, 12, 1536, 16
 
 @pytest.mark.importance(3)
 @pytest.mark.quick
-def test_text_cache(suite: Suite) -> None:
-    cache, random = captions_features(CAPTIONS), torch.Generator().manual_seed(0)
+def test_text_cache(benchmark: Suite) -> None:
+    cache, random, watch = random_features(CAPTIONS), torch.Generator().manual_seed(0), Stopwatch(benchmark.device)
     ids = torch.randint(0, CAPTIONS, (BATCH,), generator=random)
     rows = cache.rows(ids)
     assert torch.equal(rows.sentence, torch.cat([cache.sentences(one[None]) for one in ids]))
-    tokens = torch.randn(BATCH, TOKENS, SENTENCE, generator=random).to(suite.device)
+    tokens = torch.randn(BATCH, TOKENS, SENTENCE, generator=random).to(benchmark.device)
     layer = nn.TransformerEncoderLayer(SENTENCE, HEADS, WIDE, activation="gelu", batch_first=True)
-    model = nn.TransformerEncoder(layer, LAYERS).to(suite.device).eval().requires_grad_(False)
+    model = nn.TransformerEncoder(layer, LAYERS).to(benchmark.device).eval().requires_grad_(False)
 
     def look_up() -> None:
         for part in cache.rows(ids):
-            part.to(suite.device, non_blocking=True)
+            part.to(benchmark.device, non_blocking=True)
 
+    @torch.no_grad()
     def encode() -> Tensor:
-        with torch.no_grad():
-            return model(tokens)
+        return model(tokens)
 
-    watch = Stopwatch(suite.device)
-    timed = partial(watch.timed, part="step")
-    contest = Contest("text features", f"{BATCH} of {CAPTIONS} captions", "", "step", work={"captions": BATCH})
-    suite.hold(
-        contest,
+    benchmark.compare(
         {
-            OURS: Contender(timed(look_up), "ours", "text cache"),
-            "language model of MiniLM's size": Contender(timed(encode)),
+            OURS: Timed(watch.sampler(look_up), OURS, "text cache"),
+            "language model of MiniLM's size": Timed(watch.sampler(encode)),
         },
+        f"{BATCH} of {CAPTIONS} captions",
+        operator="text features",
+        work={"captions": BATCH},
     )

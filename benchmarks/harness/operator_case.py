@@ -1,34 +1,34 @@
-"""Contests of an operator: its definition eager and compiled, ours, each of its implementations, and peers' forms.
+"""Cases of an operator: its definition, eager and compiled, beside ours, each of its implementations and peers' forms.
 
-Whatever is timed is first compared with the definition in float64, on the very inputs that it is timed with. Of ours,
-what is wrong fails; an alternative that is wrong or does not run is listed as unavailable.
+What is timed is first compared with the definition in float64 on the same inputs. One of ours that is wrong fails the
+case; an alternative that is wrong or does not run is listed as unavailable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness.comparison import Contender, Contest, hold
 from benchmarks.harness.peak_memory import peak
 from benchmarks.harness.result import OURS, Series
-from benchmarks.harness.roofline import Limits, Work
-from benchmarks.harness.timing import Candidate, Sample, Stopwatch
+from benchmarks.harness.roofline import Work
+from benchmarks.harness.suite import Suite, Timed
+from benchmarks.harness.timing import Sample, Sampler, Stopwatch, rounded
 from fastt2i.ops import tuning
 from fastt2i.ops.dispatch.registry import DTYPES, forced, forms, recorded
 from fastt2i.ops.dispatch.verify import CHUNK, compare, reference_results, relative_error, results, upstream
 
-Run = Callable[..., Tensor]
+Operator = Callable[..., Tensor]
 REFERENCE, COMPILED = "reference", "torch.compile"
 
 
-class Wrong(AssertionError):
+class WrongResult(AssertionError):
     """An implementation of ours disagrees with the definition."""
 
 
@@ -37,25 +37,25 @@ class OperatorCase:
     """A call to be timed.
 
     Attributes:
-        operator: by its public name.
-        case: which call, in words.
+        operator: its public name.
+        case: which call, for people.
         op: takes the arguments, and `impl`.
         arguments: tensors of one dtype first.
-        training: whether a backward counts.
+        training: whether the backward counts.
         work: the fewest bytes and operations.
-        peers: what peers do instead, of the same arguments and with the same result.
-        chunk: samples that float64 takes at once; None where they do not stand alone.
+        peers: what peers run instead, of the same arguments and with the same result.
+        chunk: samples that float64 takes at once; None where a sample's result depends on the others.
         kinks: whether rounding may choose the side of one, see `verify.reference_results`.
         images: that a call handles.
     """
 
     operator: str
     case: str
-    op: Run
+    op: Operator
     arguments: tuple[Any, ...]
     training: bool
     work: Work
-    peers: Mapping[str, Run] | None = None
+    peers: Mapping[str, Operator] = field(default_factory=dict)
     chunk: int | None = CHUNK
     kinks: bool = True
     images: int = 1
@@ -63,69 +63,89 @@ class OperatorCase:
     series: Series | None = None
 
 
-def compete(
-    benchmark: Any, case: OperatorCase, device: torch.device, limits: Limits, seconds: float, *, compiled: bool = True
-) -> None:
-    """Check and time all that there is for a case; `compiled`: torch.compile too, which takes a while."""
-    dtype = case.arguments[0].dtype
+def compare_operator(suite: Suite, case: OperatorCase) -> None:
+    """Check and time all candidates of a case.
+
+    Raises:
+        WrongResult: of ours.
+    """
+    dtype, check = case.arguments[0].dtype, _Check(case, suite)
     truth = partial(case.op, impl=REFERENCE)
-    right = reference_results(truth, case.arguments, case.training, case.chunk, kinks=case.kinks)
-    contest = Contest(
-        case.operator,
-        case.case,
-        DTYPES[dtype],
-        "training" if case.training else "inference",
-        headline=case.headline,
-        work={"images": case.images},
-        floor=case.work.floor(limits, dtype),
-        series=case.series,
-    )
-    watch, contenders = Stopwatch(device), {}
-    errors: dict[str, list[float]] = {}
-    unavailable: dict[str, str] = {}
-
-    def enter(name: str, run: Run, role: str, form: str = "") -> None:
-        # What each costs includes what it allocates, so all are measured alike.
-        found = results(run, case.arguments, case.training)
-        wrong = compare(found, right)
-        if wrong and role != "alternative":
-            raise Wrong(f"{case.operator}, {case.case}, {contest.dtype}: {form or name} is wrong: {wrong}")
-        if wrong:
-            unavailable[name] = wrong
-            return
-        errors[name] = [relative_error(mine, exact) for mine, (exact, _) in zip(found, right, strict=True)]
-        del found
-        held = peak(lambda: results(run, case.arguments, case.training), device)
-        contenders[name] = Contender(_timed(run, case, watch), role, form, held)
-
-    ours, there = _ours(case, device)
-    enter(OURS, case.op, "ours", ours)
-    enter(REFERENCE, truth, "alternative")
-    for name, mode in (_compilers(device) if compiled else {}).items():
+    ours, there = _dispatched(case, suite)
+    check.add(OURS, case.op, "ours", ours)
+    check.add(REFERENCE, truth)
+    for name, mode in ({} if suite.quick else _compile_modes(suite)).items():
         torch._dynamo.reset()  # compiled code of other cases is not asked whether it fits
         try:
-            enter(name, _unrestricted(torch.compile(truth, dynamic=False, fullgraph=True, mode=mode)), "alternative")
+            check.add(name, _without_reuse(torch.compile(truth, dynamic=False, fullgraph=True, mode=mode)))
         except Exception as error:  # of the compiler, of which there are many kinds
-            unavailable[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    for name, run in (case.peers or {}).items():
-        enter(name, run, "alternative")
-    for form, reason in there.items():
-        if reason is not None:
-            unavailable[form] = reason
+            check.unavailable[name] = reason(error)
+    for name, run in case.peers.items():
+        check.add(name, run)
+    for form, why in there.items():
+        if why is not None:
+            check.unavailable[form] = why
         elif form not in (ours, REFERENCE):
-            enter(form, _forced(case.op, form), "implementation", form)
-    hold(benchmark, replace(contest, errors=errors, unavailable=unavailable), contenders, seconds)
+            check.add(form, _forced(case.op, form), "implementation", form)
+    suite.compare(
+        check.candidates,
+        case.case,
+        operator=case.operator,
+        dtype=DTYPES[dtype],
+        direction="training" if case.training else "inference",
+        headline=case.headline,
+        work={"images": case.images},
+        roofline=case.work.roofline(suite.limits, dtype),
+        series=case.series,
+        errors=check.errors,
+        unavailable=check.unavailable,
+    )
 
 
-def _ours(case: OperatorCase, device: torch.device) -> tuple[str, dict[str, str | None]]:
-    """What the dispatcher chooses, and all forms that there are. On a GPU it times them first, as the engine does."""
-    with recorded() as choices, tuning() if device.type == "cuda" else nullcontext():
+class _Check:
+    """The candidates of a case that are right, their errors, and why others are not there."""
+
+    def __init__(self, case: OperatorCase, suite: Suite) -> None:
+        self._case, self._device, self._watch = case, suite.device, Stopwatch(suite.device)
+        truth = partial(case.op, impl=REFERENCE)
+        self._right = reference_results(truth, case.arguments, case.training, case.chunk, kinks=case.kinks)
+        self.candidates: dict[str, Timed] = {}
+        self.errors: dict[str, tuple[float, ...]] = {}
+        self.unavailable: dict[str, str] = {}
+
+    def add(self, name: str, run: Operator, role: str = "alternative", form: str = "") -> None:
+        """Check a candidate, and measure the memory that it takes."""
+        case = self._case
+        found = results(run, case.arguments, case.training)
+        wrong = compare(found, self._right)
+        if wrong and role != "alternative":
+            raise WrongResult(
+                f"{case.operator}, {case.case}, {DTYPES[case.arguments[0].dtype]}: {form or name} is wrong: {wrong}"
+            )
+        if wrong:
+            self.unavailable[name] = wrong
+            return
+        pairs = zip(found, self._right, strict=True)
+        self.errors[name] = tuple(rounded(relative_error(mine, exact)) for mine, (exact, _) in pairs)
+        del found, pairs  # memory that this one would be charged with
+        memory = peak(lambda: results(run, case.arguments, case.training), self._device)
+        self.candidates[name] = Timed(_sampler(run, case, self._watch), role, form, memory)
+
+
+def reason(error: Exception) -> str:
+    """Why something could not run: the kind of its error, and the first line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _dispatched(case: OperatorCase, suite: Suite) -> tuple[str, dict[str, str | None]]:
+    """What the dispatcher chooses, on a GPU by timing as in training, and all forms with why they cannot run."""
+    with recorded() as choices, tuning() if suite.on_cuda else nullcontext():
         results(case.op, case.arguments, case.training)
     call, name = choices[0]
     return name, forms(call)
 
 
-def _forced(op: Run, form: str) -> Run:
+def _forced(op: Operator, form: str) -> Operator:
     def run(*arguments: Any) -> Tensor:
         with forced(form):
             return op(*arguments)
@@ -133,14 +153,14 @@ def _forced(op: Run, form: str) -> Run:
     return run
 
 
-def _compilers(device: torch.device) -> dict[str, str | None]:
-    """Modes of torch.compile by name. On a GPU, its own graphs copy inputs, so both with and without compete."""
-    if device.type == "cuda":
+def _compile_modes(suite: Suite) -> dict[str, str | None]:
+    """Modes of torch.compile by name. Its own graphs copy inputs, so on a GPU both with and without are candidates."""
+    if suite.on_cuda:
         return {COMPILED: "max-autotune", f"{COMPILED}, no graphs": "max-autotune-no-cudagraphs"}
     return {COMPILED: None}
 
 
-def _unrestricted(compiled: Run) -> Run:
+def _without_reuse(compiled: Operator) -> Operator:
     """Results of one run may be overwritten by the next."""
 
     def run(*arguments: Any) -> Tensor:
@@ -150,15 +170,10 @@ def _unrestricted(compiled: Run) -> Run:
     return run
 
 
-def _timed(run: Run, case: OperatorCase, watch: Stopwatch) -> Candidate:
-    """Samples of the forward and, in training, of the backward."""
+def _sampler(run: Operator, case: OperatorCase, watch: Stopwatch) -> Sampler:
+    """Times the forward and, in training, the backward."""
     if not case.training:
-
-        def infer() -> None:
-            with torch.no_grad():
-                run(*case.arguments)
-
-        return watch.timed(infer, "forward")
+        return watch.sampler(torch.no_grad()(partial(run, *case.arguments)), "forward")
     own = [a.detach().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in case.arguments]
     wanted = [a for a in own if isinstance(a, Tensor) and a.requires_grad]
     gradient = upstream(run(*own))

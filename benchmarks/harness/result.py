@@ -1,86 +1,96 @@
-"""What a run of the perf suite wrote, read and checked: one `Result` with a `Case` for each thing that was timed.
+"""The record of a run of the benchmark suite: a `Result` with a `Case` for each thing that was timed.
 
-The file is pytest-benchmark's own JSON. `machine_info.fastt2i` tells the device, and the `extra_info` of an entry all
-that is known of a case; every key that the dataclasses below do not call optional has to be there.
+It is written as JSON, a line for each case, and read back with every value checked; a field without a default has to be
+there. `__post_init__` raises `ValueError` with the field's name.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from benchmarks.harness.json_entry import Entry, read_json
+from benchmarks.harness.json_files import read_json
 
-KIND = "a result of the perf suite (pytest benchmarks --benchmark-only --benchmark-json=FILE)"
+KIND = "a result of the benchmark suite (pytest benchmarks --benchmark-only --benchmark-json=FILE)"
 OURS = "ours"
-ROLES = (OURS, "alternative", "implementation")
-#: What counts of a case, by its direction.
+#: The part of a case that is compared, by its direction.
 PARTS = {"training": "both", "inference": "forward", "step": "step"}
 
 
 class Quartiles(NamedTuple):
-    """Of the rounds of a measurement."""
+    """Lower quartile, median and upper quartile over the rounds of a measurement."""
 
     low: float
     median: float
     high: float
 
     def overlaps(self, other: Quartiles) -> bool:
-        """Whether the middle halves of two measurements share a value."""
+        """Whether the interquartile ranges of two measurements overlap."""
         return self.low <= other.high and other.low <= self.high
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of those that took turns.
+    """One of the implementations that were timed.
 
     Attributes:
-        role: `ours` as the dispatcher chooses it, `alternative`, or `implementation`: another one of ours, forced.
-        milliseconds: of each part that was timed: `forward`, `backward`, `both` or `step`.
-        form: which implementation the dispatcher chose; optional.
-        peak_bytes: the most memory held during a run, beyond what its inputs take; optional.
-        rounds: that were timed; optional.
+        role: `ours` as it is dispatched, `alternative`, or `implementation`: another one of ours, forced.
+        milliseconds: by part: `forward`, `backward`, `both` or `step`.
+        form: name of the implementation that ran.
+        peak_bytes: peak memory of a run beyond what its inputs take.
+        rounds: number of rounds that were timed.
     """
 
-    name: str
-    role: str
+    role: Literal["ours", "alternative", "implementation"]
     milliseconds: Mapping[str, Quartiles]
     form: str = ""
     peak_bytes: int | None = None
     rounds: int | None = None
 
+    def __post_init__(self) -> None:
+        _check_quartiles("milliseconds", self.milliseconds)
+
 
 @dataclass(frozen=True)
-class Floor:
-    """The least that a case's counted part can take on the device.
+class Roofline:
+    """The least time that a case can take at the device's measured limits.
 
     Attributes:
-        bytes: the fewest that have to move.
-        flops: the fewest operations.
-        milliseconds: the larger of what bytes and operations take at the measured limits.
-        bound_by: `bytes` or `operations`.
+        bytes: fewest bytes to be moved.
+        flops: fewest operations, a multiply-add being two.
+        milliseconds: the larger of the two times.
+        bound_by: which of the two it is.
     """
 
     bytes: float
     flops: float
     milliseconds: float
-    bound_by: str
+    bound_by: Literal["memory", "compute"]
+
+    def __post_init__(self) -> None:
+        _check_positive("milliseconds", self.milliseconds)
+        if min(self.bytes, self.flops) < 0:
+            raise ValueError("bytes and flops have to be at least 0")
 
 
 @dataclass(frozen=True)
 class Series:
-    """A point of a growth curve: which curve, and where along which axis."""
+    """A point of a growth curve: name of the curve, its axis, and where on it."""
 
     name: str
     axis: str
     value: float
 
+    def __post_init__(self) -> None:
+        _check_positive("value", self.value)
+
 
 class Key(NamedTuple):
-    """What tells a case from all others of a run, and finds it in another run."""
+    """Identifies a case within a run, and across runs."""
 
     operator: str
     case: str
@@ -88,21 +98,23 @@ class Key(NamedTuple):
     direction: str
 
     def __str__(self) -> str:
-        return ", ".join(part for part in self if part)
+        return ", ".join(filter(None, self))
 
     @property
     def within_operator(self) -> str:
-        """Without the operator, where that is said already."""
-        return ", ".join(part for part in self[1:] if part)
+        """Without the operator's name."""
+        return ", ".join(filter(None, self[1:]))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that was timed, by every candidate in turns.
+    """One thing that was timed, with all candidates of it.
 
     Attributes:
+        dtype: short name; empty where there is none.
+        direction: `training` is forward and backward, `inference` forward alone.
         candidates: by name; `ours` is always there.
-        ratios: time of a candidate over time of ours, by candidate and part: quartiles of the ratios of each round.
+        ratios: time of a candidate over time of ours, by candidate and part: quartiles over the ratios of each round.
             More than 1 means that ours is faster.
         headline: whether it is in the README's table.
         work: how much one run handles, by unit: `{"images": 32}`.
@@ -110,20 +122,40 @@ class Case:
         errors: by candidate, relative errors of result and gradients against float64.
     """
 
-    key: Key
+    operator: str
+    case: str
+    direction: Literal["training", "inference", "step"]
     candidates: Mapping[str, Candidate]
     ratios: Mapping[str, Mapping[str, Quartiles]]
+    dtype: str = ""
     headline: bool = False
     work: Mapping[str, float] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    floor: Floor | None = None
+    roofline: Roofline | None = None
     series: Series | None = None
+
+    def __post_init__(self) -> None:
+        if [name for name, candidate in self.candidates.items() if candidate.role == OURS] != [OURS]:
+            raise ValueError("candidates has to have one candidate of the role ours, by the name ours")
+        for name, candidate in self.candidates.items():
+            if self.part not in candidate.milliseconds:
+                raise ValueError(f"candidates.{name}.milliseconds.{self.part} is missing; it is the part compared")
+            if name != OURS and self.part not in self.ratios.get(name, {}):
+                raise ValueError(f"ratios.{name}.{self.part} is missing; every candidate but ours has one")
+        for name, ratios in self.ratios.items():
+            _check_quartiles(f"ratios.{name}", ratios)
+        for unit, amount in self.work.items():
+            _check_positive(f"work.{unit}", amount)
+
+    @property
+    def key(self) -> Key:
+        return Key(self.operator, self.case, self.dtype, self.direction)
 
     @property
     def part(self) -> str:
-        """The part that counts: `both`, `forward` or `step`."""
-        return PARTS[self.key.direction]
+        """The part that is compared: `both`, `forward` or `step`."""
+        return PARTS[self.direction]
 
     @property
     def ours(self) -> Candidate:
@@ -131,21 +163,26 @@ class Case:
 
     @property
     def alternatives(self) -> list[str]:
-        """What people would take instead of ours."""
+        """What people would use instead of ours."""
         return [name for name, candidate in self.candidates.items() if candidate.role == "alternative"]
 
     @property
     def strongest(self) -> str | None:
-        """The alternative that is fastest in the part that counts; None where none could run."""
+        """The fastest alternative; None where none could run."""
         return min(self.alternatives, key=lambda name: self.ratio(name).median, default=None)
 
     def time(self, name: str = OURS) -> Quartiles:
-        """Milliseconds of a candidate in the part that counts."""
+        """Milliseconds of a candidate in the part that is compared."""
         return self.candidates[name].milliseconds[self.part]
 
     def ratio(self, name: str) -> Quartiles:
-        """Time of a candidate over time of ours in the part that counts."""
+        """Time of a candidate over time of ours in the part that is compared."""
         return self.ratios[name][self.part]
+
+    def __str__(self) -> str:
+        """One line: milliseconds of ours, and the times of the others over them."""
+        others = "  ".join(f"{name} {self.ratio(name).median:.2f}x" for name in self.ratios)
+        return f"{self.key!s:76} {self.time().median:9.3f} ms  {others}"
 
 
 @dataclass(frozen=True)
@@ -156,42 +193,64 @@ class Device:
         slug: its folder under `benchmarks/results/`.
         type: `cpu` or `cuda`.
         versions: of fastt2i, Python, torch and Triton.
-        copy_bytes_per_second: measured; optional.
-        flops_per_second: measured rate of matrix products by dtype; optional.
+        copy_bytes_per_second: measured.
+        flops_per_second: measured rate of matrix products by dtype.
     """
 
     name: str
     slug: str
-    type: str
+    type: Literal["cpu", "cuda"]
     versions: Mapping[str, str]
     copy_bytes_per_second: float | None = None
     flops_per_second: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.slug):
+            raise ValueError(f"slug is {self.slug!r}; it names a folder: lower-case letters, digits and hyphens")
+        for dtype, rate in self.flops_per_second.items():
+            _check_positive(f"flops_per_second.{dtype}", rate)
+        if self.copy_bytes_per_second is not None:
+            _check_positive("copy_bytes_per_second", self.copy_bytes_per_second)
+
 
 @dataclass(frozen=True)
 class Result:
-    """A run of the perf suite.
+    """A run of the benchmark suite.
 
     Attributes:
-        commit: that was measured; `unknown` outside a repository.
         dirty: whether there were changes that no commit has.
         measured: date and time as ISO 8601.
+        commit: that was measured; `unknown` outside a repository.
     """
 
-    path: Path
     device: Device
-    commit: str
-    dirty: bool
-    measured: str
     cases: tuple[Case, ...]
+    measured: str = ""
+    commit: str = "unknown"
+    dirty: bool = False
+
+    def __post_init__(self) -> None:
+        keys = [case.key for case in self.cases]
+        if not keys:
+            raise ValueError("cases is empty; a result has at least one case")
+        if repeated := next((key for key in keys if keys.count(key) > 1), None):
+            raise ValueError(f"cases has two cases {repeated}; each has to be told from all others")
 
     @property
     def operators(self) -> Mapping[str, list[Case]]:
         """Cases by operator, both in the order of the file."""
         found: dict[str, list[Case]] = {}
         for case in self.cases:
-            found.setdefault(case.key.operator, []).append(case)
+            found.setdefault(case.operator, []).append(case)
         return found
+
+    def to_json(self) -> str:
+        """JSON with a line for each case, so that a diff shows which have changed."""
+        head = ",\n".join(
+            f'"{name}": {json.dumps(v)}' for name, v in _without_defaults(self).items() if name != "cases"
+        )
+        cases = ",\n".join(json.dumps(_without_defaults(case)) for case in self.cases)
+        return f'{{\n{head},\n"cases": [\n{cases}\n]}}\n'
 
 
 def read_result(path: Path) -> Result:
@@ -200,117 +259,24 @@ def read_result(path: Path) -> Result:
     Raises:
         UserError: the file is none, or something in it is missing or wrong; the message says what and where.
     """
-    entry = read_json(path, KIND)
-    machine = entry.entry("machine_info")
-    if "fastt2i" not in machine:
-        raise entry.wrong("machine_info.fastt2i", f"is missing; name {KIND}")
-    commit = entry.entry("commit_info", {})
-    cases = tuple(_case(benchmark.entry("extra_info")) for benchmark in entry.entries("benchmarks"))
-    if not cases:
-        raise entry.wrong("benchmarks", "is empty; a result has at least one case")
-    keys = [case.key for case in cases]
-    if double := next((key for key in keys if keys.count(key) > 1), None):
-        raise entry.wrong("benchmarks", f"has two cases {double}; each has to be told from all others")
-    return Result(
-        path=path,
-        device=_device(machine.entry("fastt2i")),
-        commit=commit.text("id", "") or "unknown",
-        dirty=commit.truth("dirty", False),
-        measured=entry.text("datetime", "") or commit.text("time", ""),
-        cases=cases,
-    )
+    return read_json(path, Result, KIND)
 
 
-def _device(entry: Entry) -> Device:
-    slug = entry.text("slug")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", slug):
-        raise entry.wrong("slug", f"is {slug!r}; it names a folder: lower-case letters, digits and hyphens")
-    versions, limits = entry.entry("versions"), entry.entry("limits", {})
-    rates = limits.entry("flops_per_second", {})
-    return Device(
-        name=entry.text("device"),
-        slug=slug,
-        type=entry.text("device_type"),
-        versions={name: versions.text(name) for name in versions},
-        copy_bytes_per_second=_positive(limits, "copy_bytes_per_second") if "copy_bytes_per_second" in limits else None,
-        flops_per_second={dtype: _positive(rates, dtype) for dtype in rates},
-    )
+def _without_defaults(part: Any) -> dict[str, Any]:
+    """Fields of a dataclass for JSON, without those that have their default."""
+    told = asdict(part)
+    for name in ("candidates",) if isinstance(part, Case) else ():
+        told[name] = {key: _without_defaults(inner) for key, inner in part.candidates.items()}
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(part)}
+    return {name: value for name, value in told.items() if value != defaults[name]}
 
 
-def _case(entry: Entry) -> Case:
-    key = Key(*(entry.text(name) for name in Key._fields))
-    if key.direction not in PARTS:
-        raise entry.wrong("direction", f"is {key.direction!r}; it has to be {', '.join(PARTS)}")
-    work, unavailable, errors = (entry.entry(name, {}) for name in ("unit_of_work", "unavailable", "errors"))
-    case = Case(
-        key=key,
-        candidates=_candidates(entry.entry("candidates"), PARTS[key.direction]),
-        ratios={name: _quartiles_by_part(ratios) for name, ratios in _entries(entry.entry("ratios"))},
-        headline=entry.truth("headline", False),
-        work={unit: _positive(work, unit) for unit in work},
-        unavailable={name: unavailable.text(name) for name in unavailable},
-        errors={name: errors.numbers(name) for name in errors},
-        floor=_floor(entry.entry("floor")) if "floor" in entry else None,
-        series=_series(entry.entry("series")) if "series" in entry else None,
-    )
-    for name in case.candidates:
-        if name != OURS and case.part not in case.ratios.get(name, {}):
-            raise entry.wrong(f"ratios.{name}.{case.part}", "is missing; every candidate but ours has one")
-    return case
-
-
-def _candidates(entry: Entry, part: str) -> dict[str, Candidate]:
-    found = {name: _candidate(name, candidate, part) for name, candidate in _entries(entry)}
-    if [name for name, candidate in found.items() if candidate.role == OURS] != [OURS]:
-        raise entry.wrong("", "has to have one candidate of the role ours, by the name ours")
-    return found
-
-
-def _candidate(name: str, entry: Entry, part: str) -> Candidate:
-    role = entry.text("role")
-    if role not in ROLES:
-        raise entry.wrong("role", f"is {role!r}; it has to be {', '.join(ROLES)}")
-    milliseconds = _quartiles_by_part(entry.entry("milliseconds"))
-    if part not in milliseconds:
-        raise entry.wrong(f"milliseconds.{part}", "is missing; it is the part that counts")
-    return Candidate(
-        name,
-        role,
-        milliseconds,
-        form=entry.text("form", ""),
-        peak_bytes=entry.whole("peak_bytes", None),
-        rounds=entry.whole("rounds", None),
-    )
-
-
-def _entries(entry: Entry) -> list[tuple[str, Entry]]:
-    return [(name, entry.entry(name)) for name in entry]
-
-
-def _quartiles_by_part(entry: Entry) -> dict[str, Quartiles]:
-    return {part: _quartiles(entry, part) for part in entry}
-
-
-def _quartiles(entry: Entry, key: str) -> Quartiles:
-    values = entry.numbers(key)
-    if len(values) != 3 or values[0] <= 0 or list(values) != sorted(values):
-        raise entry.wrong(key, f"is {list(values)}; it has to be three rising numbers above 0: the quartiles")
-    return Quartiles(*values)
-
-
-def _floor(entry: Entry) -> Floor:
-    number = {name: entry.number(name) for name in ("bytes", "flops")}
-    if min(number.values()) < 0:
-        raise entry.wrong("", "has bytes or flops below 0")
-    return Floor(**number, milliseconds=_positive(entry, "milliseconds"), bound_by=entry.text("bound_by"))
-
-
-def _series(entry: Entry) -> Series:
-    return Series(entry.text("name"), entry.text("axis"), _positive(entry, "value"))
-
-
-def _positive(entry: Entry, key: str) -> float:
-    value = entry.number(key)
+def _check_positive(name: str, value: float) -> None:
     if value <= 0:
-        raise entry.wrong(key, f"is {value:g}; it has to be above 0")
-    return value
+        raise ValueError(f"{name} is {value:g}; it has to be above 0")
+
+
+def _check_quartiles(name: str, by_part: Mapping[str, Quartiles]) -> None:
+    for part, quartiles in by_part.items():
+        if quartiles.low <= 0 or list(quartiles) != sorted(quartiles):
+            raise ValueError(f"{name}.{part} is {list(quartiles)}; it has to be three rising numbers above 0")

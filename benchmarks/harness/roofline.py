@@ -1,10 +1,10 @@
-"""The least that an operator can take on a device: its fewest bytes and operations at the measured limits.
+"""The roofline of a case: the least time for its fewest bytes and operations at the device's measured limits.
 
     python -m benchmarks.harness.roofline [--device cpu|cuda] [--out FILE]
 
-measures the limits. Every tensor that a pass needs is read once and every result written
-once; what a backward needs again is read again.
-Operations are those of the matrix products, a multiply-add being two: pointwise work hides behind the bytes.
+measures the limits. Every tensor that a pass needs is read once and every result written once; what a backward needs
+again is read again. Operations are those of matrix products, a multiply-add being two: pointwise work overlaps with the
+traffic.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness.result import Roofline
+from benchmarks.harness.timing import rounded
 from fastt2i.devices.limits import copy_bandwidth, matrix_rate
 from fastt2i.ops.dispatch.registry import DTYPES
 
@@ -40,7 +42,7 @@ class Limits:
 
 
 def measure_limits(device: torch.device) -> Limits:
-    """Takes some seconds."""
+    """Measure a device, which takes some seconds."""
     return Limits(copy_bandwidth(device), {DTYPES[dtype]: matrix_rate(device, dtype) for dtype in RATES})
 
 
@@ -51,16 +53,12 @@ class Work:
     bytes: float
     flops: float
 
-    def floor(self, limits: Limits, dtype: torch.dtype) -> dict[str, Any]:
-        """As the report reads it."""
+    def roofline(self, limits: Limits, dtype: torch.dtype) -> Roofline:
+        """The least time at measured limits."""
         moved = self.bytes / limits.copy_bytes_per_second
         computed = self.flops / limits.flops_per_second[DTYPES[dtype]]
-        return {
-            "bytes": self.bytes,
-            "flops": self.flops,
-            "milliseconds": 1e3 * max(moved, computed),
-            "bound_by": "bytes" if moved >= computed else "operations",
-        }
+        bound: Any = "memory" if moved >= computed else "compute"
+        return Roofline(self.bytes, self.flops, rounded(1e3 * max(moved, computed)), bound)
 
 
 def of_gate(outputs: int, itemsize: int, training: bool) -> Work:
@@ -104,9 +102,7 @@ def of_region_keyword(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print the limits."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.harness.roofline", description="Measure a device's limits."
-    )
+    parser = argparse.ArgumentParser("python -m benchmarks.harness.roofline", description="Measure a device's limits.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write them here too, as JSON")
     arguments = parser.parse_args(argv)

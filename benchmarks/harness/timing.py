@@ -1,4 +1,4 @@
-"""Candidates that take turns, so that none has the better minutes of a machine."""
+"""Candidates are timed in turns, round after round, so that a machine's slower minutes are shared by all."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.harness.isolation import pause
+from benchmarks.harness.result import Quartiles
 
 #: Seconds of each part of a run, such as its forward and its backward.
 Sample = Mapping[str, float]
 #: Runs as often as told, and returns the mean of each part.
-Candidate = Callable[[int], Sample]
+Sampler = Callable[[int], Sample]
 
-#: Seconds that one sample takes at least: shorter runs are repeated, so that no clock and no interrupt decides.
-SHORTEST = 5e-3
-#: Rounds of all candidates.
-FEWEST, MOST = 5, 61
-#: Parts that they are divided into, between which other cases have their turns.
+#: Seconds that a sample takes at least: shorter runs are repeated, so that neither clock nor interrupts decide.
+MIN_SAMPLE_SECONDS = 5e-3
+MIN_ROUNDS, MAX_ROUNDS = 5, 61
+#: The rounds are divided into so many windows, between which other cases have their turns.
 WINDOWS = 5
+#: Significant digits that are recorded.
+DIGITS = 4
 
 
 class Stopwatch:
-    """Takes the time of a device, from which the host may run away.
+    """Takes the time of a device.
 
-    On a GPU, what its second-level cache holds is pushed out before a run, so that every run reads its inputs from
-    memory; meanwhile the host gets ahead.
+    On a GPU times are those of events, and the second-level cache is flushed before a run, so that every run reads its
+    inputs from memory; meanwhile the host gets ahead.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pushes: Tensor | None = None
-        if device.type == "cuda":
+        self._on_cuda = device.type == "cuda"
+        if self._on_cuda:
             cache = torch.cuda.get_device_properties(device).L2_cache_size
-            self._pushes = torch.empty(4 * cache, dtype=torch.uint8, device=device)
+            self._flush = torch.empty(4 * cache, dtype=torch.uint8, device=device)
 
     def clear(self) -> None:
-        """Make the caches of a GPU forget; on a CPU what fits into them is there in training too."""
-        if self._pushes is not None:
-            self._pushes.zero_()
+        """Flush a GPU's cache; on a CPU, what fits into the caches is there in training too."""
+        if self._on_cuda:
+            self._flush.zero_()
 
     def mark(self) -> Any:
-        """Now, on the device."""
-        if self._device.type != "cuda":
+        """The present moment on the device."""
+        if not self._on_cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
@@ -57,13 +57,13 @@ class Stopwatch:
 
     def seconds(self, marks: Sequence[Any]) -> list[float]:
         """Between each mark and the next."""
-        if self._device.type != "cuda":
+        if not self._on_cuda:
             return [later - earlier for earlier, later in itertools.pairwise(marks)]
         marks[-1].synchronize()
         return [1e-3 * earlier.elapsed_time(later) for earlier, later in itertools.pairwise(marks)]
 
-    def timed(self, run: Callable[[], object], part: str) -> Candidate:
-        """A candidate of one part."""
+    def sampler(self, run: Callable[[], object], part: str = "step") -> Sampler:
+        """Times a run that has one part."""
 
         def sample(repeats: int) -> Sample:
             total = 0.0
@@ -71,56 +71,50 @@ class Stopwatch:
                 self.clear()
                 marks = [self.mark()]
                 run()
-                marks.append(self.mark())
-                total += self.seconds(marks)[0]
+                total += self.seconds([*marks, self.mark()])[0]
             return {part: total / repeats}
 
         return sample
 
 
-def take_turns(
-    benchmark: Any, candidates: Mapping[str, Candidate], ours: str, seconds: float
-) -> dict[str, list[Sample]]:
-    """Time candidates in rounds of all, for about as many seconds; each candidate's sample of each round.
+def take_turns(samplers: Mapping[str, Sampler], seconds: float) -> dict[str, list[Sample]]:
+    """Time candidates for about as many seconds together; each one's sample of each round.
 
-    The order changes from round to round, but ours is last, for that is what pytest-benchmark's own row tells. Each is
-    run twice before, and the second run decides how often it is repeated and how many rounds there are. Between some
-    rounds other cases have their turns, where they do (`isolation`).
+    The order changes from round to round. Each is run twice before; the second run decides how often it is repeated in
+    a sample, and the number of rounds. Between some rounds other cases have their turns (`isolation`).
     """
-    alone = {name: sum([sum(sample(1).values()) for _ in range(2)][1:]) for name, sample in candidates.items()}
-    repeats = {name: max(1, math.ceil(SHORTEST / took)) for name, took in alone.items()}
-    a_round = sum(alone[name] * repeats[name] for name in candidates)
-    rounds = min(MOST, max(FEWEST, int(seconds / a_round)))
-    taken: dict[str, list[Sample]] = {name: [] for name in candidates}
-    others, shuffle = [name for name in candidates if name != ours], random.Random(0)
-    begins = {-(-rounds * window // WINDOWS) for window in range(1, WINDOWS)}
-
-    def take(name: str) -> None:
-        taken[name].append(candidates[name](repeats[name]))
-
-    def take_others() -> None:
-        if len(taken[ours]) in begins:
+    alone = {name: [sum(sample(1).values()) for _ in range(2)][1] for name, sample in samplers.items()}
+    repeats = {name: max(1, math.ceil(MIN_SAMPLE_SECONDS / took)) for name, took in alone.items()}
+    rounds = int(seconds / sum(alone[name] * repeats[name] for name in samplers))
+    rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, rounds))
+    pauses = {-(-rounds * window // WINDOWS) for window in range(1, WINDOWS)}
+    taken: dict[str, list[Sample]] = {name: [] for name in samplers}
+    order, shuffle = list(samplers), random.Random(0)
+    for number in range(rounds):
+        if number in pauses:
             pause()
-        shuffle.shuffle(others)
-        for name in others:
-            take(name)
-
-    benchmark.pedantic(take, args=(ours,), setup=take_others, rounds=rounds)
+        shuffle.shuffle(order)
+        for name in order:
+            taken[name].append(samplers[name](repeats[name]))
     return taken
 
 
-def quartiles(values: Sequence[float]) -> list[float]:
-    """Lower quartile, median and upper quartile."""
-    return statistics.quantiles(values, n=4, method="inclusive")
+def rounded(value: float) -> float:
+    """To the digits that are recorded."""
+    return float(f"{value:.{DIGITS}g}")
 
 
-def milliseconds(samples: Sequence[Sample]) -> dict[str, list[float]]:
-    """Quartiles of every part of a candidate's samples."""
-    return {part: [1e3 * t for t in quartiles([sample[part] for sample in samples])] for part in samples[0]}
+def quartiles(values: Sequence[float]) -> Quartiles:
+    return Quartiles(*map(rounded, statistics.quantiles(values, n=4, method="inclusive")))
 
 
-def ratios(theirs: Sequence[Sample], ours: Sequence[Sample]) -> dict[str, list[float]]:
-    """Quartiles of their time over ours, round by round: more than 1 is for us."""
+def milliseconds(samples: Sequence[Sample]) -> dict[str, Quartiles]:
+    """Quartiles of every part."""
+    return {part: quartiles([1e3 * sample[part] for sample in samples]) for part in samples[0]}
+
+
+def ratios(theirs: Sequence[Sample], ours: Sequence[Sample]) -> dict[str, Quartiles]:
+    """Quartiles of their time over ours, round by round."""
     return {
         part: quartiles([a[part] / b[part] for a, b in zip(theirs, ours, strict=True)])
         for part in ours[0]

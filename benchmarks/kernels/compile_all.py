@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from benchmarks.kernels.table import KernelRow, KernelTable, source_digest
+from benchmarks.kernels.table import CompiledKernel, KernelTable, source_digest
 from fastt2i.kernels import gate, gated_conv, region_keyword
 from fastt2i.kernels.tiles import CONFIGS, Config
 from fastt2i.ops.gate.reference import ACTIVATIONS
@@ -289,9 +289,9 @@ def main() -> int:
     for case in cases():
         found = compile_case(case)
         print(f"{found.registers:9} {found.stack:6} {found.shared:7}  {found.tensor_cores:12}  {case}", flush=True)
-        rows.append(KernelRow(str(case), found.registers, found.stack, found.shared, found.tensor_cores))
+        rows.append(CompiledKernel(str(case), found.registers, found.stack, found.shared, found.tensor_cores))
     if arguments.json:
-        KernelTable(triton.__version__, sources, tuple(rows)).write(arguments.json)
+        KernelTable(triton.__version__, tuple(rows), sources).write(arguments.json)
     return 0
 
 

@@ -11,22 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness.json_entry import Entry, read_json
+from benchmarks.harness.json_files import read_json
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-KIND = "a table of compiled kernels"
 
 
 @dataclass(frozen=True)
-class KernelRow:
+class CompiledKernel:
     """One compiled kernel.
 
     Attributes:
         case: kernel, configuration, dtype and architecture.
-        registers: of a thread.
-        stack: bytes of a thread in local memory; more than 0 is a spill.
-        shared: bytes of a program.
+        registers: per thread.
+        stack: bytes per thread in local memory; more than 0 is a spill.
+        shared: bytes per program.
         tensor_cores: the PTX instructions that multiply matrices, `wgmma`, `mma` or `tcgen05`; empty where none does.
     """
 
@@ -49,34 +48,29 @@ class KernelRow:
 
 @dataclass(frozen=True)
 class KernelTable:
-    """What one version of Triton made of the kernels.
-
-    Attributes:
-        triton: the version.
-        sources: digest of the kernels' sources.
-    """
+    """What one version of Triton made of the kernels; sources: digest of their files."""
 
     triton: str
-    sources: str
-    rows: tuple[KernelRow, ...]
+    kernels: tuple[CompiledKernel, ...]
+    sources: str = ""
 
     @property
-    def is_of_these_kernels(self) -> bool:
-        """Whether the kernels beside this file are those that were compiled."""
+    def is_current(self) -> bool:
+        """Whether the kernels of this checkout are those that were compiled."""
         return self.sources == source_digest()
 
     def write(self, path: Path) -> None:
-        """As JSON, a row on each line."""
-        rows = ",\n".join(json.dumps(vars(row), separators=(",", ":")) for row in self.rows)
+        """As JSON, a kernel on each line."""
+        rows = ",\n".join(json.dumps(vars(row), separators=(",", ":")) for row in self.kernels)
         head = f'"triton":{json.dumps(self.triton)},\n"sources":{json.dumps(self.sources)}'
         path.write_text(f'{{{head},\n"kernels":[\n{rows}\n]}}\n')
 
 
 def source_digest(folder: Path = ROOT / "kernels") -> str:
-    """SHA-256 of the names and contents of the Python files in a folder."""
+    """SHA-256 of the paths and contents of the Python files in a folder and those inside."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        digest.update(f"{path.name}\n{path.stat().st_size}\n".encode() + path.read_bytes())
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -86,14 +80,7 @@ def read_table(path: Path) -> KernelTable:
     Raises:
         UserError: it is none.
     """
-    entry = read_json(path, KIND)
-    rows = tuple(_row(row) for row in entry.entries("kernels"))
-    return KernelTable(entry.text("triton"), entry.text("sources", ""), rows)
-
-
-def _row(entry: Entry) -> KernelRow:
-    registers, stack, shared = (entry.whole(name) for name in ("registers", "stack", "shared"))
-    return KernelRow(entry.text("case"), registers, stack, shared, entry.text("tensor_cores"))
+    return read_json(path, KernelTable, "a table of compiled kernels")
 
 
 def committed_tables(results: Path = RESULTS) -> list[KernelTable]:
@@ -106,9 +93,9 @@ def _version(text: str) -> list[int]:
     return [int(part) for part in text.split("+")[0].split(".") if part.isdigit()]
 
 
-def by_kernel(rows: Iterable[KernelRow]) -> dict[tuple[str, str], list[KernelRow]]:
+def by_kernel(rows: Iterable[CompiledKernel]) -> dict[tuple[str, str], list[CompiledKernel]]:
     """Rows of each kernel and architecture, kernels in the order of the table and older architectures first."""
-    found: dict[tuple[str, str], list[KernelRow]] = {}
+    found: dict[tuple[str, str], list[CompiledKernel]] = {}
     for row in rows:
         found.setdefault((row.kernel, row.architecture), []).append(row)
     kernels = list(dict.fromkeys(kernel for kernel, _ in found))

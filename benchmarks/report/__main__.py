@@ -1,4 +1,4 @@
-"""The report of a run of the perf suite: a page, Markdown and pictures; what a change did; and the committed results.
+"""The report of a run of the benchmark suite, the comparison of two runs, and the committed results.
 
     python -m benchmarks.report RESULT.json --out DIR [--kernels FILE ...]
     python -m benchmarks.report --compare A.json B.json [--out DIR]
@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.result import read_result
 from benchmarks.kernels.table import RESULTS, ROOT, committed_tables, read_table
 from benchmarks.report.compare import comparison
-from benchmarks.report.document import Block, markdown, pictures
-from benchmarks.report.page import page
+from benchmarks.report.content import report
 from benchmarks.report.readme import keep, rewrite_readme
-from benchmarks.report.tables import content
 from fastt2i.cli import run
-from fastt2i.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +35,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("result", type=Path, nargs="?", help="what a run of the perf suite wrote")
+    parser.add_argument("result", type=Path, nargs="?", help="what a run of the benchmark suite wrote")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the page, the Markdown and the pictures")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="tell what changed from A to B")
     parser.add_argument(
@@ -61,41 +58,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _main(arguments: argparse.Namespace) -> int:
     if arguments.compare:
-        a, b = arguments.compare
-        _compare(a, b, arguments.out)
+        document = comparison(*map(read_result, arguments.compare))
+        print(document.markdown(), end="")
+        if arguments.out:
+            document.write(arguments.out, "compare", "compare")
     elif arguments.result and arguments.out:
-        _report(arguments.result, arguments.out, arguments.kernels, arguments.results)
+        tables = [read_table(file) for file in arguments.kernels or ()] or committed_tables(arguments.results)
+        report(read_result(arguments.result), tables).write(arguments.out, "report", "index")
     if arguments.result and arguments.keep:
         print(f"kept as {keep(arguments.result, arguments.results)}")
     if arguments.readme or arguments.keep:
         rewrite_readme(arguments.readme or ROOT / "README.md", arguments.results)
     return 0
-
-
-def _report(path: Path, out: Path, kernels: Sequence[Path] | None, results: Path) -> None:
-    result = read_result(path)
-    tables = [read_table(file) for file in kernels] if kernels else committed_tables(results)
-    _write(out, "index.html", "report.md", f"fastt2i on {result.device.name}", list(content(result, tables)))
-
-
-def _compare(a: Path, b: Path, out: Path | None) -> None:
-    blocks = list(comparison(read_result(a), read_result(b)))
-    print(markdown(blocks), end="")
-    if out:
-        _write(out, "compare.html", "compare.md", "What a change did", blocks)
-
-
-def _write(out: Path, html: str, text: str, title: str, blocks: Iterable[Block]) -> None:
-    blocks = list(blocks)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / html).write_text(page(title, blocks), encoding="utf-8")
-        (out / text).write_text(markdown(blocks), encoding="utf-8")
-        for picture in pictures(blocks):
-            (out / f"{picture.name}.png").write_bytes(picture.png)
-    except OSError as error:
-        raise UserError(f"the report cannot be written to {out}: {error.strerror}") from error
-    print(f"wrote {out / html} and {out / text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,97 +1,128 @@
-"""A report as one HTML page that needs nothing else: styles and pictures are inside, and nothing is fetched."""
+"""A report as Markdown with pictures, and as one HTML page that needs nothing else and fetches nothing.
+
+The templates hold all sentences; the page is the Markdown, rendered, with the pictures inside as SVG.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
-from itertools import takewhile
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from benchmarks.report.document import (
-    SAME,
-    Beside,
-    Block,
-    Bullets,
-    Cell,
-    Details,
-    Heading,
-    Paragraph,
-    Picture,
-    Row,
-    Table,
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+
+from benchmarks.report import units
+from fastt2i.errors import UserError
+
+TEMPLATES = Path(__file__).parent / "templates"
+#: Columns of words; all others hold figures and are aligned to the right.
+WORDS = (
+    *("operator", "case", "dtype", "which", "alternative", "strongest alternative", "candidate", "part", "form"),
+    *("change", "axis", "series", "bound by", "kernel", "GPU", "PTX", "program"),
 )
 
-STYLE = Path(__file__).with_name("page.css")
+
+class Marked(NamedTuple):
+    """A cell that the reader should look at; kind: `worse`, `better`, or empty."""
+
+    text: str
+    kind: str
 
 
-def page(title: str, blocks: Iterable[Block]) -> str:
-    """The whole document."""
-    body = "\n".join(_html(block) for block in blocks)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>
-{STYLE.read_text()}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+class Table(NamedTuple):
+    """Rows with a cell for each column; an empty cell at the start of a row stands for what is above."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Marked]]
 
 
-def _html(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            return f"<h{level}>{escape(text)}</h{level}>"
-        case Paragraph(text, kind):
-            return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
-        case Bullets(items):
-            return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
-        case Table(head, rows, words):
-            return _table(head, rows, words)
-        case Beside(found):
-            return f'<div class="beside">{"".join(map(_figure, found))}</div>'
-        case Details(summary, blocks):
-            inner = "\n".join(_html(inner) for inner in blocks)
-            return f"<details><summary>{escape(summary)}</summary>\n{inner}\n</details>"
+class Plot(NamedTuple):
+    """A diagram; alt: what it shows, for those who do not see it."""
+
+    name: str
+    alt: str
+    caption: str
+    svg: str
+    png: bytes
 
 
-def _table(head: Sequence[str], rows: Sequence[Row], words: Collection[str]) -> str:
-    titles = "".join(_cell(name, "th", name in words) for name in head)
-    body = "\n".join(f"<tr>{_row(head, rows, place, words)}</tr>" for place in range(len(rows)))
-    # A box of its own that can be reached and scrolled with the keyboard.
-    return (
-        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(", ".join(head))}"><table>'
-        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    )
+@dataclass
+class Document:
+    """A report; `write` gives it to people."""
+
+    template: str
+    title: str
+    content: Mapping[str, Any]
+    plots: dict[str, Plot] = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters |= {name: getattr(units, name) for name in ("significant", "milliseconds", "times")}
+        environment.filters |= {"plain": plain, "table": table, "plot": self._plot, "counted": units.counted}
+        text = environment.get_template(self.template).render(title=self.title, **self.content)
+        return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
+
+    def _plot(self, plot: Plot | None) -> str:
+        if plot is None:
+            return ""
+        self.plots[plot.name] = plot
+        return f"![{plain(plot.alt)}]({plot.name}.png)\n*{plain(plot.caption)}*"
+
+    def html(self) -> str:
+        """The page; the Markdown names the plots, so it is made first."""
+        body, style = self.markdown(), (TEMPLATES / "page.css").read_text(encoding="utf-8")
+        renderer = MarkdownIt("commonmark").enable("table")
+        scroll = '<div class="scroll" tabindex="0" role="group" aria-label="table"><table>'
+        renderer.add_render_rule("table_open", lambda *_: scroll)
+        renderer.add_render_rule("table_close", lambda *_: "</table></div>\n")
+        renderer.add_render_rule("image", lambda _, tokens, place, *__: self._svg(tokens[place].attrs["src"]))
+        page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("page.html.jinja")
+        return page.render(title=self.title, style=style, body=renderer.render(body))
+
+    def _svg(self, source: str) -> str:
+        plot = self.plots[source.removesuffix(".png")]
+        return plot.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(plot.alt)}" ', 1)
+
+    def write(self, folder: Path, name: str, page_name: str) -> None:
+        """Write the page, the Markdown and the pictures.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{page_name}.html").write_text(self.html(), encoding="utf-8")
+            (folder / f"{name}.md").write_text(self.markdown(), encoding="utf-8")
+            for plot in self.plots.values():
+                (folder / f"{plot.name}.png").write_bytes(plot.png)
+        except OSError as error:
+            raise UserError(f"the report cannot be written to {folder}: {error.strerror}") from error
+        print(f"wrote {folder / page_name}.html and {folder / name}.md", file=sys.stderr)
 
 
-def _row(head: Sequence[str], rows: Sequence[Row], place: int, words: Collection[str]) -> str:
-    cells = []
-    for column, name in enumerate(head):
-        if rows[place][column] != SAME:
-            below = takewhile(lambda cell: cell == SAME, (row[column] for row in rows[place + 1 :]))
-            cells.append(_cell(rows[place][column], "td", name in words, 1 + len(list(below)), first=column == 0))
-    return "".join(cells)
+def plain(text: object) -> str:
+    """Text in which nothing is taken for a sign of Markdown or HTML."""
+    told = " ".join(str(text).replace("&", "&amp;").replace("<", "&lt;").split())
+    return re.sub(r"([\\|*\[\]`]|^[-+#>])", r"\\\1", told)
 
 
-def _cell(cell: str | Cell, tag: str, is_word: bool, rows: int = 1, first: bool = False) -> str:
-    text, kind = (cell, "") if isinstance(cell, str) else (cell.text, cell.kind)
-    classes = " ".join(filter(None, ["first" if first else "", "" if is_word else "figure", kind]))
-    attributes = (' scope="col"' if tag == "th" else "") + (f' class="{classes}"' if classes else "")
-    attributes += f' rowspan="{rows}"' if rows > 1 else ""
-    # Long names of operators may break behind an underscore.
-    return f"<{tag}{attributes}>{escape(text).replace('_', '_<wbr>')}</{tag}>"
+def table(content: Table) -> str:
+    """As Markdown."""
+    lines = [map(plain, content.head), ["---" if name in WORDS else "---:" for name in content.head]]
+    lines += [map(_cell, row) for row in content.rows]
+    first, second, *others = (" | ".join(line) for line in lines)
+    return "\n".join([f"| {first} |", f"|{second.replace(' ', '')}|", *(f"| {line} |" for line in others)])
 
 
-def _figure(picture: Picture) -> str:
-    drawn = picture.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(picture.alt)}" ', 1)
-    return f"<figure>{drawn}<figcaption>{escape(picture.caption)}</figcaption></figure>"
+def _cell(cell: str | Marked) -> str:
+    if isinstance(cell, str) or not cell.text:
+        return plain(cell) if isinstance(cell, str) else ""
+    sign = {"worse": "**", "better": "*", "": ""}[cell.kind]
+    return f"{sign}{plain(cell.text)}{sign}"

@@ -1,20 +1,13 @@
-"""How figures are written in reports, comparisons and the README: three digits that count, quartiles in brackets."""
+"""How figures are written: three significant digits, quartiles in brackets, SI prefixes."""
 
 from __future__ import annotations
 
-import math
-
 from benchmarks.harness.result import Quartiles
 
-UNITS = ("B", "kB", "MB", "GB", "TB")
 
-
-def significant(value: float, digits: int = 3) -> str:
-    """Without an exponent; digits before the point are all kept."""
-    if value == 0:
-        return "0"
-    rounded = float(f"{value:.{digits - 1}e}")  # 9.996 becomes 10.0, which has one digit less behind the point
-    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
+def significant(value: float) -> str:
+    """Three significant digits, and all before the point; without an exponent from 0.0001 on."""
+    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:.0f}"
 
 
 def milliseconds(time: Quartiles) -> str:
@@ -27,15 +20,12 @@ def times(ratio: Quartiles) -> str:
     return f"{significant(ratio.median)}× ({significant(ratio.low)}–{significant(ratio.high)})"
 
 
-def bytes_of(number: float | None) -> str:
-    """In the unit that leaves one to three digits before the point; empty where nothing is known."""
-    if number is None:
-        return ""
-    power = min(len(UNITS) - 1, int(math.log10(number) // 3)) if number >= 1 else 0
-    return f"{significant(number / 1000**power)} {UNITS[power]}"
+def with_prefix(value: float | None, unit: str = "B") -> str:
+    """With an SI prefix: `43.2 MB`, `1.23 TFLOP/s`; empty where nothing is known."""
+    from matplotlib.ticker import EngFormatter  # here, since the guard needs none
+
+    return "" if value is None else EngFormatter(unit)(float(f"{value:.3g}"))
 
 
-def rate(number: float, unit: str) -> str:
-    """Of a second: `1.23 TFLOP/s`."""
-    power = max(0, min(5, int(math.log10(number) // 3)))
-    return f"{significant(number / 1000**power)} {('', 'k', 'M', 'G', 'T', 'P')[power]}{unit}/s"
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

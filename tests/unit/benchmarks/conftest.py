@@ -1,4 +1,4 @@
-"""A result of the perf suite as it writes one, small and made up."""
+"""A result of the benchmark suite as it writes one, small and made up."""
 
 from __future__ import annotations
 
@@ -22,22 +22,15 @@ def candidate(role: str, parts: dict[str, float], **more: Any) -> Json:
 
 
 def case(operator: str, name: str, dtype: str, direction: str, candidates: Json, **more: Any) -> Json:
-    """An entry of `benchmarks`: the ratios follow from the candidates' medians."""
+    """A case: the ratios follow from the candidates' medians."""
     ours = candidates["ours"]["milliseconds"]
     ratios = {
         other: {part: quartiles(times[1] / ours[part][1]) for part, times in found["milliseconds"].items()}
         for other, found in candidates.items()
         if other != "ours"
     }
-    told = {"operator": operator, "case": name, "dtype": dtype, "direction": direction, "candidates": candidates}
-    return {
-        "group": operator,
-        "name": f"test_{operator}[{name}]",
-        "fullname": f"benchmarks/bench_{operator}.py::test_{operator}[{name}]",
-        "params": {"shape": name},
-        "stats": {"median": ours[next(iter(ours))][1] / 1e3, "rounds": 3, "data": [0.1, 0.2, 0.3]},
-        "extra_info": told | {"ratios": ratios} | more,
-    }
+    described = {"operator": operator, "case": name, "dtype": dtype, "direction": direction, "candidates": candidates}
+    return described | {"ratios": ratios} | more
 
 
 def suite() -> Json:
@@ -58,10 +51,10 @@ def suite() -> Json:
             "torch/transposed": candidate("implementation", {"both": 15.5}, peak_bytes=50_000_000, rounds=21),
         },
         headline=True,
-        unit_of_work={"images": 16},
+        work={"images": 16},
         unavailable={"triton": "Triton has no cpu backend here; it needs a CUDA device"},
         errors={"ours": [1.2e-7, 3.4e-7], "torch.compile": [2.2e-7]},
-        floor={"bytes": 5.5e6, "flops": 1.2e9, "milliseconds": 6.1, "bound_by": "operations"},
+        roofline={"bytes": 5.5e6, "flops": 1.2e9, "milliseconds": 6.1, "bound_by": "compute"},
     )  # fmt: skip
     losses = [
         case(
@@ -88,35 +81,18 @@ def suite() -> Json:
         },
     )
     return {
-        "machine_info": {
-            "node": "host-of-alice",
-            "processor": "x86_64",
-            "machine": "x86_64",
-            "python_version": "3.11.7",
-            "system": "Linux",
-            "release": "6.1.0-alice",
-            "cpu": {"brand_raw": "AMD EPYC"},
-            "fastt2i": {
-                "device": "AMD EPYC, 2 cores",
-                "slug": "amd-epyc-2-cores",
-                "device_type": "cpu",
-                "processor": "AMD EPYC",
-                "cores": 2,
-                "versions": {"fastt2i": "0.1.0", "python": "3.11.7", "torch": "2.13.0+cpu", "triton": "3.9.0"},
-                "limits": {"copy_bytes_per_second": 2.1e10, "flops_per_second": {"fp32": 1.1e11, "bf16": 9e10}},
-            },
+        "device": {
+            "name": "AMD EPYC, 2 cores",
+            "slug": "amd-epyc-2-cores",
+            "type": "cpu",
+            "versions": {"fastt2i": "0.1.0", "python": "3.11.7", "torch": "2.13.0+cpu", "triton": "3.9.0"},
+            "copy_bytes_per_second": 2.1e10,
+            "flops_per_second": {"fp32": 1.1e11, "bf16": 9e10},
         },
-        "commit_info": {
-            "id": "0123456789abcdef0123456789abcdef01234567",
-            "time": "2026-11-25T20:00:00+00:00",
-            "author_time": "2026-11-25T20:00:00+00:00",
-            "dirty": False,
-            "project": "alice-checkout",
-            "branch": "alice/faster",
-        },
-        "benchmarks": [upsampling, *losses, bare],
-        "datetime": "2026-11-25T21:30:15.123456+00:00",
-        "version": "5.3.1",
+        "commit": "0123456789abcdef0123456789abcdef01234567",
+        "dirty": False,
+        "measured": "2026-11-25T21:30:15.123456+00:00",
+        "cases": [upsampling, *losses, bare],
     }
 
 

@@ -33,8 +33,8 @@ def test_one_place_has_no_exponent(points: list[Point]) -> None:
 
 
 def test_a_curve_is_in_order_and_knows_who_ran(content: dict[str, Any], write: Callable[..., Path]) -> None:
-    content["benchmarks"].reverse()
-    largest = next(b for b in content["benchmarks"] if b["extra_info"]["case"].startswith("batch 64"))["extra_info"]
+    content["cases"].reverse()
+    largest = next(case for case in content["cases"] if case["case"].startswith("batch 64"))
     del largest["candidates"]["reference"], largest["ratios"]["reference"]
     (curve,) = curves(read_result(write(content)))
     assert (curve.name, curve.axis, curve.candidates) == (
@@ -48,9 +48,9 @@ def test_a_curve_is_in_order_and_knows_who_ran(content: dict[str, Any], write: C
 
 
 def test_dtypes_are_curves_of_their_own(content: dict[str, Any], write: Callable[..., Path]) -> None:
-    more = copy.deepcopy(content["benchmarks"])
-    for benchmark in more:
-        benchmark["extra_info"]["dtype"] = "bf16"
-    content["benchmarks"] += more
+    more = copy.deepcopy(content["cases"])
+    for case in more:
+        case["dtype"] = "bf16"
+    content["cases"] += more
     names = [curve.name for curve in curves(read_result(write(content)))]
     assert names == [f"region_keyword_loss over the batch, {dtype}, training" for dtype in ("fp32", "bf16")]

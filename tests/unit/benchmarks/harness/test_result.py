@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.harness.result import Candidate, Floor, Key, Quartiles, Series, read_result
+from benchmarks.harness.result import Candidate, Key, Quartiles, Roofline, Series, read_result
 from benchmarks.report.__main__ import main
 from fastt2i.errors import UserError
 
-ROOT = Path(__file__).parents[3]
 Json = dict[str, Any]
 Write = Callable[..., Path]
 
@@ -28,26 +25,28 @@ def test_everything_is_read(content: Json, write: Write) -> None:
     assert [len(cases) for cases in result.operators.values()] == [1, 3, 1]
     case = result.cases[0]
     assert case.key == Key("upsample_gated_conv2d", "16x128x16x16 to 64, 3x3", "fp32", "training")
-    told = content["benchmarks"][0]["extra_info"]["candidates"]["ours"]["milliseconds"]
+    told = content["cases"][0]["candidates"]["ours"]["milliseconds"]
     times = {part: Quartiles(*quartiles) for part, quartiles in told.items()}
-    assert case.ours == Candidate("ours", "ours", times, form="torch/phases", peak_bytes=43_200_000, rounds=21)
+    assert case.ours == Candidate("ours", times, form="torch/phases", peak_bytes=43_200_000, rounds=21)
     assert case.alternatives == ["reference", "torch.compile", "GLU after upsampling"]
     assert (case.strongest, case.part, case.headline) == ("torch.compile", "both", True)
     assert case.ratio("reference").median == 30.1 / 12.345
-    assert case.floor == Floor(5.5e6, 1.2e9, 6.1, "operations")
+    assert case.roofline == Roofline(5.5e6, 1.2e9, 6.1, "compute")
     assert (case.work, case.errors["ours"]) == ({"images": 16}, (1.2e-7, 3.4e-7))
     assert list(case.unavailable) == ["triton"]
     assert result.cases[3].series == Series("region_keyword_loss over the batch", "batch", 64)
 
 
 def test_what_is_optional_may_be_absent(content: Json, write: Write) -> None:
-    del content["commit_info"], content["datetime"], content["machine_info"]["fastt2i"]["limits"]
-    content["machine_info"]["fastt2i"]["versions"]["triton"] = None
+    for name in ("commit", "dirty", "measured"):
+        del content[name]
+    del content["device"]["copy_bytes_per_second"]
+    content["device"]["flops_per_second"] = None
     result = read_result(write(content))
     assert (result.commit, result.measured, result.device.flops_per_second) == ("unknown", "", {})
-    assert "triton" not in result.device.versions
+    assert result.device.copy_bytes_per_second is None
     bare = result.cases[-1]
-    assert (bare.headline, bare.work, bare.unavailable, bare.errors, bare.floor, bare.series) == (
+    assert (bare.headline, bare.work, bare.unavailable, bare.errors, bare.roofline, bare.series) == (
         False, {}, {}, {}, None, None
     )  # fmt: skip
     assert (bare.ours.form, bare.ours.peak_bytes, bare.ours.rounds) == ("", None, None)
@@ -63,41 +62,29 @@ def set_at(content: Json, place: str, value: Any) -> None:
         content[last] = value
 
 
-FIRST = "benchmarks/0/extra_info"
-PLACE = r"benchmarks\[0\]\.extra_info\."
+FIRST = "cases/0"
+PLACE = r"cases\[0\]\."
 WRONG = {
-    "another file": ("machine_info/fastt2i", ..., "machine_info.fastt2i is missing; name a result of the perf suite"),
-    "no machine": ("machine_info", [], "machine_info has to be an object"),
-    "no cases": ("benchmarks", [], "benchmarks is empty"),
-    "a benchmark of another kind": (f"{FIRST}/operator", ..., PLACE + "operator is missing"),
-    "a way out of the folder": (
-        "machine_info/fastt2i/slug",
-        "../../etc",
-        r"slug is '\.\./\.\./etc'; it names a folder",
-    ),
+    "another file": ("device", ..., "device is missing; name a result of the benchmark suite"),
+    "no machine": ("device", [], r"device is \[\]; it has to be an object"),
+    "no cases": ("cases", [], "cases is empty"),
+    "a case of another kind": (f"{FIRST}/operator", ..., PLACE + "operator is missing"),
+    "a way out of the folder": ("device/slug", "../../etc", r"device\.slug is '\.\./\.\./etc'; it names a folder"),
     "no ours": (f"{FIRST}/candidates/ours", ..., PLACE + "candidates has to have one candidate of the role ours"),
     "two of ours": (f"{FIRST}/candidates/reference/role", "ours", "has to have one candidate of the role ours"),
-    "a role": (f"{FIRST}/candidates/reference/role", "rival", "role is 'rival'; it has to be ours, alternative"),
-    "a direction": (
-        f"{FIRST}/direction",
-        "sideways",
-        "direction is 'sideways'; it has to be training, inference, step",
-    ),
-    "the part that counts": (f"{FIRST}/candidates/ours/milliseconds/both", ..., r"milliseconds\.both is missing"),
+    "a role": (f"{FIRST}/candidates/reference/role", "rival", 'role is "rival"; it has to be ours or alternative'),
+    "a direction": (f"{FIRST}/direction", "sideways", 'is "sideways"; it has to be training or inference or step'),
+    "the part compared": (f"{FIRST}/candidates/ours/milliseconds/both", ..., r"milliseconds\.both is missing"),
     "no ratio": (f"{FIRST}/ratios/torch.compile", ..., r"ratios\.torch\.compile\.both is missing; every candidate"),
-    "two quartiles": (f"{FIRST}/ratios/reference/both", [1, 2], "three rising numbers above 0"),
+    "two quartiles": (f"{FIRST}/ratios/reference/both", [1, 2], "it has to be 3 numbers"),
     "falling quartiles": (f"{FIRST}/ratios/reference/both", [3, 2, 1], "three rising numbers above 0"),
     "no time at all": (f"{FIRST}/candidates/ours/milliseconds/both", [0, 1, 2], "three rising numbers above 0"),
     "not a number": (f"{FIRST}/candidates/ours/milliseconds/both", [1, float("nan"), 2], "has to be a finite number"),
-    "a text for a number": (
-        f"{FIRST}/floor/milliseconds",
-        "1",
-        "floor.milliseconds is '1'; it has to be a finite number",
-    ),
-    "a floor of nothing": (f"{FIRST}/floor/milliseconds", 0, "floor.milliseconds is 0; it has to be above 0"),
+    "a text for a number": (f"{FIRST}/roofline/milliseconds", "1", 'is "1"; it has to be a finite number'),
+    "a bound of nothing": (f"{FIRST}/roofline/milliseconds", 0, "milliseconds is 0; it has to be above 0"),
     "half a byte": (f"{FIRST}/candidates/ours/peak_bytes", 0.5, "peak_bytes is 0.5; it has to be an integer"),
-    "a truth": (f"{FIRST}/headline", "yes", "headline has to be true or false"),
-    "a reason": (f"{FIRST}/unavailable", {"triton": 3}, "unavailable.triton has to be a string"),
+    "a truth": (f"{FIRST}/headline", "yes", 'headline is "yes"; it has to be true or false'),
+    "a reason": (f"{FIRST}/unavailable", {"triton": 3}, "unavailable.triton is 3; it has to be a string"),
 }
 
 
@@ -111,14 +98,14 @@ def test_what_is_wrong_is_told(content: Json, write: Write, place: str, value: A
 
 
 def test_a_case_is_there_once(content: Json, write: Write) -> None:
-    content["benchmarks"].append(content["benchmarks"][-1])
+    content["cases"].append(content["cases"][-1])
     with pytest.raises(UserError, match="has two cases text_cache, 256 rows, step"):
         read_result(write(content))
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [(None, "does not exist"), ("", "cannot be read as JSON"), ("[1]", "holds no JSON object"), ("\xff", "as JSON")],
+    [(None, "does not exist"), ("", "cannot be read as JSON"), ("[1]", "has to be an object"), ("\xff", "as JSON")],
 )
 def test_what_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, sentence: str) -> None:
     path = tmp_path / "result.json"
@@ -130,8 +117,9 @@ def test_what_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str], t
     assert not (tmp_path / "out").exists()
 
 
-def test_the_program_ends_with_a_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "none.json"), "--out", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("fastt2i: error: ") and ended.stderr.count("\n") == 1
+def test_a_result_is_written_as_it_is_read(content: Json, write: Write) -> None:
+    result = read_result(write(content))
+    path = write({}, "again.json")
+    path.write_text(result.to_json())
+    assert read_result(path) == result
+    assert len(path.read_text().splitlines()) == 5 + 1 + len(result.cases)  # a line for each field and case

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.harness.result import Quartiles
 from benchmarks.report.__main__ import main
-from benchmarks.report.compare import verdict
+from benchmarks.report.compare import change
 
 Json = dict[str, Any]
 
@@ -27,14 +27,14 @@ Json = dict[str, Any]
 )
 def test_a_change_is_more_than_the_spread(b: Quartiles, if_more_is_better: str, if_less_is_better: str) -> None:
     a = Quartiles(0.9, 1.0, 1.1)
-    assert verdict(a, b, more_is_better=True) == if_more_is_better
-    assert verdict(a, b, more_is_better=False) == if_less_is_better
+    assert change(a, b, more_is_better=True) == if_more_is_better
+    assert change(a, b, more_is_better=False) == if_less_is_better
 
 
 def slower(content: Json, place: int, factor: float) -> Json:
     """A run in which ours takes longer in one case."""
     changed = copy.deepcopy(content)
-    told = changed["benchmarks"][place]["extra_info"]
+    told = changed["cases"][place]
     ours = told["candidates"]["ours"]["milliseconds"]
     ours.update({part: [factor * t for t in times] for part, times in ours.items()})
     for ratios in told["ratios"].values():
@@ -86,11 +86,11 @@ def test_a_slower_case_is_marked(content: Json, compare: Callable[..., str]) -> 
 def test_a_faster_case_is_marked(content: Json, compare: Callable[..., str]) -> None:
     told = compare(slower(content, 0, 1.5), content)
     time, *ratios = rows(told, "| upsample")
-    assert (time[1], time[2]) == ("faster", "1.50×")
+    assert (time[1], time[2]) == ("*faster*", "*1.50×*")
     assert [(ratio[1], ratio[2]) for ratio in ratios] == [
-        ("reference", "better"),
-        ("torch.compile", "better"),
-        ("GLU after upsampling", "better"),
+        ("reference", "*better*"),
+        ("torch.compile", "*better*"),
+        ("GLU after upsampling", "*better*"),
     ]
 
 
@@ -102,8 +102,8 @@ def test_a_change_within_the_spread_is_not_marked(content: Json, compare: Callab
 
 def test_another_device_and_other_versions_are_named(content: Json, compare: Callable[..., str]) -> None:
     other = copy.deepcopy(content)
-    other["machine_info"]["fastt2i"] |= {"device": "NVIDIA H200", "slug": "nvidia-h200", "device_type": "cuda"}
-    other["machine_info"]["fastt2i"]["versions"]["torch"] = "2.11.0"
+    other["device"] |= {"name": "NVIDIA H200", "slug": "nvidia-h200", "type": "cuda"}
+    other["device"]["versions"]["torch"] = "2.11.0"
     told = compare(content, other)
     assert "A was measured on AMD EPYC, 2 cores and B on NVIDIA H200: this shows two devices, not a change." in told
     assert "torch 2.13.0+cpu and 2.11.0." in told
@@ -111,12 +111,12 @@ def test_another_device_and_other_versions_are_named(content: Json, compare: Cal
 
 def test_cases_of_one_run_alone_are_listed(content: Json, compare: Callable[..., str]) -> None:
     a, b = copy.deepcopy(content), copy.deepcopy(content)
-    del a["benchmarks"][0], b["benchmarks"][-1]
+    del a["cases"][0], b["cases"][-1]
     told = compare(a, b)
     assert "## Only in A\n\n- text_cache, 256 rows, step\n" in told
     assert "## Only in B\n\n- upsample_gated_conv2d, 16x128x16x16 to 64, 3x3, fp32, training\n" in told
-    del a["benchmarks"][:3]
-    b["benchmarks"] = b["benchmarks"][:1]
+    del a["cases"][:3]
+    b["cases"] = b["cases"][:1]
     assert "The two have no case in common." in compare(a, b)
 
 
@@ -124,4 +124,6 @@ def test_it_is_a_page_too(content: Json, compare: Callable[..., str], tmp_path: 
     told = compare(content, slower(content, 4, 2.0), "--out", str(tmp_path / "out"))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.html", "compare.md"}
     assert (tmp_path / "out" / "compare.md").read_text() == told
-    assert '<td class="figure worse">0.500×</td>' in (tmp_path / "out" / "compare.html").read_text()
+    assert (
+        '<td style="text-align:right"><strong>0.500×</strong></td>' in (tmp_path / "out" / "compare.html").read_text()
+    )

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kernels.table import KernelRow, KernelTable, by_kernel, committed_tables, read_table, source_digest
+from benchmarks.kernels.table import CompiledKernel, KernelTable, by_kernel, committed_tables, read_table, source_digest
 from fastt2i.errors import UserError
 
 ROWS = (
-    KernelRow("gated_conv 3x3 128x64x64w8s3, bf16, sm_100", 152, 0, 98_320, "tcgen05"),
-    KernelRow("gate forward_kernel silu, bf16, sm_90, unaligned", 31, 8, 0, ""),
-    KernelRow("gated_conv 3x3 128x64x64w8s3, bf16, sm_90", 128, 0, 98_304, "wgmma"),
+    CompiledKernel("gated_conv 3x3 128x64x64w8s3, bf16, sm_100", 152, 0, 98_320, "tcgen05"),
+    CompiledKernel("gate forward_kernel silu, bf16, sm_90, unaligned", 31, 8, 0, ""),
+    CompiledKernel("gated_conv 3x3 128x64x64w8s3, bf16, sm_90", 128, 0, 98_304, "wgmma"),
 )
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
-    table = KernelTable("3.9.0", "digest", ROWS)
+    table = KernelTable("3.9.0", ROWS, "digest")
     table.write(tmp_path / "table.json")
     assert read_table(tmp_path / "table.json") == table
     assert len((tmp_path / "table.json").read_text().splitlines()) == len(ROWS) + 4
@@ -40,22 +40,25 @@ def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     assert source_digest(tmp_path) == digests[0]
     (tmp_path / "tiles.py").write_text("24")
     digests.append(source_digest(tmp_path))
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "more.py").write_text("5")
+    digests.append(source_digest(tmp_path))
     (tmp_path / "tiles.py").rename(tmp_path / "units.py")
     digests.append(source_digest(tmp_path))
     (tmp_path / "units.py").unlink()
     digests.append(source_digest(tmp_path))
-    assert len(set(digests)) == 4
+    assert len(set(digests)) == 5
 
 
 def test_a_table_of_other_kernels_is_known() -> None:
-    assert KernelTable("3.9.0", source_digest(), ROWS).is_of_these_kernels
-    assert not KernelTable("3.9.0", "", ROWS).is_of_these_kernels
+    assert KernelTable("3.9.0", ROWS, source_digest()).is_current
+    assert not KernelTable("3.9.0", ROWS).is_current
 
 
 def test_the_newest_triton_comes_first(tmp_path: Path) -> None:
     (tmp_path / "ahead-of-time").mkdir()
     for version in ("3.6.0", "3.10.0", "3.9.0"):
-        KernelTable(version, "", ROWS).write(tmp_path / "ahead-of-time" / f"triton-{version}.json")
+        KernelTable(version, ROWS).write(tmp_path / "ahead-of-time" / f"triton-{version}.json")
     assert [table.triton for table in committed_tables(tmp_path)] == ["3.10.0", "3.9.0", "3.6.0"]
 
 
@@ -63,12 +66,12 @@ def test_what_is_committed_names_its_triton() -> None:
     tables = committed_tables()
     assert tables[-1].triton == "3.6.0" and len(tables) > 1
     for table in tables:
-        assert {name for row in table.rows for name in row.tensor_cores.split()} == {"mma", "wgmma", "tcgen05"}
-        assert {row.architecture for row in table.rows} == {"sm_80", "sm_90", "sm_100"}
+        assert {name for row in table.kernels for name in row.tensor_cores.split()} == {"mma", "wgmma", "tcgen05"}
+        assert {row.architecture for row in table.kernels} == {"sm_80", "sm_90", "sm_100"}
 
 
 def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text(json.dumps({"triton": "3.9.0", "kernels": [{"case": "gate", "registers": "many"}]}))
-    with pytest.raises(UserError, match=r"table\.json: kernels\[0\]\.registers is 'many'; it has to be an integer"):
+    with pytest.raises(UserError, match=r'table\.json: kernels\[0\]\.registers is "many"; it has to be an int'):
         read_table(path)

@@ -1,0 +1,71 @@
+"""A kernel that has become slow fails the guard; the spread is allowed for, and nothing is missed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.harness.operator_case import OperatorCase, compare_operator
+from benchmarks.harness.result import read_result
+from benchmarks.harness.roofline import Limits, of_gate
+from benchmarks.harness.suite import Suite, result
+from benchmarks.report import guard
+from fastt2i.ops import gate
+from fastt2i.ops.dispatch import registry
+from fastt2i.ops.gate import torch_impl as gate_torch
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_a_slow_kernel_fails_the_guard(
+    is_slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slow(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
+        time.sleep(0.05 * is_slow)
+        return gate_torch.gate(pre, activation, negative_slope)
+
+    operator = registry._REGISTRY["gate"]
+    implementations = {**operator.implementations, "torch": registry.Implementation(slow)}
+    monkeypatch.setitem(registry._REGISTRY, "gate", registry.Operator(implementations, lambda call: ("torch",), ""))
+    suite = Suite(torch.device("cpu"), Limits(1e10, {"fp32": 1e11}), seconds=0.05, quick=True)
+    pre = torch.randn(2, 10, 37, 37, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    compare_operator(suite, OperatorCase("gate", "2x10", gate, (pre,), True, of_gate(pre.numel() // 2, 4, True)))
+    path = tmp_path / "result.json"
+    path.write_text(result(suite.device, suite.limits, suite.cases).to_json())
+    key = {"operator": "gate", "case": "2x10", "dtype": "fp32", "direction": "training"}
+    bounds = tmp_path / "bounds.json"
+    # A tenth of the reference's speed: no other process makes one of two that take turns ten times as slow.
+    bounds.write_text(json.dumps({"bounds": [{**key, "against": "reference", "least": 0.1}]}))
+    assert guard.main([str(path), "--bounds", str(bounds)]) == int(is_slow)
+    assert ("TOO SLOW" in capsys.readouterr().out) == is_slow
+
+
+def test_the_guard_allows_for_the_spread_and_misses_nothing(
+    content: dict[str, Any], write: Callable[..., Path]
+) -> None:
+    result = read_result(write(content))
+    case = result.cases[0]
+    low, median, high = case.ratio("reference")
+    allowed = median + (high - low)
+    verdicts = guard.judge(
+        result,
+        [
+            guard.Bound(*case.key, "reference", 0.999 * allowed),
+            guard.Bound(*case.key, "reference", 1.001 * allowed),
+            guard.Bound(*case.key, "nobody", 0.0),
+            guard.Bound(*case.key._replace(dtype="fp16"), "reference", 0.0),
+        ],
+    )
+    assert [verdict.holds for verdict in verdicts] == [True, False, False, False]
+
+
+def test_the_committed_bounds_are_of_cases_that_the_quick_suite_has() -> None:
+    bounds = guard.read_bounds(guard.BOUNDS)
+    assert bounds and all(0.5 < bound.least < 20 for bound in bounds)
+    assert all(bound.direction in ("training", "inference", "step") for bound in bounds)
