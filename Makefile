@@ -22,7 +22,7 @@ test-rest: $(VENV)/minilm,test.installed
 
 test-all: test test-rest
 
-# The perf suite with its report; ARGS="-k gate" and the like choose.
+# The benchmark suite with its report; ARGS="-k gate" and the like choose.
 bench: $(VENV)/minilm,test.installed
 	@mkdir -p $(MEASURED)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=$(MEASURED)/suite.json $(ARGS)

@@ -44,7 +44,8 @@ setup(
         "parquet": ["pyarrow"],
         "test": [
             "pytest",
-            "pytest-benchmark",
+            "jinja2",
+            "markdown-it-py",
             "pytest-xdist",
             "hypothesis",
             "scikit-learn",

@@ -214,7 +214,7 @@ def test_an_interrupt_ends_both_and_keeps_what_there_is(tmp_path: Path) -> None:
 
 
 def measured(folder: Path, **environment: str) -> dict[str, Any]:
-    """What a case of the perf suite writes, with a compiler that has kept nothing."""
+    """What a case of the benchmark suite writes, with a compiler that has kept nothing."""
     rows = folder / "rows.json"
     case = "benchmarks/cases/bench_gated_conv.py::test_gated_conv2d_by_resolution[0]"
     options = ["--device=cpu", "--benchmark-only", f"--benchmark-json={rows}"]
