@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases.bench_step import ALTERNATIVES, AMP, PEERS, Way, launches, peers
+from benchmarks.cases.bench_step import ALTERNATIVES, AMP, PEERS, Variant, launches, peers
 from benchmarks.cases.training_step import make_inputs
 from benchmarks.gpu.case_log import Case, CaseLog, run_cases
 from benchmarks.harness.roofline import measure_limits
@@ -30,11 +30,11 @@ from fastt2i.ops.dispatch.verify import compare, reference_results, results
 OURS, EAGER = "ours", "ours without graphs"
 COMPILED_PEERS = "eager + AMP, compiled"
 WAYS = {
-    OURS: Way("bf16", graphed=True),
-    EAGER: Way("bf16"),
+    OURS: Variant("bf16", graphed=True),
+    EAGER: Variant("bf16"),
     **{name: ALTERNATIVES[name] for name in (AMP, PEERS)},
     COMPILED_PEERS: peers("bf16", compiled=True),
-    "ours, compiled": Way("bf16", compiled=True, graphed=True),
+    "ours, compiled": Variant("bf16", compiled=True, graphed=True),
 }
 
 
@@ -164,7 +164,7 @@ def _configured(name: str, batch: int) -> Any:
     return config
 
 
-def _time_step(setting: Setting, name: str, batch: int, way: Way, tuned: bool) -> dict[str, Any]:
+def _time_step(setting: Setting, name: str, batch: int, way: Variant, tuned: bool) -> dict[str, Any]:
     """Milliseconds of steps without and with the penalty, and the most memory, capture included."""
     device, config = setting.device, _configured(name, batch)
     if device.type == "cpu":
@@ -222,7 +222,7 @@ def _attempt(run: Callable[[], object], setting: Setting) -> Any:
 
 def _milliseconds(run: Callable[[], object], device: torch.device, rounds: int) -> list[float]:
     """Lower quartile, median and upper quartile."""
-    sample, taken = Stopwatch(device).timed(run, "all"), []
+    sample, taken = Stopwatch(device).sampler(run, "all"), []
     for number in range(2 + rounds):
         milliseconds = 1e3 * sample(1)["all"]
         if number >= 2:

@@ -52,7 +52,7 @@ def fake_step(config: Config, mode: FakeTensorMode) -> tuple[TrainStep, StepInpu
             for parameter in player.module.parameters():
                 parameter.grad = torch.empty_like(parameter)
             player.step()
-            player.forget_gradients()
+            player.zero_grad()
     return TrainStep(config.loss, *players, ema, precision), to_fake(inputs, mode)
 
 
