@@ -44,6 +44,7 @@ setup(
         "parquet": ["pyarrow"],
         "test": [
             "pytest",
+            "pytest-benchmark",
             "jinja2",
             "markdown-it-py",
             "pytest-xdist",

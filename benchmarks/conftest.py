@@ -2,7 +2,8 @@
 
     python -m pytest benchmarks --benchmark-only [--benchmark-json=FILE] [--device cpu|cuda] [--quick] [--minutes N]
 
-The first two options are named as those of pytest-benchmark, which is not needed.
+The first two options are pytest-benchmark's, whose place this plugin takes: cases compare alternatives in turns, each
+in a process of its own, which its fixture cannot. Without pytest-benchmark the options are here all the same.
 """
 
 from __future__ import annotations

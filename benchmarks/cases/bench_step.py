@@ -148,7 +148,7 @@ def launches(run: RunStep, inputs: StepInputs, trace: Path | None) -> str:
     on_gpu = [event for event in events if event.device_type() == torch.autograd.DeviceType.CUDA]
     spans = sorted((event.start_ns(), event.start_ns() + event.duration_ns()) for event in on_gpu)
     if not spans:
-        return f", {len(asked) // 3} launches, no kernels seen"
+        return f", {len(launched) // 3} launches, no kernels seen"
     busy, end = 0, spans[0][0]
     for start, stop in spans:
         busy += max(0, stop - max(start, end))
