@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 DOCS = Path(__file__).parents[2] / "docs"
 
+pytestmark = pytest.mark.quick
+
 
 def run_page(name: str) -> dict[str, Any]:
     """Run a page's Python in order; returns the names it leaves."""

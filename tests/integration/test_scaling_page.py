@@ -14,6 +14,8 @@ from fastt2i.train import _parse
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
 
+pytestmark = pytest.mark.quick
+
 
 def test_the_table_is_what_the_program_prints() -> None:
     printed = "\n".join(communication.table(list(communication.PRESETS), None, None))
