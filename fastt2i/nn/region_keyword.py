@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from fastt2i import ops
-from fastt2i.ops.checks import check_positive, check_variant
+from fastt2i.ops.checks import check_positive
+from fastt2i.ops.region_keyword.checks import check_variant
 
 
 class RegionKeywordLoss(nn.Module):

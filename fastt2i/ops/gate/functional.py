@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 import fastt2i.ops.gate.implementations  # noqa: F401  registers them
-from fastt2i.ops.checks import check_gate, check_tensors
+from fastt2i.ops.checks import check_tensors
 from fastt2i.ops.dispatch.registry import make_call, select
+from fastt2i.ops.gate.checks import check_gate
 
 
 def gate(

@@ -7,15 +7,9 @@ from torch import Tensor
 
 import fastt2i.ops.gated_conv.implementations  # noqa: F401  registers them
 from fastt2i.ops.autocast import cast_for_autocast
-from fastt2i.ops.checks import (
-    check_convolution,
-    check_gated_conv2d,
-    check_padding,
-    check_pair,
-    check_tensors,
-    check_upsample_gated_conv2d,
-)
+from fastt2i.ops.checks import check_padding, check_pair, check_tensors
 from fastt2i.ops.dispatch.registry import make_call, select
+from fastt2i.ops.gated_conv.checks import check_convolution, check_gated_conv2d, check_upsample_gated_conv2d
 
 Pair = tuple[int, int]
 

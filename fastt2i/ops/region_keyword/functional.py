@@ -8,10 +8,11 @@ from torch.distributed import ProcessGroup
 
 import fastt2i.ops.region_keyword.implementations  # noqa: F401  registers them
 from fastt2i.ops.autocast import promote_for_autocast
-from fastt2i.ops.checks import check_as_many, check_positive, check_region_keyword, check_tensors
+from fastt2i.ops.checks import check_as_many, check_positive, check_tensors
 from fastt2i.ops.contrastive import check_pairs, contrastive_loss
 from fastt2i.ops.dispatch.registry import make_call, select
 from fastt2i.ops.region_keyword import reference
+from fastt2i.ops.region_keyword.checks import check_region_keyword
 
 
 def region_keyword_scores(
