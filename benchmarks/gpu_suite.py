@@ -1,8 +1,8 @@
-"""The command of the suite that gathers evidence on a GPU: see `benchmarks.gpu.suite`."""
+"""The command of the suite that gathers evidence on a GPU: see `benchmarks.gpu.stages`."""
 
 import sys
 
-from benchmarks.gpu.suite import main
+from benchmarks.gpu.stages import main
 
 if __name__ == "__main__":
     sys.exit(main())

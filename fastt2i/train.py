@@ -16,7 +16,7 @@ import tyro
 
 from fastt2i.cli import plain_warnings, python_command, run
 from fastt2i.config import PRESETS, Config, preset
-from fastt2i.engine.distributed.launch import join
+from fastt2i.engine.distributed.rendezvous import join
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory
 

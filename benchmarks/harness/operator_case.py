@@ -21,8 +21,8 @@ from benchmarks.harness.roofline import Work
 from benchmarks.harness.suite import Suite, Timed
 from benchmarks.harness.timing import Sample, Sampler, Stopwatch, rounded
 from fastt2i.ops import tuning
+from fastt2i.ops.dispatch.correctness import CHUNK, compare, reference_results, relative_error, results, upstream
 from fastt2i.ops.dispatch.registry import DTYPES, forced, forms, recorded
-from fastt2i.ops.dispatch.verify import CHUNK, compare, reference_results, relative_error, results, upstream
 
 Operator = Callable[..., Tensor]
 REFERENCE, COMPILED = "reference", "torch.compile"

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastt2i.ops.dispatch.correctness import compare, reference_results, results
 from fastt2i.ops.dispatch.timing_cache import store
-from fastt2i.ops.dispatch.verify import compare, reference_results, results
 
 #: Untimed and timed rounds, each of which runs every candidate once.
 WARM_UP, ROUNDS = 2, 9

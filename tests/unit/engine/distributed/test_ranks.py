@@ -17,7 +17,7 @@ from fastt2i.devices.selection import choose_device
 from fastt2i.engine.build import check_batch_sharing
 from fastt2i.engine.distributed import gradient_mean as gradients
 from fastt2i.engine.distributed.gradient_mean import GradientMean
-from fastt2i.engine.distributed.launch import VARIABLES, join
+from fastt2i.engine.distributed.rendezvous import VARIABLES, join
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.losses import discriminator_adversarial
