@@ -17,6 +17,8 @@ from fastt2i.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from fastt2i.pipeline import TextToImagePipeline
+
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
@@ -24,33 +26,59 @@ PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 class Arguments:
     """Draw what prompts say."""
 
-    model: Path
-    """Model folder, or the run directory that holds one."""
+    model: str
+    """Model folder, the run directory that holds one, or `user/name` on the hub."""
     prompt: tyro.conf.UseAppendAction[list[str]]
     """What to draw; may be given several times."""
     out: Path
-    """A picture file (.png, .jpg, .webp), for one image or for a sheet of several; or a folder, for a file each."""
+    """A picture file (.png, .jpg, .webp), for one image or for a sheet of several; a folder, for a file each; with
+    --frames also a .gif."""
     num: int = 1
     """Images of each prompt."""
     seed: int = 0
     """Seed of the noise: the same seed gives the same images."""
+    truncation: float = 1.0
+    """Factor of the noise: below 1 images are more typical and less varied."""
+    best_of: int | None = None
+    """Draw so many of each prompt, and keep those that the model's own discriminator scores highest."""
+    negative_prompt: str = ""
+    """With --best-of: how well an image matches this is taken off its score."""
+    frames: int = 0
+    """Draw so many images on the way from the first --prompt to the second, or from --seed to --to-seed."""
+    to_seed: int | None = None
+    """With --frames: seed of the last one's noise."""
+    seconds: float = 2.0
+    """With --frames: how long a .gif takes from the first one to the last."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the networks multiply in."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub."""
+    offline: bool = False
+    """Take a model on the hub from its cache, and ask no network."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate; returns the exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="fastt2i generate")
-    if not arguments.prompt:
-        raise UserError("there is nothing to draw; say what with --prompt")
+    _check(arguments)
     plain_warnings()
+    import torch
+
     from fastt2i.devices.selection import choose_device
     from fastt2i.pipeline import TextToImagePipeline
 
-    pipeline = TextToImagePipeline.from_pretrained(arguments.model, device=choose_device(arguments.device))
-    images = pipeline(arguments.prompt, seed=arguments.seed, num=arguments.num)
+    pipeline = TextToImagePipeline.from_pretrained(
+        arguments.model,
+        choose_device(arguments.device),
+        getattr(torch, arguments.dtype),
+        revision=arguments.revision,
+        offline=arguments.offline,
+    )
+    images, captions = _frames(pipeline, arguments) if arguments.frames else _images(pipeline, arguments)
     try:
-        written = _write(images, [p for p in arguments.prompt for _ in range(arguments.num)], arguments)
+        written = _write(images, captions, arguments)
     except OSError as error:
         raise UserError(f"cannot write {arguments.out}: {error.strerror or error}") from error
     for path in written:
@@ -58,22 +86,81 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check(arguments: Arguments) -> None:
+    if not arguments.prompt:
+        raise UserError("there is nothing to draw; say what with --prompt")
+    if not arguments.frames:
+        if arguments.out.suffix.lower() == ".gif":
+            raise UserError(f"{arguments.out} is an animation; say with --frames how many images it has")
+        if arguments.to_seed is not None:
+            raise UserError("--to-seed is where --frames leads to; say with --frames how many images there are")
+        return
+    if len(arguments.prompt) > 2 or (len(arguments.prompt) == 1 and arguments.to_seed is None):
+        raise UserError("--frames leads from one --prompt to another, or from --seed to --to-seed; give two of either")
+    if arguments.num != 1 or arguments.best_of is not None or arguments.negative_prompt:
+        raise UserError("--num, --best-of and --negative-prompt choose among images; they do not go with --frames")
+    if arguments.seconds <= 0:
+        raise UserError(f"--seconds is {arguments.seconds}; it must be more than 0")
+
+
+def _images(pipeline: TextToImagePipeline, arguments: Arguments) -> tuple[list[Image.Image], list[str]]:
+    images = pipeline(
+        arguments.prompt,
+        seed=arguments.seed,
+        num=arguments.num,
+        truncation=arguments.truncation,
+        best_of=arguments.best_of,
+        negative_prompt=arguments.negative_prompt,
+    )
+    return images, [prompt for prompt in arguments.prompt for _ in range(arguments.num)]
+
+
+def _frames(pipeline: TextToImagePipeline, arguments: Arguments) -> tuple[list[Image.Image], list[str]]:
+    images = pipeline.interpolate(
+        arguments.prompt[0],
+        arguments.prompt[-1],
+        arguments.frames,
+        seed=arguments.seed,
+        seed_b=arguments.to_seed,
+        truncation=arguments.truncation,
+    )
+    return images, [f"frame {number}" for number in range(1, len(images) + 1)]
+
+
 def _write(images: Sequence[Image.Image], captions: Sequence[str], arguments: Arguments) -> list[Path]:
     out: Path = arguments.out
-    if out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
-        from fastt2i.pictures.grids import sample_grid
-
+    suffix = out.suffix.lower()
+    if suffix in PICTURE_SUFFIXES | {".gif"} and not out.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
-        picture = images[0] if len(images) == 1 else sample_grid(images, captions)
-        picture.save(out)
+        _write_picture(images, captions, out, arguments.seconds)
         return [out]
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         name = re.sub(r"\W+", "-", caption.lower()).strip("-")[:60]
         paths.append(out / f"{number:03d}-{name}.png")
-        image.save(paths[-1])
+        _write_picture([image], [caption], paths[-1], arguments.seconds)
     return paths
+
+
+def _write_picture(images: Sequence[Image.Image], captions: Sequence[str], out: Path, seconds: float) -> None:
+    """One image, a sheet of several, or an animation; a PNG says what it is."""
+    from fastt2i.pictures.pixels import gif, png
+
+    if out.suffix.lower() == ".gif":
+        out.write_bytes(gif(images, seconds))
+        return
+    picture = images[0]
+    if len(images) > 1:
+        from fastt2i.pictures.grids import sample_grid
+
+        picture = sample_grid(images, captions)
+        picture.info |= {"prompt": "\n".join(dict.fromkeys(captions))}
+        picture.info |= {name: images[0].info[name] for name in ("seed", "model", "software")}
+    if out.suffix.lower() == ".png":
+        out.write_bytes(png(picture))
+    else:
+        picture.save(out)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,89 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
+import fastt2i
+from fastt2i.config import LossConfig
 from fastt2i.errors import UserError
 from fastt2i.models.pretrained import PretrainedModel, load_pretrained, save_pretrained
 from fastt2i.pictures.pixels import to_pillow
+from fastt2i.text.features import TextFeatures
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to draw, and how.
+
+    Attributes:
+        prompt: what the images show.
+        num: how many images.
+        seed: of the noise; the same seed gives the same images.
+        truncation: factor of the noise: below 1 images are more typical and less varied, at 0 all are one (BigGAN,
+            Brock et al. 2019, truncates instead of scaling).
+        best_of: how many are drawn, of which the `num` that the discriminator scores highest are kept, best first;
+            None draws `num`, in the order of their noise.
+        negative_prompt: how well an image matches this is taken off its score.
+
+    Raises:
+        UserError: a value is none that can be drawn.
+    """
+
+    prompt: str
+    num: int = 1
+    seed: int = 0
+    truncation: float = 1.0
+    best_of: int | None = None
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise UserError(f"the prompt {self.prompt!r} is empty; say in a few words what to draw")
+        if self.num < 1:
+            raise UserError(f"num is {self.num}; it must be 1 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must be between 0 and 2^63 - 1")
+        if not 0 <= self.truncation <= 2:
+            raise UserError(f"truncation is {self.truncation}; it must be between 0 and 2")
+        if self.best_of is not None and self.best_of < self.num:
+            raise UserError(f"best_of is {self.best_of}; it must be num, which is {self.num}, or more")
+        if self.negative_prompt.strip() and self.candidates == self.num:
+            raise UserError("negative_prompt is for choosing among images; give a best_of that is more than num")
+
+    @property
+    def candidates(self) -> int:
+        """Images that are drawn."""
+        return self.num if self.best_of is None else self.best_of
+
+
+class Drawing(NamedTuple):
+    """The images (num, 3, S, S) of a request, in [-1, 1], their scores (num,), or None where they were not asked for,
+    and the place of each among the candidates, by which its noise is known."""
+
+    request: Request
+    images: Tensor
+    scores: Tensor | None
+    numbers: list[int]
 
 
 class TextToImagePipeline:
     """Draws what prompts say.
+
+    Several threads may use one pipeline: each gets the images that it would get alone. What torch's default dtype and
+    default device are makes no difference.
 
     >>> pipeline = TextToImagePipeline.from_pretrained("runs/demo")
     >>> pipeline(["a small red circle at the top left on a white background"], seed=1)[0].save("circle.png")
@@ -23,22 +92,50 @@ class TextToImagePipeline:
     Args:
         model: a trained model.
         device: where to run; None takes a GPU if there is one.
+        dtype: float32, bfloat16 or float16: what the networks multiply in. The language model stays in float32.
+
+    Raises:
+        UserError: the language model is not to be found, or there is no such dtype.
     """
 
-    def __init__(self, model: PretrainedModel, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self,
+        model: PretrainedModel,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise UserError(f"dtype is {dtype}; it must be one of {', '.join(map(str, DTYPES))}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = dtype
         self.model = model
         self._generator = model.generator.to(self.device).eval()
+        self._discriminator = model.discriminator.to(self.device).eval()
         self._encoder = model.load_text_encoder(self.device)
+        self._encoding = threading.Lock()  # a tokenizer is one thread's at a time
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, device: str | torch.device | None = None) -> TextToImagePipeline:
-        """Load a model folder, or the one in a run directory.
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        *,
+        revision: str | None = None,
+        offline: bool = False,
+    ) -> TextToImagePipeline:
+        """Load a model folder, the one in a run directory, or `user/name` from the hub or its cache.
+
+        Args:
+            model: the folder, or the name on the hub.
+            device, dtype: as of the pipeline.
+            revision: branch, tag or commit on the hub.
+            offline: take what the hub's cache has, and ask no network.
 
         Raises:
             UserError: there is no model, it is damaged, or its language model is not to be found.
         """
-        return cls(load_pretrained(Path(directory)), device)
+        return cls(load_pretrained(model, revision=revision, offline=offline), device, dtype)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the model folder with its card: `from_pretrained` reads it back."""
@@ -46,54 +143,213 @@ class TextToImagePipeline:
 
         save_pretrained(self.model, Path(directory), model_card(self.model), {})
 
-    @torch.inference_mode()
-    def __call__(
-        self, prompts: str | Sequence[str], *, seed: int = 0, num: int = 1, batch_size: int = 32
-    ) -> list[Image.Image]:
-        """Draw `num` images of each prompt.
+    def push_to_hub(self, name: str, *, private: bool = False, revision: str | None = None) -> str:
+        """Upload the model folder as `user/name`; returns its address. See `fastt2i.models.hub.push_to_hub`."""
+        from fastt2i.models.hub import push_to_hub
 
-        The image of a prompt depends on the prompt, its number among the `num`, the seed and the device, not on the
-        other prompts.
+        return push_to_hub(self.model, name, private=private, revision=revision)
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int = 0,
+        num: int = 1,
+        truncation: float = 1.0,
+        best_of: int | None = None,
+        negative_prompt: str = "",
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Image.Image]:
+        """Draw `num` images of each prompt; the settings are those of `Request`.
+
+        The image of a prompt depends on the prompt, its number among the `num`, the settings and the device, not on the
+        other prompts; but batches of another size round otherwise, which may be seen as one of 255 levels.
 
         Args:
             prompts: one prompt or several.
-            seed: of the noise; the same seed gives the same images.
-            num: images of each prompt.
-            batch_size: images drawn at once.
+            seed, num, truncation, best_of, negative_prompt: as of `Request`.
+            batch_size: images drawn in one pass.
 
         Returns:
-            len(prompts) * num images, those of the first prompt first.
+            len(prompts) * num images, those of the first prompt first. `fastt2i.pictures.pixels.png` writes what is in
+            their `info`: prompt, seed and model.
 
         Raises:
-            UserError: a prompt is empty.
+            UserError: a prompt is empty, or a setting is none that can be drawn.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        for number, prompt in enumerate(prompts, 1):
-            if not prompt.strip():
-                raise UserError(f"prompt {number} is empty; say in a few words what to draw")
-        if num < 1:
-            raise UserError(f"num is {num}; it must be 1 or more")
-        if not prompts:
-            return []
-        self._warn(prompts)
-        sentence = self._encoder(prompts).sentence.to(self.device).repeat_interleave(num, dim=0)
-        noise = torch.randn(num, self._generator.noise_dim, generator=torch.Generator().manual_seed(seed))
-        noise = noise.to(self.device).repeat(len(prompts), 1)
-        images = [
-            self._generator(s, z).images
-            for s, z in zip(sentence.split(batch_size), noise.split(batch_size), strict=True)
-        ]
-        return to_pillow(torch.cat(images))
+        settings = {"seed": seed, "num": num, "truncation": truncation, "best_of": best_of}
+        settings["negative_prompt"] = negative_prompt
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        requests = [Request(prompt=prompt, **settings) for prompt in prompts]  # type: ignore[arg-type]
+        for number, request in enumerate(requests, 1):
+            for note in self.notes(request.prompt):
+                warnings.warn(f"prompt {number} {note}", stacklevel=2)
+        return [image for drawing in self.draw(requests, batch_size=batch_size) for image in self.to_pillow(drawing)]
 
-    def _warn(self, prompts: Sequence[str]) -> None:
-        for number in self._encoder.truncated(prompts):
-            warnings.warn(
-                f"prompt {number + 1} is longer than the language model reads; the rest of it is ignored", stacklevel=3
-            )
-        for number, prompt in enumerate(prompts, 1):
-            if self._encoder.unknown(prompt):
-                warnings.warn(
-                    f"prompt {number}: the language model {self.model.text.model} knows none of its words, so the "
-                    "image will not follow it",
-                    stacklevel=3,
-                )
+    @torch.inference_mode()
+    def draw(self, requests: Sequence[Request], *, scores: bool = False, batch_size: int = BATCH_SIZE) -> list[Drawing]:
+        """Draw several requests in as few passes as their images fill.
+
+        Args:
+            requests: what to draw.
+            scores: score the images also where there is nothing to choose.
+            batch_size: images drawn in one pass.
+        """
+        if not requests:
+            return []
+        counts = [request.candidates for request in requests]
+        sentences = self._encode([request.prompt for request in requests]).sentence
+        noise = torch.cat([_noise(request, self._generator.noise_dim) for request in requests]).to(self.device)
+        every = sentences.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
+        images = self._generate(every, noise, batch_size).split(counts)
+        return [
+            self._choose(request, own, scores=scores or request.candidates > request.num)
+            for request, own in zip(requests, images, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def score(self, images: Tensor, prompt: str, negative_prompt: str = "") -> Tensor:
+        """The discriminator's logits (N,) of images (N, 3, S, S) under a prompt: <global, P s> + MLP(global).
+
+        The match with the negative prompt, <global, P s'>, is taken off; how real an image looks then still counts.
+        """
+        texts = [prompt, *([negative_prompt] if negative_prompt.strip() else [])]
+        with self._autocast():
+            seen = self._discriminator.encode(images).float()
+            projected = self._discriminator.sentence(self._encode(texts).sentence).float()
+        matches = seen.global_ @ projected.T
+        return seen.unconditional + matches[:, 0] - matches[:, 1:].sum(dim=1)
+
+    @torch.inference_mode()
+    def attention(self, images: Tensor, prompt: str) -> tuple[list[str], Tensor]:
+        """Where each keyword of a prompt looks in images (N, 3, S, S): the T keywords and maps (N, T, H, W).
+
+        A map sums to 1. It is the attention over regions of the loss that the discriminator was trained with.
+        """
+        from fastt2i.ops import region_keyword_attention
+
+        with self._encoding:
+            words = self._encoder.keywords(prompt)
+        text = self._encode([prompt])
+        with self._autocast():
+            regions = self._discriminator.encode(images).regions.float()
+            keywords = self._discriminator.keywords(text.keywords[:, : len(words)]).float()
+        facts, loss = self.model.facts, LossConfig()
+        maps = region_keyword_attention(
+            regions,
+            keywords.expand(len(images), -1, -1),
+            variant=facts.get("region_variant", loss.region_variant),
+            gamma_attention=facts.get("gamma_attention", loss.gamma_attention),
+        )
+        grid = self.model.config.region_grid
+        return words, maps.unflatten(2, (grid, grid))
+
+    @torch.inference_mode()
+    def interpolate(
+        self,
+        prompt_a: str,
+        prompt_b: str,
+        frames: int = 24,
+        *,
+        seed: int = 0,
+        seed_b: int | None = None,
+        truncation: float = 1.0,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Image.Image]:
+        """Images on the way from one prompt to another, and from one seed to another where two are given.
+
+        Sentence features and noise go along great circles, on which they keep the lengths that the generator knows
+        (Shoemake 1985, slerp).
+
+        Args:
+            prompt_a, prompt_b: the prompts of the first and the last frame, which may be the same.
+            frames: how many images, 2 or more.
+            seed: of the noise; of the first frame's where `seed_b` is given.
+            seed_b: of the last frame's noise.
+            truncation: as of `Request`.
+            batch_size: images drawn in one pass.
+        """
+        if frames < 2:
+            raise UserError(f"frames is {frames}; it must be 2 or more")
+        ends = [
+            Request(prompt=prompt_a, seed=seed, truncation=truncation),
+            Request(prompt=prompt_b, seed=seed if seed_b is None else seed_b, truncation=truncation),
+        ]
+        way = torch.linspace(0, 1, frames, dtype=torch.float32, device=self.device)
+        a, b = self._encode([end.prompt for end in ends]).sentence
+        z_a, z_b = (_noise(end, self._generator.noise_dim)[0].to(self.device) for end in ends)
+        images = to_pillow(self._generate(_slerp(a, b, way), _slerp(z_a, z_b, way), batch_size))
+        for image, share in zip(images, way.tolist(), strict=True):
+            image.info |= self._info(ends[0]) | {
+                "to_prompt": prompt_b,
+                "to_seed": str(ends[1].seed),
+                "way": f"{share:.4f}",
+            }
+        return images
+
+    def notes(self, prompt: str) -> list[str]:
+        """What keeps the model from following a prompt, as ends of sentences; nothing of most."""
+        with self._encoding:
+            longer, unknown = self._encoder.truncated([prompt]), self._encoder.unknown(prompt)
+        notes = ["is longer than the language model reads; the rest of it is ignored"] if longer else []
+        if unknown:
+            name = self.model.text.model
+            notes += [f"has no word that the language model {name} knows, so the image will not follow it"]
+        return notes
+
+    def to_pillow(self, drawing: Drawing) -> list[Image.Image]:
+        """The images of a drawing; their `info` says what they are."""
+        images = to_pillow(drawing.images)
+        for place, (image, number) in enumerate(zip(images, drawing.numbers, strict=True)):
+            image.info |= self._info(drawing.request) | {"number": str(number)}
+            if drawing.scores is not None:
+                image.info["score"] = f"{drawing.scores[place].item():.4f}"
+        return images
+
+    def _info(self, request: Request) -> dict[str, str]:
+        given = {name: str(value) for name, value in vars(request).items() if value not in (None, "")}
+        return given | {"model": self.model.digest, "software": f"fastt2i {fastt2i.__version__}"}
+
+    def _encode(self, texts: Sequence[str]) -> TextFeatures:
+        with self._encoding:
+            return TextFeatures(*(part.to(self.device) for part in self._encoder(texts)))
+
+    def _generate(self, sentences: Tensor, noise: Tensor, batch_size: int) -> Tensor:
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
+        with self._autocast():
+            parts = zip(sentences.split(batch_size), noise.split(batch_size), strict=True)
+            return torch.cat([self._generator(s, z).images.float() for s, z in parts])
+
+    def _choose(self, request: Request, images: Tensor, scores: bool) -> Drawing:
+        if not scores:
+            return Drawing(request, images, None, list(range(request.num)))
+        values = self.score(images, request.prompt, request.negative_prompt)
+        order = torch.arange(len(images), device=self.device)
+        if request.best_of is not None:
+            order = values.argsort(descending=True, stable=True)[: request.num]
+        return Drawing(request, images[order], values[order], order.tolist())
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _noise(request: Request, noise_dim: int) -> Tensor:
+    """(candidates, noise_dim), drawn on the CPU row by row: an image's noise does not depend on how many there are."""
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    rows = [
+        torch.randn(noise_dim, generator=generator, dtype=torch.float32, device="cpu")
+        for _ in range(request.candidates)
+    ]
+    return torch.stack(rows) * request.truncation
+
+
+def _slerp(a: Tensor, b: Tensor, way: Tensor) -> Tensor:
+    """Points (F, d) on the great circle from a (d,) to b (d,) at shares `way` (F,); lengths change evenly."""
+    length = torch.lerp(a.norm(), b.norm(), way)[:, None]
+    angle = torch.acos((torch.dot(a, b) / (a.norm() * b.norm()).clamp(min=1e-12)).clamp(-1, 1))
+    if angle.sin() < 1e-4:  # the same direction, or opposite ones, between which no great circle is the shortest
+        return torch.lerp(a, b, way[:, None])
+    share = way[:, None]
+    direction = ((1 - share) * angle).sin() * a / a.norm() + (share * angle).sin() * b / b.norm()
+    return length * direction / angle.sin()

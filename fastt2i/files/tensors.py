@@ -14,9 +14,18 @@ from fastt2i.files.atomic import sha256, write_file
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors, wait until the disk has them, and return the file's SHA-256."""
-    content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    content = _serialized(tensors)
     write_file(path, content)
     return sha256(content)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 that their file would have."""
+    return sha256(_serialized(tensors))
+
+
+def _serialized(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
 
 
 def load_tensors(path: Path, digest: str) -> dict[str, Tensor]:

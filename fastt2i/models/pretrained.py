@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from torch import nn
 from fastt2i.config import ModelConfig, TextConfig, read_section
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import new_directory, write_file
-from fastt2i.files.tensors import load_tensors, save_tensors
+from fastt2i.files.tensors import load_tensors, save_tensors, tensors_digest
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
+from fastt2i.models.hub import find_model
 from fastt2i.text.encoder import TextEncoder
 
 CONFIG_FILE = "config.json"
-FORMAT = 1
+#: 2: stop words are inside, and the language model's digest leaves out which version of transformers wrote it.
+FORMAT = 2
 
 
 @dataclass(kw_only=True)
@@ -31,22 +34,31 @@ class PretrainedModel:
     Attributes:
         config: sizes of both networks.
         text: which language model, and how keywords are chosen.
-        text_digest: SHA-256 of that language model's files.
+        text_digest: SHA-256 of what decides that language model's features.
+        stop_words: words that are no keywords, in lower case.
         sentence_dim: size of its sentence feature.
         idf: inverse document frequencies of the training captions' words.
         generator: the moving average of the generator.
         discriminator: the discriminator.
         facts: what the training was, in plain values: steps, data, measured accuracy.
+        folder: where it was read from; a language model may be beside it.
     """
 
     config: ModelConfig
     text: TextConfig
     text_digest: str
+    stop_words: frozenset[str]
     sentence_dim: int
     idf: Mapping[str, float]
     generator: Generator
     discriminator: Discriminator
     facts: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the generator's weights: which model an image is of."""
+        return tensors_digest(self.generator.state_dict())
 
     def load_text_encoder(self, device: torch.device) -> TextEncoder:
         """The language model, checked to be the one of the training.
@@ -55,9 +67,9 @@ class PretrainedModel:
             UserError: it cannot be found, or another one goes by its name here.
         """
         encoder = TextEncoder(
-            self.text.model,
+            self._language_model(),
             max_keywords=self.text.max_keywords,
-            stop_words=self.text.stop_words,
+            stop_words=self.stop_words,
             device=device,
             idf=self.idf,
         )
@@ -67,6 +79,14 @@ class PretrainedModel:
                 f"{encoder.digest[:12]} instead of {self.text_digest[:12]}); set the model folder's text.model to it"
             )
         return encoder
+
+    def _language_model(self) -> str:
+        """Its name, or its directory: in the model folder or beside it, where it goes by the same name or last name."""
+        name = self.text.model
+        if self.folder is None or (Path(name).is_absolute() and Path(name).is_dir()):
+            return name
+        places = [place / end for end in (name, Path(name).name) for place in (self.folder, self.folder.parent)]
+        return next((str(place) for place in places if place.is_dir()), name)
 
 
 def save_pretrained(model: PretrainedModel, directory: Path, card: str, pictures: Mapping[str, bytes]) -> None:
@@ -89,6 +109,7 @@ def save_pretrained(model: PretrainedModel, directory: Path, card: str, pictures
             "text": dataclasses.asdict(model.text) | {"sha256": model.text_digest, "sentence_dim": model.sentence_dim},
             "sha256": digests,
             "facts": dict(model.facts),
+            "stop_words": sorted(model.stop_words),
             "idf": dict(model.idf),
         }
         write_file(temporary / CONFIG_FILE, json.dumps(header, indent=1, ensure_ascii=False).encode())
@@ -97,12 +118,18 @@ def save_pretrained(model: PretrainedModel, directory: Path, card: str, pictures
             write_file(temporary / name, content)
 
 
-def load_pretrained(directory: Path) -> PretrainedModel:
-    """Read a model folder, or the run directory that holds one; nothing in it is executed.
+def load_pretrained(folder: str | Path, *, revision: str | None = None, offline: bool = False) -> PretrainedModel:
+    """Read a model folder, the one in a run directory, or one from the hub; nothing in it is executed.
+
+    Args:
+        folder: the folder, or `user/name` on the hub.
+        revision: branch, tag or commit on the hub.
+        offline: take what the hub's cache has, and ask no network.
 
     Raises:
         UserError: there is no model, or a file of it is missing or damaged.
     """
+    directory = find_model(folder, revision, offline)
     path = directory / CONFIG_FILE
     if not path.is_file() and (directory / "model" / CONFIG_FILE).is_file():
         directory, path = directory / "model", directory / "model" / CONFIG_FILE
@@ -114,23 +141,43 @@ def load_pretrained(directory: Path) -> PretrainedModel:
         header = json.loads(path.read_bytes())
         if header["format"] != FORMAT:
             raise UserError(f"{path} has format {header['format']}; this version reads format {FORMAT}")
-        text = dict(header["text"])
-        digest, sentence_dim = text.pop("sha256"), text.pop("sentence_dim")
-        config = read_section(ModelConfig, header["model"], str(path))
-        model = PretrainedModel(
-            config=config,
-            text=read_section(TextConfig, text, str(path)),
-            text_digest=digest,
-            sentence_dim=sentence_dim,
-            idf=header["idf"],
-            generator=Generator(config, sentence_dim),
-            discriminator=Discriminator(config, sentence_dim, sentence_dim),
-            facts=header["facts"],
-        )
+        model = _from_header(header, directory, str(path))
         digests = {name: header["sha256"][name] for name in ("generator", "discriminator")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     for name, module in (("generator", model.generator), ("discriminator", model.discriminator)):
-        module.load_state_dict(load_tensors(directory / f"{name}.safetensors", digests[name]))
-        module.eval().requires_grad_(False)
+        _load_weights(module, directory / f"{name}.safetensors", digests[name])
     return model
+
+
+def _from_header(header: dict[str, Any], directory: Path, where: str) -> PretrainedModel:
+    """The model without its weights: its networks are on the meta device, where nothing is drawn or allocated."""
+    text = dict(header["text"])
+    digest, sentence_dim = text.pop("sha256"), text.pop("sentence_dim")
+    config = read_section(ModelConfig, header["model"], where)
+    with torch.device("meta"):
+        generator = Generator(config, sentence_dim)
+        discriminator = Discriminator(config, sentence_dim, sentence_dim)
+    return PretrainedModel(
+        config=config,
+        text=read_section(TextConfig, text, where),
+        text_digest=digest,
+        stop_words=frozenset(header["stop_words"]),
+        sentence_dim=sentence_dim,
+        idf=header["idf"],
+        generator=generator,
+        discriminator=discriminator,
+        facts=header["facts"],
+        folder=directory,
+    )
+
+
+def _load_weights(module: nn.Module, path: Path, digest: str) -> None:
+    """The file's tensors become the module's, in float32 and on the CPU whatever torch's defaults are."""
+    try:
+        module.load_state_dict(load_tensors(path, digest), assign=True)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} does not fit the {CONFIG_FILE} beside it: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    module.eval().requires_grad_(False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 
@@ -27,7 +29,21 @@ def to_pillow(images: Tensor) -> list[Image.Image]:
 
 
 def png(image: Image.Image) -> bytes:
-    """The content of a PNG file."""
+    """The content of a PNG file; the texts in the image's `info`, such as prompt and seed, are in it."""
     buffer = io.BytesIO()
-    image.save(buffer, "png")
+    texts = PngInfo()
+    for name, value in image.info.items():
+        if isinstance(name, str) and isinstance(value, str):
+            texts.add_itxt(name, value.encode("utf-8", "replace").decode())
+    image.save(buffer, "png", pnginfo=texts)
+    return buffer.getvalue()
+
+
+def gif(frames: Sequence[Image.Image], seconds: float) -> bytes:
+    """The content of a GIF that shows frames in turn, there and back, again and again; seconds: of one way."""
+    buffer = io.BytesIO()
+    there_and_back = [*frames, *frames[-2:0:-1]]
+    milliseconds = max(20, round(1000 * seconds / len(frames)))  # browsers show shorter ones slower
+    first, *others = (frame.quantize(256, dither=Image.Dither.FLOYDSTEINBERG) for frame in there_and_back)
+    first.save(buffer, "gif", save_all=True, append_images=others, duration=milliseconds, loop=0)
     return buffer.getvalue()

@@ -34,7 +34,7 @@ class TextEncoder:
     Args:
         model: a directory or a model's name.
         max_keywords: keywords kept of a caption.
-        stop_words: `english`, `none` or a file of words.
+        stop_words: `english`, `none` or a file of words; or the words themselves, in lower case.
         device: where the model runs.
         idf: inverse document frequencies of words; see `fit_idf`.
 
@@ -52,13 +52,13 @@ class TextEncoder:
         model: str = "all-MiniLM-L6-v2",
         *,
         max_keywords: int = 16,
-        stop_words: str = "english",
+        stop_words: str | frozenset[str] = "english",
         device: str | torch.device = "cpu",
         idf: Mapping[str, float] | None = None,
     ) -> None:
         self.name = model
         self.max_keywords = max_keywords
-        self.stop_words = load_stop_words(stop_words)
+        self.stop_words = load_stop_words(stop_words) if isinstance(stop_words, str) else stop_words
         self.idf: Mapping[str, float] = dict(idf or {})
         self.device = torch.device(device)
         directory, self._tokenizer, network, self._pooling = load_language_model(model)
@@ -101,8 +101,8 @@ class TextEncoder:
             if not caption.strip():
                 raise ValueError(f"caption {place} is empty")
         features = TextFeatures(
-            torch.zeros(len(captions), self.sentence_dim, device=self.device),
-            torch.zeros(len(captions), self.max_keywords, self.sentence_dim, device=self.device),
+            torch.zeros(len(captions), self.sentence_dim, dtype=torch.float32, device=self.device),
+            torch.zeros(len(captions), self.max_keywords, self.sentence_dim, dtype=torch.float32, device=self.device),
             torch.zeros(len(captions), self.max_keywords, dtype=torch.bool, device=self.device),
         )
         # Captions of like length share a batch, so that little is spent on padding.
@@ -117,13 +117,13 @@ class TextEncoder:
         encoded = self._tokenize(captions)
         # Padded on the right whatever the tokenizer prefers, for the places of tokens to be those of `encoded`. A
         # caption that the tokenizer makes nothing of is one padding token.
-        rows = [torch.tensor(ids or [self._padding]) for ids in encoded["input_ids"]]
+        rows = [torch.tensor(ids or [self._padding], device="cpu") for ids in encoded["input_ids"]]
         ids = pad_sequence(rows, batch_first=True, padding_value=self._padding).to(self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         attention_mask = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
         hidden = self._network(input_ids=ids, attention_mask=attention_mask).last_hidden_state.float()
         # Row (b, t) averages the pieces of caption b's keyword t.
-        averaging = torch.zeros(len(captions), self.max_keywords, hidden.shape[1])
+        averaging = torch.zeros(len(captions), self.max_keywords, hidden.shape[1], dtype=hidden.dtype, device="cpu")
         for row, words in enumerate(_words_of(captions, encoded)):
             for slot, word in enumerate(self._select(words)):
                 pieces = [token for token, of in enumerate(words.of_token) if of == word]
