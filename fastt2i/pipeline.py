@@ -198,14 +198,18 @@ class TextToImagePipeline:
         if not requests:
             return []
         counts = [request.candidates for request in requests]
+        rows = torch.arange(len(requests), device=self.device).repeat_interleave(
+            torch.tensor(counts, device=self.device)
+        )
         sentences = self._encode([request.prompt for request in requests]).sentence
         noise = torch.cat([_noise(request, self._generator.noise_dim) for request in requests]).to(self.device)
-        every = sentences.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
-        images = self._generate(every, noise, batch_size).split(counts)
-        return [
-            self._choose(request, own, scores=scores or request.candidates > request.num)
-            for request, own in zip(requests, images, strict=True)
-        ]
+        images = self._generate(sentences[rows], noise, batch_size)
+        if not scores and all(request.candidates == request.num for request in requests):
+            parts = images.split(counts)
+            return [Drawing(r, own, None, list(range(r.num))) for r, own in zip(requests, parts, strict=True)]
+        negative = self._encode_negative([request.negative_prompt for request in requests])
+        logits = self._logits(images, sentences[rows], None if negative is None else negative[rows], batch_size)
+        return [_choose(*each) for each in zip(requests, images.split(counts), logits.split(counts), strict=True)]
 
     @torch.inference_mode()
     def score(self, images: Tensor, prompt: str, negative_prompt: str = "") -> Tensor:
@@ -213,12 +217,11 @@ class TextToImagePipeline:
 
         The match with the negative prompt, <global, P s'>, is taken off; how real an image looks then still counts.
         """
-        texts = [prompt, *([negative_prompt] if negative_prompt.strip() else [])]
-        with self._autocast():
-            seen = self._discriminator.encode(images).float()
-            projected = self._discriminator.sentence(self._encode(texts).sentence).float()
-        matches = seen.global_ @ projected.T
-        return seen.unconditional + matches[:, 0] - matches[:, 1:].sum(dim=1)
+        sentence, negative = self._encode([prompt]).sentence, self._encode_negative([negative_prompt])
+        count = len(images)
+        return self._logits(
+            images, sentence.expand(count, -1), None if negative is None else negative.expand(count, -1), BATCH_SIZE
+        )
 
     @torch.inference_mode()
     def attention(self, images: Tensor, prompt: str) -> tuple[list[str], Tensor]:
@@ -321,17 +324,37 @@ class TextToImagePipeline:
             parts = zip(sentences.split(batch_size), noise.split(batch_size), strict=True)
             return torch.cat([self._generator(s, z).images.float() for s, z in parts])
 
-    def _choose(self, request: Request, images: Tensor, scores: bool) -> Drawing:
-        if not scores:
-            return Drawing(request, images, None, list(range(request.num)))
-        values = self.score(images, request.prompt, request.negative_prompt)
-        order = torch.arange(len(images), device=self.device)
-        if request.best_of is not None:
-            order = values.argsort(descending=True, stable=True)[: request.num]
-        return Drawing(request, images[order], values[order], order.tolist())
+    def _encode_negative(self, prompts: Sequence[str]) -> Tensor | None:
+        """Sentence features (N, d), zero where there is no prompt; None where there is none at all."""
+        given = [place for place, prompt in enumerate(prompts) if prompt.strip()]
+        if not given:
+            return None
+        own = self._encode([prompts[place] for place in given]).sentence
+        return own.new_zeros(len(prompts), own.shape[1]).index_copy(0, torch.tensor(given, device=self.device), own)
+
+    def _logits(self, images: Tensor, sentences: Tensor, negative: Tensor | None, batch_size: int) -> Tensor:
+        """Scores (N,) of images (N, 3, S, S) under sentences (N, d), less their match with the negative ones."""
+        with self._autocast():
+            parts = [self._discriminator.encode(part).float() for part in images.split(batch_size)]
+            projected = self._discriminator.sentence(sentences).float()
+            unwanted = None if negative is None else self._discriminator.sentence(negative).float()
+        logits = torch.cat([part.unconditional for part in parts])
+        global_ = torch.cat([part.global_ for part in parts])
+        logits = logits + (global_ * projected).sum(dim=1)
+        if negative is None or unwanted is None:
+            return logits
+        return logits - (global_ * unwanted).sum(dim=1) * negative.any(dim=1)
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _choose(request: Request, images: Tensor, scores: Tensor) -> Drawing:
+    """The best of a request's candidates, where it asks for a choice."""
+    order = torch.arange(len(images), device=images.device)
+    if request.best_of is not None:
+        order = scores.argsort(descending=True, stable=True)[: request.num]
+    return Drawing(request, images[order], scores[order], order.tolist())
 
 
 def _noise(request: Request, noise_dim: int) -> Tensor:

@@ -61,7 +61,8 @@ class TextEncoder:
         self.stop_words = load_stop_words(stop_words) if isinstance(stop_words, str) else stop_words
         self.idf: Mapping[str, float] = dict(idf or {})
         self.device = torch.device(device)
-        directory, self._tokenizer, network, self._pooling = load_language_model(model)
+        with torch.device("cpu"):  # whatever torch's default device is
+            directory, self._tokenizer, network, self._pooling = load_language_model(model)
         self._network = network.to(self.device).eval().requires_grad_(False)
         self.digest = language_model_digest(directory)
         self.sentence_dim = _hidden_size(network.config)

@@ -32,6 +32,8 @@ DECISIVE_FILES = (
     "vocab.txt",
     "merges.txt",
 )
+#: What of a JSON file decides nothing: notes on its origin.
+UNDECISIVE_SETTINGS = {"transformers_version", "_name_or_path", "_commit_hash", "name_or_path"}
 #: How sentence-transformers' settings say that tokens are pooled: by flags of older versions, or by these names.
 POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -164,15 +166,34 @@ def _pooling(directory: Path) -> str:
 
 
 def language_model_digest(directory: Path) -> str:
-    """SHA-256 over the files that decide the features, by name and content."""
+    """SHA-256 over the files that decide the features, by name and content.
+
+    Of the settings, what tells where they come from and which version of transformers wrote them is left out.
+    """
     digest = hashlib.sha256()
     for path in sorted([*directory.iterdir(), directory / "1_Pooling" / "config.json"]):
         if path.is_file() and any(path.match(pattern) for pattern in DECISIVE_FILES):
-            digest.update(f"{path.relative_to(directory)}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
+            digest.update(f"{path.relative_to(directory)}\0".encode())
+            digest.update(_settings_digest(path) if path.suffix == ".json" else _file_digest(path))
     return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.digest()
+
+
+def _settings_digest(path: Path) -> bytes:
+    try:
+        settings = json.loads(path.read_bytes())
+    except ValueError:
+        return _file_digest(path)
+    if isinstance(settings, dict):
+        settings = {name: value for name, value in settings.items() if name not in UNDECISIVE_SETTINGS}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
 
 
 @contextlib.contextmanager

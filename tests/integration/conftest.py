@@ -1,4 +1,4 @@
-"""A run small enough for a test: a language model of a few kilobytes and networks of a few channels."""
+"""A run small enough for a test: networks of a few channels and the language model of a few kilobytes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cases.baselines.untrained_language_model import write_untrained
-
 HERE = Path(__file__).parent
-VOCABULARY = """
-a an the small large little big red orange yellow green cyan blue purple pink circle square triangle cross in
-on at of center middle top left right bottom upper lower corner black white gray brown background picture
-image canvas there is it and against placed with handwritten digit zero one two three four five six seven
-eight nine , .
-"""
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -23,12 +15,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE) and item.get_closest_marker("quick") is None:
             item.add_marker("full")
-
-
-@pytest.fixture(scope="session")
-def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT with 16 features and a vocabulary of whole words."""
-    return write_untrained(tmp_path_factory.mktemp("language-model"), VOCABULARY.split(), features=16, layers=1)
 
 
 @pytest.fixture(scope="session")

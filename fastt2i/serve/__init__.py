@@ -1,0 +1,1 @@
+"""A web page and an interface for programs around one trained model."""
