@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.10",
     # fastt2i/kernels is a link to kernels/, a folder without __init__.py that find_packages does not see.
     packages=[*find_packages(include=["fastt2i", "fastt2i.*"]), "fastt2i.kernels"],
-    package_data={"fastt2i": ["py.typed"], "fastt2i.text": ["stop_words.txt"]},
+    package_data={"fastt2i": ["py.typed"], "fastt2i.text": ["stop_words.txt"], "fastt2i.serve": ["assets/*"]},
     install_requires=[
         "torch>=2.11",
         "triton>=3.6; platform_system == 'Linux'",
@@ -42,6 +42,7 @@ setup(
         "dali-cuda12": ["nvidia-dali-cuda120"],
         "eval": ["torchmetrics", "torch-fidelity"],
         "parquet": ["pyarrow"],
+        "serve": ["fastapi", "uvicorn"],
         "test": [
             "pytest",
             "pytest-benchmark",
@@ -51,6 +52,9 @@ setup(
             "hypothesis",
             "scikit-learn",
             "pyarrow",
+            "fastapi",
+            "uvicorn",
+            "selenium",
             "build",
             "setuptools",
             "wheel",

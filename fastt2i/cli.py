@@ -18,7 +18,6 @@ COMMANDS = {
     "train": ("fastt2i.train", "train a text-to-image model on captioned images"),
     "generate": ("fastt2i.generate", "draw images from prompts with a trained model"),
     "serve": ("fastt2i.serve.__main__", "show a trained model on a web page, and answer programs"),
-    "export": ("fastt2i.export", "write a trained model for other software: ONNX or torch.export"),
     "evaluate": ("fastt2i.evaluate", "score a trained model"),
     "data": ("fastt2i.data.__main__", "look after data sets"),
     "doctor": ("fastt2i.doctor", "tell what would run on this machine, and what not"),

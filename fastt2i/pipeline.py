@@ -144,8 +144,8 @@ class TextToImagePipeline:
         save_pretrained(self.model, Path(directory), model_card(self.model), {})
 
     def push_to_hub(self, name: str, *, private: bool = False, revision: str | None = None) -> str:
-        """Upload the model folder as `user/name`; returns its address. See `fastt2i.models.hub.push_to_hub`."""
-        from fastt2i.models.hub import push_to_hub
+        """Upload the model folder as `user/name`; returns its address. See `fastt2i.models.publish.push_to_hub`."""
+        from fastt2i.models.publish import push_to_hub
 
         return push_to_hub(self.model, name, private=private, revision=revision)
 

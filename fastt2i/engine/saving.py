@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,8 +101,8 @@ class RunSaver:
             )
         return Progress.from_checkpoint(checkpoint, self._data.digest)
 
-    def save(self, progress: Progress, prompt: str) -> None:
-        """Write a checkpoint and the model folder; prompt: an example for the model card.
+    def save(self, progress: Progress, prompts: Sequence[str]) -> None:
+        """Write a checkpoint and the model folder; prompts: examples for the model card.
 
         Raises:
             UserError: the disk is full or cannot be written.
@@ -110,7 +111,7 @@ class RunSaver:
             return
         state = self._state.plain() | progress.to_state(self._data.digest)
         self._checkpoints.save(progress.step, self._state.tensors(), state)
-        model = self._pretrained(progress, prompt)
+        model = self._pretrained(progress, prompts)
         samples = sorted(self._directory.samples.glob("step-*.png"))
         try:
             save_pretrained(
@@ -127,12 +128,13 @@ class RunSaver:
         newest, _ = self._checkpoints.latest()
         return f"the last good checkpoint is {newest.path}" if newest else "there is no checkpoint yet"
 
-    def _pretrained(self, progress: Progress, prompt: str) -> PretrainedModel:
+    def _pretrained(self, progress: Progress, prompts: Sequence[str]) -> PretrainedModel:
         encoder = self._data.encoder
         return PretrainedModel(
             config=self._config.model,
             text=self._config.text,
             text_digest=encoder.digest,
+            stop_words=encoder.stop_words,
             sentence_dim=encoder.sentence_dim,
             idf=encoder.idf,
             generator=self._state.ema.module,
@@ -143,8 +145,10 @@ class RunSaver:
                 "data": self._data.index.name,
                 "images": len(self._data.index),
                 "heldout": self._config.data.heldout,
+                "region_variant": self._config.loss.region_variant,
+                "gamma_attention": self._config.loss.gamma_attention,
                 "fastt2i": fastt2i.__version__,
-                "example_prompt": prompt,
+                "example_prompts": list(prompts),
             }
             | progress.scores,
         )

@@ -190,7 +190,7 @@ class Trainer:
 
     def _save(self) -> None:
         progress = replace(self.progress, compiled=self.runner.compiling_pays, quarantined=self.quarantine.problems)
-        self.saver.save(progress, prompt=self.captions.captions[0])
+        self.saver.save(progress, prompts=list(dict.fromkeys(self.captions.captions))[:8])
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:

@@ -1,16 +1,11 @@
-"""Models on the hub of Hugging Face: where a name leads to, and how a model gets there."""
+"""Models on the hub of Hugging Face: where a name leads to."""
 
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastt2i.errors import UserError
-
-if TYPE_CHECKING:
-    from fastt2i.models.pretrained import PretrainedModel
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 #: Nothing else of a repository is read.
@@ -46,38 +41,3 @@ def find_model(model: str | Path, revision: str | None = None, offline: bool = F
             f"there is no folder {model}, and {model}{f' at {revision}' if revision else ''} cannot be had from "
             f"{where} ({type(error).__name__}: {reason})"
         ) from error
-
-
-def push_to_hub(model: PretrainedModel, name: str, *, private: bool = False, revision: str | None = None) -> str:
-    """Upload a model folder with its card as `user/name`, which is made if it is not there.
-
-    Args:
-        model: what to upload.
-        name: `user/name`.
-        private: whether a new repository is for its owner alone.
-        revision: the branch to commit to.
-
-    Returns:
-        the address of the commit.
-
-    Raises:
-        UserError: it is no such name, or the hub refuses.
-    """
-    if not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name on the hub; give user/name")
-    from huggingface_hub import HfApi
-
-    from fastt2i.models.model_card import model_card
-    from fastt2i.models.pretrained import save_pretrained
-
-    api = HfApi()
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, Path(folder) / "model", model_card(model, name), {})
-        try:
-            api.create_repo(name, private=private, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=name, folder_path=Path(folder) / "model", revision=revision, commit_message="Model of fastt2i"
-            )
-        except Exception as error:  # as above
-            raise UserError(f"the hub does not take {name}: {' '.join(str(error).split())[:200]}") from error
-    return str(commit.commit_url)

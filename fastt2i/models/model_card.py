@@ -40,12 +40,13 @@ def parameter_count(module: object) -> int:
 
 def model_card(model: PretrainedModel, folder: str = "path/to/this/folder") -> str:
     """Markdown with the facts that the model carries."""
-    prompt = model.facts.get("example_prompt", "a caption in the style of the training set")
+    prompt = next(iter(model.facts.get("example_prompts", [])), "a caption in the style of the training set")
     facts = "\n".join(
         f"- {name.replace('_', ' ')}: {value:.4g}"
         if isinstance(value, float)
         else f"- {name.replace('_', ' ')}: {value}"
         for name, value in model.facts.items()
+        if not isinstance(value, list)
     )
     return CARD.format(
         size=model.config.image_size,

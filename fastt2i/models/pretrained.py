@@ -151,11 +151,12 @@ def load_pretrained(folder: str | Path, *, revision: str | None = None, offline:
 
 
 def _from_header(header: dict[str, Any], directory: Path, where: str) -> PretrainedModel:
-    """The model without its weights: its networks are on the meta device, where nothing is drawn or allocated."""
+    """The model before its weights are read."""
     text = dict(header["text"])
     digest, sentence_dim = text.pop("sha256"), text.pop("sentence_dim")
     config = read_section(ModelConfig, header["model"], where)
-    with torch.device("meta"):
+    # Not on the meta device: the first tensor there imports torch's compiler, which takes longer than drawing weights.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         generator = Generator(config, sentence_dim)
         discriminator = Discriminator(config, sentence_dim, sentence_dim)
     return PretrainedModel(

@@ -97,8 +97,7 @@ def _load(arguments: Arguments) -> tuple[FastAPI, Batcher]:
     )
     limits = Limits(num=arguments.max_num, candidates=arguments.max_candidates, waiting=arguments.max_waiting)
     facts = pipeline.model.facts
-    held_out = facts.get("example_prompts") or [facts.get("example_prompt", "")]
-    examples = arguments.example or [prompt for prompt in held_out if prompt]
+    examples = arguments.example or facts.get("example_prompts", [])
     batcher = Batcher(pipeline, max_images=limits.candidates, max_waiting=limits.waiting)
     return make_app(pipeline, batcher, limits, name=Path(arguments.model).name, examples=examples), batcher
 
