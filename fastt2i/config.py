@@ -7,9 +7,9 @@ tyro, so that `--help` is quick and the engine runs from a bare checkout.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from fastt2i.errors import UserError
 
@@ -18,8 +18,17 @@ DataFormat = Literal["auto", "shapes", "folder", "cub", "coco", "flowers", "parq
 Activation = Literal["identity", "leaky_relu", "relu", "elu", "silu", "tanh"]
 
 
+#: Width of the images, in pixels, at which the R1 penalty is the one of its paper.
+PENALTY_SIZE = 32
+
+
 class Section:
-    """Checks every `Literal` field, and gives the subclasses one way to state a bound."""
+    """Checks every `Literal` field, and gives the subclasses one way to state a bound.
+
+    WHEN_ABSENT: the values of fields that a file lacks because it is older than they are.
+    """
+
+    WHEN_ABSENT: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -90,14 +99,19 @@ class TextConfig(Section):
 
 @dataclass(kw_only=True)
 class ModelConfig(Section):
+    WHEN_ABSENT = {"balanced_noise": False}
+
     image_size: int = 32
     """Width and height of the images in pixels: 32, 64, 128 or 256."""
     noise: Noise = "concat"
     """How noise meets the sentence feature."""
-    noise_dim: int = 32
-    """Size of z for `concat`; the other kinds take their size from the text."""
-    noise_sigma: float = 0.1
-    """Standard deviation of the noise for `additive`."""
+    noise_dim: int = 128
+    """Size of the noise vector, and of the sentence feature where they meet."""
+    noise_sigma: float = 1.0
+    """Strength of the noise beside the sentence for `additive`."""
+    balanced_noise: bool = True
+    """Noise and sentence feature have one size and one root mean square where they meet. Without, they are joined as
+    they come, as in models from before there was this setting; then `noise_dim` is for `concat` alone."""
     activation: Activation = "leaky_relu"
     """Activation of the feature half of the gated convolutions."""
     generator_channels: tuple[int, ...] = (64, 64, 32, 24)
@@ -130,6 +144,8 @@ class ModelConfig(Section):
 
 @dataclass(kw_only=True)
 class LossConfig(Section):
+    WHEN_ABSENT = {"mode_seeking": 0.0}
+
     adversarial: Literal["hinge", "nonsaturating"] = "hinge"
     """Adversarial loss of both players."""
     mismatched: float = 0.5
@@ -137,7 +153,8 @@ class LossConfig(Section):
     penalty: Literal["r1", "ma_gp", "none"] = "r1"
     """Gradient penalty of the discriminator: on real images (`r1`), on real images and sentences (`ma_gp`)."""
     penalty_weight: float = 0.2
-    """Weight of the penalty, averaged over all steps."""
+    """Weight of the penalty at 32 px, averaged over all steps. The penalty is scaled so that it means the same at every
+    resolution."""
     penalty_every: int = 16
     """Steps between two penalties; each counts that many times its weight."""
     region: float = 0.2
@@ -154,6 +171,9 @@ class LossConfig(Section):
     """Weight of the loss between global feature and sentence."""
     temperature: float = 0.1
     """Temperature of the loss between global feature and sentence."""
+    mode_seeking: float = 0.4
+    """Weight of the loss that pulls two images of a caption apart until they differ as real ones do. It takes part only
+    where the training set shows how much that is, by several images of a caption or of a class."""
     kl: float = 1.0
     """Weight of the KL term of `conditioning_augmentation`."""
     gather: bool = True
@@ -163,7 +183,7 @@ class LossConfig(Section):
 
     def _check(self) -> None:
         self._require("mismatched", 0 <= self.mismatched <= 1, "between 0 and 1")
-        for name in ("penalty_weight", "region", "sentence", "kl"):
+        for name in ("penalty_weight", "region", "sentence", "mode_seeking", "kl"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("gamma_attention", "gamma_pooling", "gamma_matching", "temperature"):
             self._require(name, getattr(self, name) > 0, "more than 0")
@@ -259,6 +279,8 @@ class LogConfig(Section):
     """Steps between two sample grids and two evaluations; the last step always makes one."""
     samples: int = 32
     """Images in a sample grid."""
+    variations: int = 8
+    """Captions of which a picture shows several images, a row each; 0 for none."""
     attention: int = 6
     """Images of the grid for which a picture shows where each keyword of the caption looks; 0 for none."""
     tensorboard: bool = True
@@ -267,7 +289,8 @@ class LogConfig(Section):
     def _check(self) -> None:
         for name in ("every", "samples_every", "samples"):
             self._require(name, getattr(self, name) >= 1, "1 or more")
-        self._require("attention", self.attention >= 0, "0 or more")
+        for name in ("variations", "attention"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
 
 
 @dataclass(kw_only=True)
@@ -310,7 +333,18 @@ class Config:
         unknown = sections.keys() - kinds.keys()
         if unknown:
             raise UserError(f"{where} has an unknown section {sorted(unknown)[0]}; there are {', '.join(kinds)}")
+        sections = _with_scaled_penalty(sections)
         return cls(**{name: read_section(kinds[name], values, f"{where}: {name}") for name, values in sections.items()})
+
+
+def _with_scaled_penalty(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Sections in which R1's weight is that at 32 px, as it is since the penalty is scaled by the resolution; files
+    older than that hold the weight at their own resolution."""
+    model, loss = sections.get("model", {}), sections.get("loss", {})
+    weight, size = loss.get("penalty_weight"), model.get("image_size")
+    if "balanced_noise" in model or loss.get("penalty") != "r1" or not (weight and size):
+        return sections
+    return sections | {"loss": loss | {"penalty_weight": weight * (PENALTY_SIZE / size) ** 2}}
 
 
 def _plain(section: Any) -> dict[str, Any]:
@@ -327,7 +361,8 @@ def read_section(kind: type[Section], values: dict[str, Any], where: str) -> Any
     if unknown:
         raise UserError(f"{where} has no field {sorted(unknown)[0]}")
     try:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        present = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return kind(**{**kind.WHEN_ABSENT, **present})
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from error
 

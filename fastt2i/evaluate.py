@@ -25,6 +25,11 @@ ATTRIBUTES = """\
 accuracy_*: share of images in which the colour, shape, size, position and background read back from the pixels are
 those of the caption; accuracy_all: all five together."""
 
+SPREAD = """\
+spread: how much images of one caption differ, drawn from several noises: the standard deviation over the images, a mean
+over captions and pixels, in levels of 255. spread_of_real: the mean absolute difference of two images of a caption as a
+multiple of that of two real images of one caption (or class), where the data has such."""
+
 
 @dataclass(kw_only=True)
 class Arguments:
@@ -64,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
     print()
     print(R_PRECISION.format(candidates=arguments.candidates))
+    print(SPREAD)
     if "accuracy_all" in scores:
         print(ATTRIBUTES)
     if arguments.out:
@@ -82,6 +88,7 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     from fastt2i.data.open import open_dataset
     from fastt2i.devices.selection import choose_device
     from fastt2i.engine.evaluation import CaptionSet
+    from fastt2i.metrics.spread import real_distance
     from fastt2i.models.pretrained import load_pretrained
     from fastt2i.pictures.pixels import to_signed
 
@@ -91,14 +98,15 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     size = model.config.image_size
     # What was held out of a folder depends on the share: take the training's.
     heldout = float(model.facts.get("heldout", DataConfig().heldout))
-    index = open_dataset(
+    whole = open_dataset(
         arguments.data,
         arguments.format,
         image_size=size,
-        split=arguments.split,
+        split="all",
         heldout=heldout,
         text_column=arguments.text_column,
-    ).head(arguments.limit)
+    )
+    index = whole.split(arguments.split).head(arguments.limit)
     if not len(index):
         raise UserError(f"nothing of {arguments.data} is held out; score what training saw with --split train")
     decode = Decoder.of(index, size)
@@ -112,12 +120,18 @@ def _evaluate(arguments: Arguments) -> dict[str, float | int]:
     if not captions:
         raise UserError(f"no image of {arguments.data} can be decoded, so there is nothing to score")
     texts = CaptionSet(
-        captions, encoder(captions), noise_dim=model.generator.noise_dim, seed=arguments.seed, device=device
+        captions,
+        encoder(captions),
+        noise_dim=model.generator.noise_dim,
+        seed=arguments.seed,
+        device=device,
+        real_distance=real_distance(whole, size),
     )
     images = texts.draw(model.generator.to(device))
     discriminator = model.discriminator.to(device)
     scores: dict[str, float | int] = {"captions": len(captions), "undecodable_images": len(index) - len(captions)}
     scores |= texts.accuracy(images)
+    scores |= texts.spread(model.generator)
     scores |= texts.r_precision(images, discriminator, candidates=arguments.candidates)
     real_scores = texts.r_precision(
         to_signed(torch.stack(real)).to(device), discriminator, candidates=arguments.candidates

@@ -51,7 +51,9 @@ def build_trainer(config: Config, directory: RunDirectory, world: World | None =
         )
     _synchronize_ranks(world, data, device, state)
     saver = RunSaver(config, directory, data, state, world)
-    captions = data.caption_set(state.ema.module.noise_dim)
+    real_distance = world.run_on_rank0(data.real_distance)
+    world.print_rank0(_describe_mode_seeking(config, real_distance))
+    captions = data.caption_set(state.ema.module.noise_dim, real_distance)
     progress = saver.restore()
     progress.loader, reason = world.run_on_rank0(lambda: data.choose_loader(progress.loader))
     world.print_rank0(f"loader: {progress.loader}; {reason}")
@@ -63,7 +65,7 @@ def build_trainer(config: Config, directory: RunDirectory, world: World | None =
         precision=precision,
         data=data,
         state=state,
-        runner=_build_runner(config, state, precision, device, world, compiled_before=progress.compiled),
+        runner=_build_runner(config, state, precision, device, world, real_distance, compiled_before=progress.compiled),
         captions=captions,
         quarantine=QuarantineLog(directory, data.index.problems, progress.quarantined, world),
         saver=saver,
@@ -81,10 +83,11 @@ def _build_runner(
     precision: Precision,
     device: torch.device,
     world: World,
+    real_distance: float | None,
     *,
     compiled_before: bool | None,
 ) -> StepRunner:
-    step = TrainStep(config.loss, state.generator, state.discriminator, state.ema, precision, world)
+    step = TrainStep(config.loss, state.generator, state.discriminator, state.ema, precision, world, real_distance)
     if config.train.accumulate > 1:
         step = AccumulatedStep(step, config.train.accumulate)
     return StepRunner(
@@ -122,6 +125,16 @@ def _describe(config: Config, state: TrainingState, precision: Precision, device
         f"model: {config.model.image_size} px, generator {generator / 1e6:.2f} M parameters, "
         f"discriminator {discriminator / 1e6:.2f} M; {precision.name} on {device}"
         + (f" and {world.size - 1} more" if world.size > 1 else "")
+    )
+
+
+def _describe_mode_seeking(config: Config, real_distance: float | None) -> str:
+    if real_distance is None:
+        return "mode seeking: off; most captions have one image, which does not show how much images of one differ"
+    switch = "on" if config.loss.mode_seeking else "off, as loss.mode_seeking is 0"
+    return (
+        f"mode seeking: {switch}; two training images of one caption or class differ by {real_distance * 127.5:.1f} "
+        "levels of 255"
     )
 
 

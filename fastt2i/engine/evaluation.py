@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +14,15 @@ from fastt2i.data.shapes import parse_caption
 from fastt2i.engine.inputs import seeded
 from fastt2i.metrics.attributes import attribute_accuracy
 from fastt2i.metrics.r_precision import r_precision
+from fastt2i.metrics.spread import pair_distance, spread
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
 from fastt2i.ops import region_keyword_attention
 from fastt2i.pictures.pixels import to_uint8
 from fastt2i.text.features import TextFeatures
+
+#: Noises that are tried on a caption, and captions that this is done with.
+NOISES, SPREAD_CAPTIONS = 8, 32
 
 
 class CaptionSet:
@@ -29,14 +34,24 @@ class CaptionSet:
         noise_dim: size of the generator's noise.
         seed: of the noise.
         device: where the networks are.
+        real_distance: mean absolute difference of two real images of one caption, in [-1, 1]; None if none are known.
     """
 
     def __init__(
-        self, captions: Sequence[str], features: TextFeatures, *, noise_dim: int, seed: int, device: torch.device
+        self,
+        captions: Sequence[str],
+        features: TextFeatures,
+        *,
+        noise_dim: int,
+        seed: int,
+        device: torch.device,
+        real_distance: float | None = None,
     ) -> None:
         self.captions = list(captions)
         self._sentence, self._keywords, self._mask = (part.to(device) for part in features)
         self._noise = torch.randn(len(captions), noise_dim, generator=seeded(seed, "captions")).to(device)
+        self._noises = torch.randn(NOISES, noise_dim, generator=seeded(seed, "noises")).to(device)
+        self._real_distance = real_distance
 
     @torch.inference_mode()
     def draw(self, generator: Generator, count: int | None = None, batch_size: int = 64) -> Tensor:
@@ -60,9 +75,28 @@ class CaptionSet:
         )
 
     def score(self, generator: Generator, discriminator: Discriminator) -> dict[str, float]:
-        """Scores of one image for each caption, by name; those that do not apply to these captions are left out."""
+        """All scores by name; those that do not apply to these captions are left out."""
         images = self.draw(generator)
-        return self.r_precision(images, discriminator) | self.accuracy(images)
+        return self.r_precision(images, discriminator) | self.accuracy(images) | self.spread(generator)
+
+    @torch.inference_mode()
+    def draw_variations(self, generator: Generator, count: int) -> Tensor:
+        """Images (C, NOISES, 3, S, S) of the first `count` captions, C of them; all from the same noises."""
+        return torch.stack(
+            [generator(s.expand(NOISES, -1), self._noises).images.float() for s in self._sentence[:count]]
+        )
+
+    def spread(self, generator: Generator) -> dict[str, float]:
+        """How much images of one caption differ, over the first `SPREAD_CAPTIONS` captions.
+
+        `spread`: see `fastt2i.metrics.spread`; `spread_of_real`: the mean absolute difference of two images as a
+        multiple of that of real images of one caption, where that is known.
+        """
+        images = self.draw_variations(generator, SPREAD_CAPTIONS)
+        scores = {"spread": spread(images)}
+        if self._real_distance:
+            scores["spread_of_real"] = statistics.fmean(map(pair_distance, images)) / self._real_distance
+        return scores
 
     @torch.inference_mode()
     def r_precision(

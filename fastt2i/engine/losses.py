@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from fastt2i.config import LossConfig
+from fastt2i.config import PENALTY_SIZE, LossConfig
 from fastt2i.models.discriminator import ImageFeatures
 from fastt2i.ops import global_match_loss, region_keyword_loss
+
+#: Share of the distance of real images that is added to the distance of generated ones, to bound its inverse.
+MODE_SEEKING_MARGIN = 0.1
 
 
 def discriminator_adversarial(
@@ -50,14 +53,17 @@ def generator_adversarial(kind: str, fake: Tensor) -> Tensor:
 
 
 def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """E |grad_x D(x, s)|^2 / 2 over real pairs (Mescheder et al. 2018, eq. 9).
+    """E |grad_x D(x, s)|^2 / 2 over real pairs (Mescheder et al. 2018, eq. 9), times (S / 32)^2.
+
+    The same function of an image on twice as many pixels a side has a quarter of the squared gradient: so scaled, one
+    weight means the same at every resolution, and at 32 px it is the paper's. StyleGAN3's settings grow alike.
 
     Args:
         logits: (B,) logits of real images under their captions, computed from `images`.
         images: (B, 3, S, S) real images that require a gradient.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+    return (images.shape[-1] / PENALTY_SIZE) ** 2 * gradient.square().sum(dim=(1, 2, 3)).mean() / 2
 
 
 def ma_gp_penalty(logits: Tensor, images: Tensor, sentences: Tensor) -> Tensor:
@@ -74,6 +80,22 @@ def ma_gp_penalty(logits: Tensor, images: Tensor, sentences: Tensor) -> Tensor:
     gradients = torch.autograd.grad(logits.sum(), [images, sentences], create_graph=True)
     squared_norm = sum((g.flatten(1).square().sum(dim=1) for g in gradients), start=logits.new_zeros(()))
     return squared_norm.pow(3).mean()
+
+
+def mode_seeking_loss(images: Tensor, others: Tensor, distance: float) -> Tensor:
+    """What pulls apart two images of a caption that differ by less than real ones do, (N,), for each pair.
+
+    Mode seeking (Mao et al. 2019, eq. 4) minimises |z1 - z2| / |I1 - I2|. Here the numerator, which hardly varies in
+    many dimensions, is replaced by the distance of real images, and the loss ends where that is reached:
+    max(0, (1 + m) r / (d + m r) - 1), d = mean |I1 - I2| of a pair, r = `distance`, m = MODE_SEEKING_MARGIN.
+
+    Args:
+        images, others: (N, 3, S, S) in [-1, 1]: of the same captions, drawn from other noise.
+        distance: mean absolute difference of two real images of one caption, in the same units; above 0.
+    """
+    apart = (images - others).abs().mean(dim=(1, 2, 3))
+    margin = MODE_SEEKING_MARGIN * distance
+    return F.relu((distance + margin) / (apart + margin) - 1)
 
 
 def region_match(

@@ -112,13 +112,16 @@ class RunSaver:
         state = self._state.plain() | progress.to_state(self._data.digest)
         self._checkpoints.save(progress.step, self._state.tensors(), state)
         model = self._pretrained(progress, prompts)
-        samples = sorted(self._directory.samples.glob("step-*.png"))
+        pictures = {
+            f"{name}.png": max(self._directory.samples.glob(f"{prefix}-*.png"), default=None)
+            for name, prefix in (("samples", "step"), ("variations", "variations"))
+        }
         try:
             save_pretrained(
                 model,
                 self._directory.model,
                 model_card(model, str(self._directory.path)),
-                {"samples.png": samples[-1].read_bytes()} if samples else {},
+                {name: newest.read_bytes() for name, newest in pictures.items() if newest},
             )
         except OSError as error:
             raise UserError(f"cannot save the model in {self._directory.model}: {error.strerror}") from error

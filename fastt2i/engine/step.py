@@ -23,6 +23,7 @@ from fastt2i.engine.losses import (
     discriminator_adversarial,
     generator_adversarial,
     ma_gp_penalty,
+    mode_seeking_loss,
     r1_penalty,
     region_match,
     sentence_match,
@@ -31,7 +32,7 @@ from fastt2i.engine.optim import Player
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.trace_span import trace_span
 from fastt2i.models.discriminator import Discriminator, ImageFeatures
-from fastt2i.models.generator import Generated, Generator
+from fastt2i.models.generator import Generator
 from fastt2i.pictures.pixels import to_signed
 from fastt2i.text.features import TextFeatures
 
@@ -80,6 +81,15 @@ class RealAndFake(NamedTuple):
     words: Tensor
 
 
+class GeneratedBatch(NamedTuple):
+    """A step's generator pass: images (B, 3, S, S) in [-1, 1]; the KL term of the noise, or None; and, with mode
+    seeking, images (P, 3, S, S) of every other caption with those of the same captions from other noise, else None."""
+
+    images: Tensor
+    kl: Tensor | None
+    pairs: tuple[Tensor, Tensor] | None
+
+
 class Fakes(NamedTuple):
     """Inputs of the generator's losses, float32: features of B fakes, and the projections of their captions and
     keywords."""
@@ -108,14 +118,18 @@ class TrainStep:
         ema: Ema[Generator],
         precision: Precision,
         world: World | None = None,
+        real_distance: float | None = None,
     ) -> None:
-        """world: the processes of the run, one by default."""
+        """world: the processes of the run, one by default. real_distance: mean absolute difference of two real images
+        of one caption, in [-1, 1]; None switches the mode-seeking loss off.
+        """
         self.config = config
         self.generator = generator
         self.discriminator = discriminator
         self.ema = ema
         self.precision = precision
         self.world = world or World()
+        self.real_distance = real_distance if config.mode_seeking else None
         self._group = self.world.group if config.gather else None
 
     @property
@@ -158,18 +172,31 @@ class TrainStep:
 
     # Generate
 
-    def _generate_batch(self, inputs: StepInputs) -> Generated:
+    def _generate_batch(self, inputs: StepInputs) -> GeneratedBatch:
         """The fakes of a step, for both turns."""
-        return self._generate(inputs)
+        return self._generate(inputs, self._first_row(inputs))
 
-    def _generate(self, inputs: StepInputs) -> Generated:
+    def _first_row(self, inputs: StepInputs) -> int:
+        """The place of this process's first image in the batch of all, modulo 2."""
+        return self.world.rank * len(inputs.noise) % 2
+
+    def _generate(self, inputs: StepInputs, first_row: int = 0) -> GeneratedBatch:
+        """first_row: place of the first image in the batch of all ranks; the even places are drawn twice, in one pass,
+        so that they are the same however the batch is divided."""
+        sentence, noise, batch = inputs.text.sentence, inputs.noise, len(inputs.noise)
+        twice = slice(first_row % 2, None, 2)
+        if self.real_distance:
+            # In reverse order the noise is standard normal, too, and uncorrelated with what it was.
+            sentence, noise = torch.cat([sentence, sentence[twice]]), torch.cat([noise, noise[twice].flip(1)])
         with self.precision.autocast():
-            return self.generator.module(inputs.text.sentence, inputs.noise)
+            images, kl = self.generator.module(sentence, noise)
+        images, others = images[:batch], images[batch:]
+        return GeneratedBatch(images, kl, (images[twice], others) if self.real_distance else None)
 
     # Discriminator turn
 
     def _discriminator_backward(
-        self, inputs: StepInputs, generated: Generated, with_penalty: bool
+        self, inputs: StepInputs, generated: GeneratedBatch, with_penalty: bool
     ) -> dict[str, Tensor]:
         """Compute the discriminator's losses and leave their gradient in its parameters; returns the losses."""
         with trace_span("discriminator"):
@@ -246,22 +273,33 @@ class TrainStep:
         finally:
             self.discriminator.module.requires_grad_(True)
 
-    def _generator_backward(self, inputs: StepInputs, generated: Generated) -> dict[str, Tensor]:
+    def _generator_backward(self, inputs: StepInputs, generated: GeneratedBatch) -> dict[str, Tensor]:
         """Compute the generator's losses and leave their gradient in its parameters; returns the losses."""
         with trace_span("generator"):
-            total, losses = self._generator_losses(inputs, *generated)
+            total, losses = self._generator_losses(inputs, generated)
         with trace_span("generator backward"):
             self.generator.zero_grad()
             self.generator.backward(total)
         return losses
 
-    def _generator_losses(
-        self, inputs: StepInputs, fake: Tensor, kl: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        total, losses = self._generator_loss_terms(inputs, self._encode_fake(inputs, fake))
-        if kl is not None:
-            losses["g_kl"] = kl
-            total = total + self.config.kl * kl
+    def _generator_losses(self, inputs: StepInputs, generated: GeneratedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        total, losses = self._generator_loss_terms(inputs, self._encode_fake(inputs, generated.images))
+        noise_total, noise_losses = self._noise_loss_terms(generated)
+        return total + noise_total, losses | noise_losses
+
+    def _noise_loss_terms(self, generated: GeneratedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's losses that do not depend on the discriminator, and their weighted sum."""
+        total = generated.images.new_zeros((), dtype=torch.float32)
+        losses: dict[str, Tensor] = {}
+        if generated.kl is not None:
+            losses["g_kl"] = generated.kl
+            total = total + self.config.kl * generated.kl
+        if generated.pairs and self.real_distance:
+            images, others = generated.pairs
+            each = mode_seeking_loss(images.float(), others.float(), self.real_distance)
+            # Not their mean: of odd parts of a batch, some have a pair more than others.
+            losses["g_mode_seeking"] = each.sum() / (len(generated.images) / 2)
+            total = total + self.config.mode_seeking * losses["g_mode_seeking"]
         return total, losses
 
     def _encode_fake(self, inputs: StepInputs, fake: Tensor) -> Fakes:
@@ -269,7 +307,7 @@ class TrainStep:
         return Fakes(*self._discriminate(self._augment(fake, inputs, 2), inputs.text.sentence, inputs.text.keywords))
 
     def _generator_loss_terms(self, inputs: StepInputs, encoded: Fakes) -> tuple[Tensor, dict[str, Tensor]]:
-        """The generator's losses and their weighted sum, without the KL term."""
+        """The generator's losses that depend on the discriminator, and their weighted sum."""
         config, mask, exclude = self.config, inputs.text.mask, self._exclude(inputs)
         losses = {
             "g_adversarial": generator_adversarial(config.adversarial, encoded.fake.logits(encoded.matching)),

@@ -19,6 +19,7 @@ from fastt2i.engine.distributed.world import World
 from fastt2i.engine.evaluation import CaptionSet
 from fastt2i.engine.inputs import seeded
 from fastt2i.errors import UserError
+from fastt2i.metrics.spread import real_distance
 from fastt2i.text.cache import TextCache
 from fastt2i.text.encoder import TextEncoder
 from fastt2i.text.features import TextFeatures
@@ -111,14 +112,23 @@ class TrainingData:
         count = len(self.captions.captions)
         return self.features.rows(torch.arange(0, count, -(-count // STATISTICS_CAPTIONS)))
 
-    def caption_set(self, noise_dim: int) -> CaptionSet:
+    def real_distance(self) -> float | None:
+        """How much two training images of one caption or class differ; see `fastt2i.metrics.spread.real_distance`."""
+        return real_distance(self.index, self._config.model.image_size)
+
+    def caption_set(self, noise_dim: int, real_distance: float | None) -> CaptionSet:
         """Captions for grids and scores: held-out ones, or training captions where none are held out."""
         source = self.heldout if len(self.heldout) else self.index
         captions = source.caption_table().captions
         order = torch.randperm(len(captions), generator=seeded("held-out captions"))
         chosen = [captions[place] for place in order[:SCORED_CAPTIONS].tolist()]
         return CaptionSet(
-            chosen, self.encoder(chosen), noise_dim=noise_dim, seed=self._config.train.seed, device=self._device
+            chosen,
+            self.encoder(chosen),
+            noise_dim=noise_dim,
+            seed=self._config.train.seed,
+            device=self._device,
+            real_distance=real_distance,
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig
+from fastt2i.models.noise import make_noise
 from fastt2i.models.whitening import Whitening
 from fastt2i.nn import GatedConv2d, UpsampleGatedConv2d
 from fastt2i.nn.few_channel_conv import FewChannelConv2d
@@ -30,44 +31,6 @@ class Generated(NamedTuple):
 
     images: Tensor
     kl: Tensor | None
-
-
-class ConcatNoise(nn.Module):
-    """[s, z] with z ~ N(0, I) of `noise_dim`."""
-
-    def __init__(self, sentence_dim: int, noise_dim: int) -> None:
-        super().__init__()
-        self.noise_dim = noise_dim
-        self.out_dim = sentence_dim + noise_dim
-
-    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, None]:
-        return torch.cat([sentence, noise], dim=1), None
-
-
-class AdditiveNoise(nn.Module):
-    """s + sigma z with z ~ N(0, I) of the sentence's size."""
-
-    def __init__(self, sentence_dim: int, sigma: float) -> None:
-        super().__init__()
-        self.noise_dim = self.out_dim = sentence_dim
-        self.sigma = sigma
-
-    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, None]:
-        return sentence + self.sigma * noise, None
-
-
-class ConditioningAugmentation(nn.Module):
-    """N(mu(s), sigma(s)) with its KL divergence from N(0, I) (StackGAN, Zhang et al. 2017, eq. 2)."""
-
-    def __init__(self, sentence_dim: int) -> None:
-        super().__init__()
-        self.noise_dim = self.out_dim = sentence_dim
-        self.statistics = nn.Linear(sentence_dim, 2 * sentence_dim)
-
-    def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self.statistics(sentence).float().chunk(2, dim=1)
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return mean + (0.5 * log_variance).exp() * noise, kl
 
 
 class GeneratorBlock(nn.Module):
@@ -102,13 +65,7 @@ class Generator(nn.Module):
     def __init__(self, config: ModelConfig, sentence_dim: int) -> None:
         super().__init__()
         self.whitening = Whitening(sentence_dim)
-        self.noise: ConcatNoise | AdditiveNoise | ConditioningAugmentation
-        if config.noise == "concat":
-            self.noise = ConcatNoise(sentence_dim, config.noise_dim)
-        elif config.noise == "additive":
-            self.noise = AdditiveNoise(sentence_dim, config.noise_sigma)
-        else:
-            self.noise = ConditioningAugmentation(sentence_dim)
+        self.noise = make_noise(config, sentence_dim)
         text_dim = self.noise.out_dim
         widths = config.generator_channels
         self.encoder = nn.Sequential(

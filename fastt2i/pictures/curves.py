@@ -14,8 +14,9 @@ def save_curves(records: Sequence[dict[str, float]], path: Path, scored: str = "
         "Discriminator's losses": _series(records, "d_"),
         "Generator's losses": _series(records, "g_"),
         f"Scores on {scored} captions": _series(records, "accuracy_") | _series(records, "r_precision"),
+        "Spread of images of one caption": _series(records, "spread_of_real") or _series(records, "spread"),
     }
-    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    figure = Figure(figsize=(20, 4.2), layout="constrained")
     for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         axes.set_title(title)
         axes.set_xlabel("step")

@@ -36,6 +36,19 @@ def sample_grid(images: Sequence[Image.Image], captions: Sequence[str], columns:
     return _sheet([_Cell(k // columns, k % columns, image, _wrap(text, size)) for k, (image, text) in pairs], size)
 
 
+def variation_sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str]) -> Image.Image:
+    """A row for each caption: several images of it, the caption under the first."""
+    size = max(CELL, rows[0][0].width)
+    return _sheet(
+        [
+            _Cell(row, column, image, [] if column else _wrap(caption, size))
+            for row, (images, caption) in enumerate(zip(rows, captions, strict=True))
+            for column, image in enumerate(images)
+        ],
+        size,
+    )
+
+
 def attention_sheet(
     images: Sequence[Image.Image],
     captions: Sequence[str],

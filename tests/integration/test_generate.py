@@ -120,6 +120,23 @@ def test_a_damaged_model_is_one_sentence_that_names_the_file(
     assert (file in errors) or "holds no model" in errors
 
 
+def test_a_model_from_before_noise_was_balanced_draws_what_it_drew(tiny: list[str], tmp_path: Path) -> None:
+    """Its configuration lacks the field; such a run goes on, too."""
+    options = [*tiny, "--train.steps", "1", "--model.no-balanced-noise", "--out", str(tmp_path / "run")]
+    assert train.main(options) == 0
+    old = TextToImagePipeline.from_pretrained(tmp_path / "run")
+    drawn = pixels(old(PROMPTS))[0].tobytes()
+    shutil.copytree(tmp_path / "run" / "model", tmp_path / "old")
+    header = json.loads((tmp_path / "old" / "config.json").read_text())
+    assert header["model"].pop("balanced_noise") is False
+    (tmp_path / "old" / "config.json").write_text(json.dumps(header))
+    again = TextToImagePipeline.from_pretrained(tmp_path / "old")
+    assert not again.model.config.balanced_noise and pixels(again(PROMPTS))[0].tobytes() == drawn
+    file = tmp_path / "run" / "config.yaml"
+    file.write_text(file.read_text().replace("  balanced_noise: false\n", "").replace("  mode_seeking: 0.4\n", ""))
+    assert train.main(["--resume", "--train.steps", "2", "--out", str(tmp_path / "run")]) == 0
+
+
 def test_another_language_model_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run / "model", model)
@@ -136,7 +153,9 @@ def test_evaluation(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     scores = json.loads(out.read_text())
     assert scores["captions"] == 40 and scores["undecodable_images"] == 0
     assert {"accuracy_all", "accuracy_color", "r_precision", "r_precision_real"} <= set(scores)
-    assert "whose own caption is the nearest of 100" in capsys.readouterr().out
+    assert scores["spread"] > 0 and scores["spread_of_real"] > 0
+    printed = capsys.readouterr().out
+    assert "whose own caption is the nearest of 100" in printed and "spread_of_real: the mean" in printed
     with pytest.raises(UserError, match="--limit is 1; it must be 2 or more"):
         evaluate.main(["--model", str(run), "--limit", "1"])
     with pytest.raises(UserError, match="nowhere"):

@@ -71,6 +71,7 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
         "quarantine.jsonl",
         "samples/step-00000006.png",
         "samples/attention-00000006.png",
+        "samples/variations-00000006.png",
         "checkpoints/step-00000004/state.json",
         "checkpoints/step-00000006/state.json",
         "model/generator.safetensors",
@@ -78,13 +79,17 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
         "model/config.json",
         "model/README.md",
         "model/samples.png",
+        "model/variations.png",
     } <= files
     records = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
     losses = [r for r in records if "d_adversarial" in r]
     assert [r["step"] for r in losses] == [1, 2, 3, 4, 5, 6]
     assert all(r["images_per_second"] > 0 for r in losses)
+    assert all(r["g_mode_seeking"] >= 0 for r in losses)
     assert 0 <= records[-1]["accuracy_all"] <= 1 and 0 <= records[-1]["r_precision"] <= 1
-    assert "CN115619903A" in (whole_run / "model" / "README.md").read_text()
+    assert records[-1]["spread"] > 0 and records[-1]["spread_of_real"] > 0
+    card = (whole_run / "model" / "README.md").read_text()
+    assert "CN115619903A" in card and "- spread of real: " in card
 
 
 @pytest.fixture

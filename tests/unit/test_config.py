@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from fastt2i.config import PRESETS, Config, LossConfig, ModelConfig, OptimConfig, TrainConfig, preset
 from fastt2i.errors import UserError
@@ -54,3 +55,24 @@ def test_a_bad_file_is_one_sentence(text: str, sentence: str) -> None:
 def test_an_unknown_preset_names_the_others() -> None:
     with pytest.raises(UserError, match="no preset tiny; choose one of demo, "):
         preset("tiny")
+
+
+@pytest.mark.parametrize(("size", "weight"), [(32, 2.0), (64, 0.5), (256, 0.03125)])
+def test_a_file_from_before_the_noise_was_balanced_means_what_it_meant(size: int, weight: float) -> None:
+    """Its R1 penalty was not scaled by the resolution, and there was no mode seeking."""
+    levels = size.bit_length() - 2
+    text = yaml.safe_dump(
+        {
+            "model": {
+                "image_size": size,
+                "noise_dim": 32,
+                "generator_channels": [8] * levels,
+                "discriminator_channels": [8] * levels,
+            },
+            "loss": {"penalty": "r1", "penalty_weight": 2.0},
+        }
+    )
+    config = Config.from_yaml(text, "config.yaml")
+    assert not config.model.balanced_noise and config.loss.mode_seeking == 0
+    assert config.loss.penalty_weight == weight
+    assert Config.from_yaml(config.to_yaml(), "config.yaml") == config

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastt2i.engine.step import StepInputs, TrainStep, with_input_gradients
+from fastt2i.engine.step import GeneratedBatch, StepInputs, TrainStep, with_input_gradients
 from fastt2i.engine.trace_span import trace_span
-from fastt2i.models.generator import Generated
 from fastt2i.text.features import TextFeatures
 
 
@@ -34,17 +33,25 @@ class AccumulatedStep(TrainStep):
     PARTS = ("_generate", "_encode_real_and_fake", "_discriminator_loss_terms", "_encode_fake", "_generator_loss_terms")
 
     def __init__(self, step: TrainStep, parts: int) -> None:
-        super().__init__(step.config, step.generator, step.discriminator, step.ema, step.precision, step.world)
+        super().__init__(
+            step.config,
+            step.generator,
+            step.discriminator,
+            step.ema,
+            step.precision,
+            step.world,
+            step.real_distance,
+        )
         self._parts = parts
         self._last = [False] * (parts - 1) + [True]
 
     @torch.no_grad()
-    def _generate_batch(self, inputs: StepInputs) -> Generated:
-        images, kl = zip(*(self._generate(part) for part in self._split(inputs)), strict=True)
-        return Generated(torch.cat(images), None if kl[0] is None else torch.stack(kl).mean())
+    def _generate_batch(self, inputs: StepInputs) -> GeneratedBatch:
+        images = [self._generate(part, row).images for part, row in self._split_with_rows(inputs)]
+        return GeneratedBatch(torch.cat(images), kl=None, pairs=None)  # the losses of these are those of the parts
 
     def _discriminator_backward(
-        self, inputs: StepInputs, generated: Generated, with_penalty: bool
+        self, inputs: StepInputs, generated: GeneratedBatch, with_penalty: bool
     ) -> dict[str, Tensor]:
         parts = list(zip(self._split(inputs), generated.images.chunk(self._parts), strict=True))
         with trace_span("discriminator"):
@@ -67,7 +74,7 @@ class AccumulatedStep(TrainStep):
                 self.discriminator.backward(share, last=last)
         return losses | ({"d_penalty": torch.stack(penalties).sum()} if with_penalty else {})
 
-    def _generator_backward(self, inputs: StepInputs, generated: Generated) -> dict[str, Tensor]:
+    def _generator_backward(self, inputs: StepInputs, generated: GeneratedBatch) -> dict[str, Tensor]:
         parts = list(zip(self._split(inputs), generated.images.chunk(self._parts), strict=True))
         with trace_span("generator"):
             with torch.no_grad():
@@ -76,15 +83,19 @@ class AccumulatedStep(TrainStep):
             total, losses = self._generator_loss_terms(inputs, encoded._replace(fake=leaves))
             feature_gradients = self._feature_gradients(total, leaves)
         self.generator.zero_grad()
-        for (part, _), gradients, last in zip(parts, feature_gradients, self._last, strict=True):
+        noise_losses: list[dict[str, Tensor]] = []
+        for (part, row), gradients, last in zip(
+            self._split_with_rows(inputs), feature_gradients, self._last, strict=True
+        ):
             with trace_span("generator"):
-                fake, kl = self._generate(part)
-                share = _surrogate_loss(self._encode_fake(part, fake).fake, gradients)
-                if kl is not None:
-                    share = share + self.config.kl * kl / self._parts
+                own = self._generate(part, row)
+                noise_total, terms = self._noise_loss_terms(own)
+                noise_losses.append({name: term.detach() for name, term in terms.items()})
+                share = _surrogate_loss(self._encode_fake(part, own.images).fake, gradients)
+                share = share + noise_total / self._parts
             with trace_span("generator backward"):
                 self.generator.backward(share, last=last)
-        return losses | ({} if generated.kl is None else {"g_kl": generated.kl})
+        return losses | {name: torch.stack([terms[name] for terms in noise_losses]).mean() for name in noise_losses[0]}
 
     def _split(self, inputs: StepInputs) -> Iterator[StepInputs]:
         """The inputs of each part; ids of other ranks are for the losses alone, which take the whole batch."""
@@ -101,6 +112,13 @@ class AccumulatedStep(TrainStep):
                 noise=inputs.noise[rows],
                 augmentation=inputs.augmentation[:, rows],
             )
+
+    def _split_with_rows(self, inputs: StepInputs) -> Iterator[tuple[StepInputs, int]]:
+        """The inputs of each part, and the place of its first image as `_generate` takes it."""
+        row = self._first_row(inputs)
+        for part in self._split(inputs):
+            yield part, row % 2
+            row += len(part.noise)
 
     def _feature_gradients(self, total: Tensor, leaves: Any) -> list[list[Tensor | None]]:
         """The gradients of the loss by the features, for each part; None for features that it does not depend on."""

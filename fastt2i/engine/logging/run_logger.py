@@ -14,10 +14,11 @@ from tqdm import tqdm
 from fastt2i.config import LogConfig
 from fastt2i.engine.logging.run_directory import RunDirectory
 from fastt2i.pictures.curves import save_curves
-from fastt2i.pictures.grids import attention_sheet, sample_grid
+from fastt2i.pictures.grids import attention_sheet, sample_grid, variation_sheet
 from fastt2i.pictures.pixels import to_pillow
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 #: Seconds between two progress lines where there is no terminal to draw a bar on.
@@ -32,6 +33,8 @@ class NullLogger:
     def log_losses(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def log_samples(self, step: int, images: Tensor, captions: Sequence[str], scores: Mapping[str, float]) -> None: ...
+
+    def log_variations(self, step: int, images: Tensor, captions: Sequence[str]) -> None: ...
 
     def log_attention(
         self, step: int, images: Tensor, captions: Sequence[str], words: Sequence[Sequence[str]], attention: Tensor
@@ -97,16 +100,19 @@ class RunLogger(NullLogger):
         grid.save(path)
         if scores:
             self._record(step, scores)
-        if self._writer:
-            import numpy as np
-
-            self._writer.add_image("samples", np.asarray(grid), step, dataformats="HWC")
+        self._add_image("samples", grid, step)
         save_curves(list(self._directory.records()), self._directory.curves, self._scored)
         summary = "  ".join(f"{name.removeprefix('accuracy_')} {value:.3f}" for name, value in scores.items())
         self.print(
             f"step {step}/{self._steps}  samples in {path}"
             + (f"  {self._scored} captions: {summary}" if summary else "")
         )
+
+    def log_variations(self, step: int, images: Tensor, captions: Sequence[str]) -> None:
+        """Write the picture of several images (C, N, 3, S, S) of each of C captions."""
+        sheet = variation_sheet([to_pillow(row) for row in images], captions)
+        sheet.save(self._directory.samples / f"variations-{step:08d}.png")
+        self._add_image("variations", sheet, step)
 
     def log_attention(
         self,
@@ -124,10 +130,7 @@ class RunLogger(NullLogger):
         maps = attention.unflatten(2, (side, side)).float().cpu().numpy()
         sheet = attention_sheet(to_pillow(images), captions, words, maps)
         sheet.save(self._directory.samples / f"attention-{step:08d}.png")
-        if self._writer:
-            import numpy as np
-
-            self._writer.add_image("attention", np.asarray(sheet), step, dataformats="HWC")
+        self._add_image("attention", sheet, step)
 
     def print(self, sentence: str) -> None:
         """Print a line without disturbing the progress bar."""
@@ -140,6 +143,12 @@ class RunLogger(NullLogger):
         self._metrics.close()
         if self._writer:
             self._writer.close()
+
+    def _add_image(self, name: str, picture: Image.Image, step: int) -> None:
+        if self._writer:
+            import numpy as np
+
+            self._writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
         self._metrics.write((json.dumps({"step": step, **values}) + "\n").encode())

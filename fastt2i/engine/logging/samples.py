@@ -12,7 +12,7 @@ from fastt2i.text.encoder import TextEncoder
 def log_samples(
     logger: NullLogger, step: int, captions: CaptionSet, state: TrainingState, encoder: TextEncoder, config: Config
 ) -> dict[str, float]:
-    """Draw and score the captions after `step` steps, and log a sample grid and an attention sheet.
+    """Draw and score the captions after `step` steps, and log a sample grid, variations and an attention sheet.
 
     Returns:
         the scores, by name.
@@ -21,6 +21,9 @@ def log_samples(
     scores = captions.score(generator, discriminator)
     images = captions.draw(generator, config.log.samples)
     logger.log_samples(step, images, captions.captions[: len(images)], scores)
+    if config.log.variations:
+        variations = captions.draw_variations(generator, config.log.variations)
+        logger.log_variations(step, variations, captions.captions[: len(variations)])
     shown = images[: config.log.attention]
     if len(shown):
         texts = captions.captions[: len(shown)]

@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from fastt2i.engine.losses import discriminator_adversarial, generator_adversarial, ma_gp_penalty, r1_penalty
+from fastt2i.engine.losses import (
+    MODE_SEEKING_MARGIN,
+    discriminator_adversarial,
+    generator_adversarial,
+    ma_gp_penalty,
+    mode_seeking_loss,
+    r1_penalty,
+)
 
 REAL, FAKE, WRONG = ([0.5, 2.0, -1.0], [-0.5, -3.0, 1.0], [0.25, -2.0, 4.0])
 
@@ -62,10 +69,37 @@ def test_penalties_are_their_formulas_and_pass_gradients() -> None:
     images = torch.randn(5, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     sentences = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
     r1 = r1_penalty(quadratic(images, sentences), images)
-    assert r1.item() == pytest.approx(images.square().flatten(1).sum(1).mean().item() / 2)
+    assert r1.item() == pytest.approx((4 / 32) ** 2 * images.square().flatten(1).sum(1).mean().item() / 2)
     squared = images.square().flatten(1).sum(1) + (1.5 * sentences.square()).square().sum(1)
     ma_gp = ma_gp_penalty(quadratic(images, sentences), images, sentences)
     assert ma_gp.item() == pytest.approx((squared**3).mean().item())
     (gradient,) = torch.autograd.grad(r1, images)
-    torch.testing.assert_close(gradient, images.detach() / 5)
+    torch.testing.assert_close(gradient, (4 / 32) ** 2 * images.detach() / 5)
     assert torch.autograd.grad(ma_gp, sentences)[0].abs().min() > 0
+
+
+@pytest.mark.parametrize("size", [16, 64, 128])
+def test_r1_of_one_function_is_the_same_at_every_resolution(size: int) -> None:
+    """A function of the image averaged down to 16 px, asked of images that are magnified to `size`."""
+
+    def penalty(images: torch.Tensor) -> float:
+        images = images.requires_grad_()
+        small = torch.nn.functional.adaptive_avg_pool2d(images, 16)
+        return r1_penalty(small.pow(3).flatten(1).sum(dim=1), images).item()
+
+    small = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    large = torch.nn.functional.interpolate(small, size, mode="nearest")
+    assert penalty(large) == pytest.approx(penalty(small.clone()), rel=1e-12)
+
+
+def test_mode_seeking_is_its_formula_and_ends_at_the_distance_of_real_images() -> None:
+    images = torch.zeros(3, 3, 4, 4, dtype=torch.float64)
+    others = images + torch.tensor([0.0, 0.05, 0.3], dtype=torch.float64)[:, None, None, None]
+    others = others.requires_grad_()
+    real, margin = 0.2, MODE_SEEKING_MARGIN
+    expected = [(1 + margin) * real / (d + margin * real) - 1 for d in (0.0, 0.05)] + [0.0]
+    loss = mode_seeking_loss(images, others, real)
+    assert loss.tolist() == pytest.approx(expected, rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss.sum(), others)
+    assert (gradient[1] < 0).all()  # down the gradient, the second image goes away from the first
+    assert not gradient[2].any()

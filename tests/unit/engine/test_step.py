@@ -26,14 +26,21 @@ MODEL = ModelConfig(
 CPU = torch.device("cpu")
 
 
-def make(loss: LossConfig, precision: str = "fp32", device: torch.device = CPU, **model: object) -> TrainStep:
+def make(
+    loss: LossConfig,
+    precision: str = "fp32",
+    device: torch.device = CPU,
+    real_distance: float | None = None,
+    **model: object,
+) -> TrainStep:
     config = dataclasses.replace(MODEL, **model)
     torch.manual_seed(1)
     arithmetic = Precision(precision, device)
     networks = Generator(config, SENTENCE).to(device), Discriminator(config, SENTENCE, SENTENCE).to(device)
     generator = make_player("generator", networks[0], OptimConfig(), arithmetic)
     discriminator = make_player("discriminator", networks[1], OptimConfig(), arithmetic)
-    return TrainStep(loss, generator, discriminator, Ema(generator.module, 0.9), arithmetic)
+    ema = Ema(generator.module, 0.9)
+    return TrainStep(loss, generator, discriminator, ema, arithmetic, real_distance=real_distance)
 
 
 def make_inputs(step: TrainStep, seed: int = 0) -> StepInputs:
@@ -95,6 +102,39 @@ def test_a_step_takes_one_generator_pass_and_two_trunk_passes() -> None:
     step.discriminator.module.regions.register_forward_hook(lambda _m, inputs, _o: compared.append(len(inputs[0])))
     take(step, make_inputs(step), 1)
     assert generated == [BATCH] and seen == [2 * BATCH, BATCH] and compared == [BATCH, BATCH]
+
+
+def test_mode_seeking_draws_every_other_caption_again_in_the_same_pass() -> None:
+    """The discriminator does not see what is drawn again, and the losses on it are those of a step without."""
+    step, without = (make(LossConfig(penalty="none"), real_distance=distance) for distance in (0.5, None))
+    generated, seen = [], []
+    step.generator.module.register_forward_hook(lambda _m, inputs, _o: generated.append(inputs))
+    step.discriminator.module.stem.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    inputs = make_inputs(step)
+    losses, others = take(step, inputs, 1), take(without, inputs, 1)
+    ((sentence, noise),) = generated
+    assert len(sentence) == BATCH + BATCH // 2 and seen == [2 * BATCH, BATCH]
+    assert torch.equal(sentence[BATCH:], inputs.text.sentence[::2]) and torch.equal(
+        noise[BATCH:], inputs.noise[::2].flip(1)
+    )
+    assert losses.keys() - others.keys() == {"g_mode_seeking"}
+    for name, value in others.items():
+        torch.testing.assert_close(losses[name], value)
+
+
+def test_mode_seeking_pulls_images_of_a_caption_apart() -> None:
+    """After some steps on one batch they differ by more than without; with weight 0 nothing is drawn again."""
+    differences = {}
+    for weight in (0.0, 5.0):
+        step = make(LossConfig(penalty="none", mode_seeking=weight), real_distance=1.0)
+        inputs = make_inputs(step)
+        for number in range(1, 9):
+            losses = take(step, inputs, number)
+        assert ("g_mode_seeking" in losses) == (weight > 0)
+        sentence = inputs.text.sentence[:1].expand(BATCH, -1)
+        images = step.generator.module(sentence, inputs.noise).images.detach()
+        differences[weight] = images.std(dim=0).mean().item()
+    assert differences[5.0] > 1.1 * differences[0.0]
 
 
 def test_mismatched_logits_are_real_images_under_other_captions() -> None:

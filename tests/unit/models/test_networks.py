@@ -69,31 +69,6 @@ def test_regions_are_where_their_pixels_are() -> None:
     assert abs(center[0] - (4 * row + 1.5)) < 1.5 and abs(center[1] - (4 * column + 1.5)) < 1.5
 
 
-def test_noise_kinds() -> None:
-    sentence = torch.randn(400, SENTENCE)
-    concat = Generator(small(), SENTENCE)
-    assert concat.noise_dim == 3
-    text, kl = concat.noise(sentence, torch.randn(400, 3))
-    assert text.shape == (400, SENTENCE + 3) and kl is None
-    additive = Generator(small(noise="additive", noise_sigma=0.5), SENTENCE)
-    z = torch.randn(400, additive.noise_dim)
-    text, kl = additive.noise(sentence, z)
-    torch.testing.assert_close(text, sentence + 0.5 * z)
-    assert kl is None
-
-
-def test_conditioning_augmentation_draws_from_its_gaussian_and_measures_its_kl() -> None:
-    module = Generator(small(noise="conditioning_augmentation"), SENTENCE).noise
-    sentence = torch.randn(1, SENTENCE)
-    mean, log_variance = module.statistics(sentence).chunk(2, dim=1)
-    drawn, kl = module(sentence.expand(20_000, -1), torch.randn(20_000, SENTENCE))
-    torch.testing.assert_close(drawn.mean(0), mean[0], atol=0.05, rtol=0)
-    torch.testing.assert_close(drawn.std(0), (0.5 * log_variance[0]).exp(), atol=0.05, rtol=0.05)
-    gaussian = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
-    expected = torch.distributions.kl_divergence(gaussian, torch.distributions.Normal(0.0, 1.0)).mean()
-    torch.testing.assert_close(kl, expected)
-
-
 def test_text_enters_the_discriminator_only_in_the_head() -> None:
     features = ImageFeatures(torch.randn(4, 9, 5), torch.randn(4, 7), torch.randn(4))
     sentences = torch.randn(4, 7)
