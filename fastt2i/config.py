@@ -7,7 +7,7 @@ tyro, so that `--help` is quick and the engine runs from a bare checkout.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -365,46 +365,3 @@ def read_section(kind: type[Section], values: dict[str, Any], where: str) -> Any
         return kind(**{**kind.WHEN_ABSENT, **present})
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from error
-
-
-def _demo() -> Config:
-    # The embedded shapes bear high rates; at 8e-4 and 1e-3 training broke down.
-    rates = OptimConfig(generator_lr=4e-4, discriminator_lr=6e-4)
-    return Config(optim=rates, train=TrainConfig(steps=2200))
-
-
-def _natural(image_size: int, generator: tuple[int, ...], discriminator: tuple[int, ...], batch_size: int) -> Config:
-    return Config(
-        data=DataConfig(workers=4),
-        model=ModelConfig(
-            image_size=image_size,
-            noise_dim=100,
-            generator_channels=generator,
-            discriminator_channels=discriminator,
-            region_dim=256,
-            region_grid=16 if image_size == 256 else 8,
-        ),
-        # The penalty sums over pixels: at 64 px, 0.2 left the game to the discriminator and 2 did not.
-        loss=LossConfig(augment=("translation",), gamma_attention=5.0, gamma_matching=50.0, penalty_weight=2.0),
-        optim=OptimConfig(ema=0.999),
-        train=TrainConfig(steps=100_000, batch_size=batch_size),
-        checkpoint=CheckpointConfig(every=2000, keep=3),
-        log=LogConfig(every=50, samples_every=2000),
-    )
-
-
-#: What `--preset` chooses from: the demo learns the embedded shapes in minutes on two CPU cores; the others are sized
-#: for photographs, and have not been trained to their end yet.
-PRESETS: dict[str, Callable[[], Config]] = {
-    "demo": _demo,
-    "64px": lambda: _natural(64, (256, 128, 64, 48, 32), (16, 32, 64, 128, 256), 64),
-    "128px": lambda: _natural(128, (256, 256, 192, 128, 64, 32), (32, 64, 128, 192, 256, 256), 64),
-    "256px": lambda: _natural(256, (256, 256, 192, 128, 96, 48, 24), (24, 48, 96, 160, 224, 256, 256), 32),
-}
-
-
-def preset(name: str) -> Config:
-    """A fresh copy of the preset called `name`."""
-    if name not in PRESETS:
-        raise UserError(f"there is no preset {name}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]()

@@ -15,10 +15,11 @@ from typing import Annotated
 import tyro
 
 from fastt2i.cli import plain_warnings, python_command, run
-from fastt2i.config import PRESETS, Config, preset
+from fastt2i.config import Config
 from fastt2i.engine.distributed.rendezvous import join
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory
+from fastt2i.presets import PRESETS, preset
 
 HELP = {"-h", "--help"}
 DESCRIPTION = """Train a text-to-image GAN on captioned images.

@@ -25,7 +25,7 @@ from benchmarks.cases.training_step import make_step, random_features
 from benchmarks.harness.result import OURS
 from benchmarks.harness.suite import Suite, Timed
 from benchmarks.harness.timing import Sample, Sampler, Stopwatch
-from fastt2i.config import Config, DataConfig, preset
+from fastt2i.config import Config, DataConfig
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.decode import central_square, decode
 from fastt2i.data.loaders.factory import open_loader
@@ -37,6 +37,7 @@ from fastt2i.data.sources.folder import folder_dataset
 from fastt2i.engine.augment import draws_per_image
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.step import StepInputs
+from fastt2i.presets import preset
 
 Images = list[NDArray[np.uint8]]
 Folders = Callable[[int, int], Dataset]

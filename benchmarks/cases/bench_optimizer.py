@@ -15,11 +15,12 @@ from benchmarks.harness.result import OURS
 from benchmarks.harness.roofline import Work
 from benchmarks.harness.suite import Suite, Timed
 from benchmarks.harness.timing import Stopwatch
-from fastt2i.config import OptimConfig, preset
+from fastt2i.config import OptimConfig
 from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import make_player
 from fastt2i.engine.precision import Precision
 from fastt2i.models.generator import Generator
+from fastt2i.presets import preset
 
 DECAY = 0.999
 #: Adam reads the parameter, its gradient and two moments and writes all but the gradient; then the average is read and

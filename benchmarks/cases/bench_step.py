@@ -30,7 +30,7 @@ from benchmarks.harness.result import OURS
 from benchmarks.harness.roofline import Work
 from benchmarks.harness.suite import Suite, Timed
 from benchmarks.harness.timing import Sample, Sampler, Stopwatch, rounded
-from fastt2i.config import Config, preset
+from fastt2i.config import Config
 from fastt2i.devices.capabilities import multiplies_bf16
 from fastt2i.engine.execution.compile_trial import compile_step
 from fastt2i.engine.execution.cuda_graphs import WARM_UP, GraphedStep
@@ -38,6 +38,7 @@ from fastt2i.engine.precision import Precision
 from fastt2i.engine.step import StepInputs, TrainStep
 from fastt2i.ops import tuning
 from fastt2i.ops.dispatch.registry import forced
+from fastt2i.presets import preset
 
 #: Takes inputs, and whether the step has the penalty.
 RunStep = Callable[[StepInputs, bool], None]

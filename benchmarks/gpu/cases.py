@@ -21,11 +21,11 @@ from benchmarks.cases.training_step import make_inputs
 from benchmarks.gpu.case_log import Case, CaseLog, run_cases
 from benchmarks.harness.roofline import measure_limits
 from benchmarks.harness.timing import Stopwatch, quartiles
-from fastt2i.config import preset
 from fastt2i.engine.execution.cuda_graphs import WARM_UP
 from fastt2i.ops import gate, gated_conv2d, region_keyword_loss, tuning, upsample_gated_conv2d
 from fastt2i.ops.dispatch.correctness import compare, reference_results, results
 from fastt2i.ops.dispatch.registry import forced, forms, recorded
+from fastt2i.presets import preset
 
 OURS, EAGER = "ours", "ours without graphs"
 COMPILED_PEERS = "eager + AMP, compiled"

@@ -12,10 +12,11 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fastt2i.config import PRESETS, Config, preset
+from fastt2i.config import Config
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
 from fastt2i.models.model_card import parameter_count
+from fastt2i.presets import PRESETS, preset
 
 #: Size of the features of all-MiniLM-L6-v2, the default language model.
 TEXT_DIM = 384

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.stand_in.device import ensure_device
 from fastt2i.cli import run
-from fastt2i.config import PRESETS
 from fastt2i.kernels.tiles import CONFIGS
+from fastt2i.presets import PRESETS
 
 if TYPE_CHECKING:
     from benchmarks.stand_in.launches import Launch

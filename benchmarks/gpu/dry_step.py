@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.stand_in.device import ensure_device
 from fastt2i.cli import run
-from fastt2i.config import PRESETS
 from fastt2i.files.atomic import replace_file
+from fastt2i.presets import PRESETS
 
 if TYPE_CHECKING:
     from benchmarks.stand_in.step_cost import StepCost

@@ -19,10 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.cases.baselines.untrained_language_model import write_untrained
-from fastt2i.config import Config, preset
+from fastt2i.config import Config
 from fastt2i.engine.build import build_trainer
 from fastt2i.engine.distributed.rendezvous import join
 from fastt2i.engine.logging.run_directory import RunDirectory
+from fastt2i.presets import preset
 
 #: Steps of the run that tells how long a step takes.
 TRIAL = 100

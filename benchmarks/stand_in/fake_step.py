@@ -12,11 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.cases.training_step import make_inputs, make_step
-from fastt2i.config import Config, preset
+from fastt2i.config import Config
 from fastt2i.engine.flat_parameters import flatten_parameters
 from fastt2i.engine.optim import make_player
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.step import StepInputs, TrainStep
+from fastt2i.presets import preset
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 M = TypeVar("M", bound=nn.Module)

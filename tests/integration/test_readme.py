@@ -14,11 +14,11 @@ import torch
 import tyro
 
 from fastt2i import cli
-from fastt2i.config import PRESETS, preset
 from fastt2i.data.__main__ import main as data
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
 from fastt2i.models.model_card import parameter_count
+from fastt2i.presets import PRESETS, preset
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

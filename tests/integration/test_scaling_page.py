@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import communication
-from fastt2i.config import preset
+from fastt2i.presets import preset
 from fastt2i.train import _parse
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fastt2i import train
 from fastt2i.errors import UserError
@@ -356,9 +358,8 @@ def test_bad_images_are_counted_everywhere_and_through_a_resume(
     assert f"loader: {loader}; " in first
     assert train.main([*arguments, "--train.steps", "16", "--resume"]) == 0
     second = capsys.readouterr().out
-    counts = [
-        r["quarantined"] for r in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "d_region" in r
-    ]
+    records = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    counts = [record["quarantined"] for record in records if "d_region" in record]
     assert len(counts) == 16 and counts == sorted(counts) and counts[-1] == len(bad)
     assert all(f"{number} images could not be decoded" in told for told, number in ((first, counts[7]), (second, 3)))
     assert f"{len(bad)} bad images" in second
@@ -375,9 +376,6 @@ def test_ten_thousand_images_of_which_three_per_cent_are_broken(
     tiny: list[str], tmp_path: Path, loader: str, damages: dict[str, tuple[Callable[[bytes], bytes], str]]
 ) -> None:
     """The run ends; every broken image is in the quarantine with its reason, and none of the good ones is."""
-    import numpy as np
-    from PIL import Image
-
     folder, out, reasons = tmp_path / "images", tmp_path / "run", {}
     folder.mkdir()
     kinds, captions = list(damages.values()), []

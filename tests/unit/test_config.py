@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from fastt2i.config import PRESETS, Config, LossConfig, ModelConfig, OptimConfig, TrainConfig, preset
+from fastt2i.config import Config, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from fastt2i.errors import UserError
+from fastt2i.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -16,8 +16,8 @@ from benchmarks.kernels.compile_all import SHARED_MEMORY, _resources
 from benchmarks.stand_in.fake_step import configured
 from benchmarks.stand_in.launches import Launch
 from benchmarks.stand_in.step_cost import cost_of_step
-from fastt2i.config import PRESETS
 from fastt2i.kernels.tiles import CONFIGS
+from fastt2i.presets import PRESETS
 
 QUICK = {("demo", "bf16")}
 STEPS = [

@@ -15,8 +15,8 @@ from benchmarks.gpu.dry_step import main, predicted_seconds
 from benchmarks.stand_in.fake_step import configured
 from benchmarks.stand_in.launches import through_bodies, watched
 from benchmarks.stand_in.step_cost import Cost, StepCost, _Counter, cost_of_step
-from fastt2i.config import PRESETS
 from fastt2i.ops import gated_conv2d
+from fastt2i.presets import PRESETS
 
 CASES = [
     (p, precision, penalty) for p in PRESETS for precision in ("bf16", "fp16", "tf32", "fp32") for penalty in (0, 1)

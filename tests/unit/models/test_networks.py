@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from fastt2i.config import PRESETS, ModelConfig, preset
+from fastt2i.config import ModelConfig
 from fastt2i.models.discriminator import Discriminator, ImageFeatures
 from fastt2i.models.generator import Generator
 from fastt2i.models.model_card import parameter_count
+from fastt2i.presets import PRESETS, preset
 
 SENTENCE = 20
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fastt2i.config import Config, preset
+from fastt2i.config import Config
 from fastt2i.data.dataset import Problem
 from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory
 from fastt2i.errors import UserError
+from fastt2i.presets import preset
 
 
 def start(name: str, age: int) -> None:
