@@ -1,9 +1,9 @@
 """How noise meets the sentence feature: three ways to make the text feature that modulates the generator.
 
-The sentence is projected to the noise's size, and both are brought to the same root mean square before they are joined.
+The sentence is projected to the noise's size and brought to the noise's root mean square, one, before they are joined.
 Joined as they come, 32 entries of noise beside 384 of the sentence are 8 % of what the generator sees, and all images
-of a caption were the same one. StyleGAN2 (Karras et al. 2020) normalises its noise so; XMC-GAN (Zhang et al. 2021)
-projects the sentence to the noise's size.
+of a caption were the same one. XMC-GAN (Zhang et al. 2021) projects the sentence to the noise's size, too.
+The noise is left as it is drawn, so that it can be truncated.
 
 Each kind takes whitened sentences (B, sentence_dim) and standard normal noise (B, noise_dim), and returns text features
 (B, out_dim) and the KL term of the noise, a scalar, or None. With `balanced=False` they do what they did before there
@@ -22,7 +22,7 @@ from fastt2i.config import ModelConfig
 
 
 class ConcatNoise(nn.Module):
-    """[P s, z], both of `noise_dim` and of root mean square one."""
+    """[P s, z], both of `noise_dim`, P s of root mean square one."""
 
     def __init__(self, sentence_dim: int, noise_dim: int, *, balanced: bool = True) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class ConcatNoise(nn.Module):
         self.sentence = nn.Linear(sentence_dim, noise_dim) if balanced else nn.Identity()
 
     def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, None]:
-        parts = [self.sentence(sentence), noise]
-        return torch.cat([unit_rms(part) for part in parts] if self.balanced else parts, dim=1), None
+        text = unit_rms(self.sentence(sentence)) if self.balanced else sentence
+        return torch.cat([text, noise], dim=1), None
 
 
 class AdditiveNoise(nn.Module):
-    """(P s + sigma z) / sqrt(1 + sigma^2), both of `noise_dim` and of root mean square one."""
+    """(P s + sigma z) / sqrt(1 + sigma^2), both of `noise_dim`, P s of root mean square one."""
 
     def __init__(self, sentence_dim: int, noise_dim: int, sigma: float, *, balanced: bool = True) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class AdditiveNoise(nn.Module):
     def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, None]:
         if not self.balanced:
             return sentence + self.sigma * noise, None
-        text = unit_rms(self.sentence(sentence)) + self.sigma * unit_rms(noise)
+        text = unit_rms(self.sentence(sentence)) + self.sigma * noise
         return text / math.sqrt(1 + self.sigma**2), None
 
 
 class ConditioningAugmentation(nn.Module):
     """N(mu(s), sigma(s)) of `noise_dim`, with its KL divergence from N(0, I) (StackGAN, Zhang et al. 2017, eq. 2).
 
-    mu and the noise have a root mean square of one; the divergence keeps sigma near one, where both are equally strong.
+    mu has a root mean square of one; the divergence keeps sigma near one, where noise and sentence are equally strong.
     """
 
     def __init__(self, sentence_dim: int, noise_dim: int, *, balanced: bool = True) -> None:
@@ -66,7 +66,7 @@ class ConditioningAugmentation(nn.Module):
     def forward(self, sentence: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.statistics(sentence).float().chunk(2, dim=1)
         if self.balanced:
-            mean, noise = unit_rms(mean), unit_rms(noise)
+            mean = unit_rms(mean)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return mean + (0.5 * log_variance).exp() * noise, kl
 
