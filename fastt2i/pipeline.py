@@ -177,10 +177,18 @@ class TextToImagePipeline:
         Raises:
             UserError: a prompt is empty, or a setting is none that can be drawn.
         """
-        settings = {"seed": seed, "num": num, "truncation": truncation, "best_of": best_of}
-        settings["negative_prompt"] = negative_prompt
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        requests = [Request(prompt=prompt, **settings) for prompt in prompts]  # type: ignore[arg-type]
+        requests = [
+            Request(
+                prompt=prompt,
+                seed=seed,
+                num=num,
+                truncation=truncation,
+                best_of=best_of,
+                negative_prompt=negative_prompt,
+            )
+            for prompt in prompts
+        ]
         for number, request in enumerate(requests, 1):
             for note in self.notes(request.prompt):
                 warnings.warn(f"prompt {number} {note}", stacklevel=2)
@@ -283,11 +291,14 @@ class TextToImagePipeline:
         z_a, z_b = (_noise(end, self._generator.noise_dim)[0].to(self.device) for end in ends)
         images = to_pillow(self._generate(_slerp(a, b, way), _slerp(z_a, z_b, way), batch_size))
         for image, share in zip(images, way.tolist(), strict=True):
-            image.info |= self._info(ends[0]) | {
-                "to_prompt": prompt_b,
-                "to_seed": str(ends[1].seed),
-                "way": f"{share:.4f}",
-            }
+            image.info.update(
+                self._info(ends[0])
+                | {
+                    "to_prompt": prompt_b,
+                    "to_seed": str(ends[1].seed),
+                    "way": f"{share:.4f}",
+                }
+            )
         return images
 
     def notes(self, prompt: str) -> list[str]:
@@ -304,7 +315,7 @@ class TextToImagePipeline:
         """The images of a drawing; their `info` says what they are."""
         images = to_pillow(drawing.images)
         for place, (image, number) in enumerate(zip(images, drawing.numbers, strict=True)):
-            image.info |= self._info(drawing.request) | {"number": str(number)}
+            image.info.update(self._info(drawing.request), number=str(number))
             if drawing.scores is not None:
                 image.info["score"] = f"{drawing.scores[place].item():.4f}"
         return images

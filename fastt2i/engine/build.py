@@ -48,6 +48,7 @@ def build_trainer(config: Config, directory: RunDirectory, world: World | None =
             device=device,
             precision=precision,
             world=world,
+            is_language_model=data.encoder.has_digest,
         )
     _synchronize_ranks(world, data, device, state)
     saver = RunSaver(config, directory, data, state, world)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class TrainingState:
         device: where the networks live.
         precision: arithmetic of the run.
         world: the processes of the run; one by default.
+        is_language_model: whether a digest in a checkpoint is that language model's; by default, whether it is equal.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class TrainingState:
         device: torch.device,
         precision: Precision,
         world: World | None = None,
+        is_language_model: Callable[[str], bool] | None = None,
     ) -> None:
         torch.manual_seed(config.train.seed)
         generator = Generator(config.model, captions.sentence.shape[-1])
@@ -55,6 +57,7 @@ class TrainingState:
         self.ema = Ema(generator, config.optim.ema)
         self._model = dataclasses.asdict(config.model)
         self._text_digest = text_digest
+        self._is_language_model = is_language_model or text_digest.__eq__
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a checkpoint keeps as tensors, by part."""
@@ -84,7 +87,7 @@ class TrainingState:
                 player.scaler.load_state_dict(checkpoint.state["scalers"][player.name])
 
     def _check_identity(self, saved: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-        if saved["text_sha256"] != self._text_digest:
+        if not self._is_language_model(saved["text_sha256"]):
             raise UserError(f"{checkpoint.path} was trained with another language model; resume with the one it had")
         ours = self._model
         theirs = dataclasses.asdict(read_section(ModelConfig, saved["model"], str(checkpoint.path)))

@@ -21,10 +21,12 @@ from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
 from fastt2i.models.hub import find_model
 from fastt2i.text.encoder import TextEncoder
+from fastt2i.text.keywords import load_stop_words
 
 CONFIG_FILE = "config.json"
-#: 2: stop words are inside, and the language model's digest leaves out which version of transformers wrote it.
-FORMAT = 2
+#: The format that is written, and those that are read. Since 2 stop words are inside, and the language model's digest
+#: leaves out which version of transformers wrote it.
+FORMAT, READ_FORMATS = 2, (1, 2)
 
 
 @dataclass(kw_only=True)
@@ -73,7 +75,7 @@ class PretrainedModel:
             device=device,
             idf=self.idf,
         )
-        if encoder.digest != self.text_digest:
+        if not encoder.has_digest(self.text_digest):
             raise UserError(
                 f"the language model {self.text.model} found here is not the one of the training (SHA-256 "
                 f"{encoder.digest[:12]} instead of {self.text_digest[:12]}); set the model folder's text.model to it"
@@ -139,8 +141,9 @@ def load_pretrained(folder: str | Path, *, revision: str | None = None, offline:
         )
     try:
         header = json.loads(path.read_bytes())
-        if header["format"] != FORMAT:
-            raise UserError(f"{path} has format {header['format']}; this version reads format {FORMAT}")
+        if header["format"] not in READ_FORMATS:
+            formats = " and ".join(map(str, READ_FORMATS))
+            raise UserError(f"{path} has format {header['format']}; this version reads formats {formats}")
         model = _from_header(header, directory, str(path))
         digests = {name: header["sha256"][name] for name in ("generator", "discriminator")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -154,16 +157,17 @@ def _from_header(header: dict[str, Any], directory: Path, where: str) -> Pretrai
     """The model before its weights are read."""
     text = dict(header["text"])
     digest, sentence_dim = text.pop("sha256"), text.pop("sentence_dim")
-    config = read_section(ModelConfig, header["model"], where)
+    config, text_config = read_section(ModelConfig, header["model"], where), read_section(TextConfig, text, where)
+    stop_words = header["stop_words"] if header["format"] >= 2 else load_stop_words(text_config.stop_words)
     # Not on the meta device: the first tensor there imports torch's compiler, which takes longer than drawing weights.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         generator = Generator(config, sentence_dim)
         discriminator = Discriminator(config, sentence_dim, sentence_dim)
     return PretrainedModel(
         config=config,
-        text=read_section(TextConfig, text, where),
+        text=text_config,
         text_digest=digest,
-        stop_words=frozenset(header["stop_words"]),
+        stop_words=frozenset(stop_words),
         sentence_dim=sentence_dim,
         idf=header["idf"],
         generator=generator,

@@ -68,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     listener = _listen(arguments.host, arguments.port)
     app, batcher = _load(arguments)
     address = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    print(f"serving {arguments.model} at http://{address}:{listener.getsockname()[1]}", flush=True)
     if not _is_loopback(listener):
         print(
             f"fastt2i: warning: whoever reaches {arguments.host} can ask for images, there is no password; "
@@ -76,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
             flush=True,
         )
-    _serve(app, batcher, listener)
+    _serve(app, batcher, listener, f"serving {arguments.model} at http://{address}:{listener.getsockname()[1]}")
     return 0
 
 
@@ -118,7 +117,7 @@ def _is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def _serve(app: FastAPI, batcher: Batcher, listener: socket.socket) -> None:
+def _serve(app: FastAPI, batcher: Batcher, listener: socket.socket, ready: str) -> None:
     """Until SIGTERM or Ctrl-C: what was asked for before is answered, for `GRACE` seconds at most."""
     import uvicorn
 
@@ -127,10 +126,13 @@ def _serve(app: FastAPI, batcher: Batcher, listener: socket.socket) -> None:
             batcher.stop(GRACE - 1)
             super().handle_exit(sig, frame)
 
-    # The server raises the signal again at its end; being told to end is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=round(GRACE))
-    Server(config).run(sockets=[listener])
+    server = Server(config)
+    # For a signal that comes before the server listens to signals itself; and at its end it raises what it got again,
+    # though being told to end is no failure.
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    print(ready, flush=True)
+    server.run(sockets=[listener])
 
 
 if __name__ == "__main__":

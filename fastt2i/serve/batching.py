@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -107,7 +108,7 @@ class Batcher:
         return batch
 
 
-def _answer(batch: list[_Waiting], results: list[Drawing] | list[Exception]) -> None:
+def _answer(batch: list[_Waiting], results: Sequence[Drawing | Exception]) -> None:
     for waiting, result in zip(batch, results, strict=True):
         if isinstance(result, Exception):
             waiting.answer.set_exception(result)

@@ -17,7 +17,7 @@ from fastt2i.text.keywords import (
     load_stop_words,
     select_keywords,
 )
-from fastt2i.text.language_model import language_model_digest, load_language_model
+from fastt2i.text.language_model import language_model_digest, language_model_digest_of_bytes, load_language_model
 from fastt2i.text.normalize import separate_words
 
 #: No caption is read further than this many tokens, whatever the model could take.
@@ -62,14 +62,18 @@ class TextEncoder:
         self.idf: Mapping[str, float] = dict(idf or {})
         self.device = torch.device(device)
         with torch.device("cpu"):  # whatever torch's default device is
-            directory, self._tokenizer, network, self._pooling = load_language_model(model)
+            self._directory, self._tokenizer, network, self._pooling = load_language_model(model)
         self._network = network.to(self.device).eval().requires_grad_(False)
-        self.digest = language_model_digest(directory)
+        self.digest = language_model_digest(self._directory)
         self.sentence_dim = _hidden_size(network.config)
         positions = getattr(network.config, "max_position_embeddings", None) or LONGEST
         special = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
         self._padding = next((token for token in special if token is not None), 0)
         self._longest = min(self._tokenizer.model_max_length, positions, LONGEST)
+
+    def has_digest(self, digest: str) -> bool:
+        """Whether the model is the one that was noted by this digest, in this version or an older one."""
+        return digest in (self.digest, language_model_digest_of_bytes(self._directory))
 
     def fit_idf(self, captions: Sequence[str]) -> None:
         """Take the words' inverse document frequencies from these captions."""

@@ -171,11 +171,23 @@ def language_model_digest(directory: Path) -> str:
     Of the settings, what tells where they come from and which version of transformers wrote them is left out.
     """
     digest = hashlib.sha256()
-    for path in sorted([*directory.iterdir(), directory / "1_Pooling" / "config.json"]):
-        if path.is_file() and any(path.match(pattern) for pattern in DECISIVE_FILES):
-            digest.update(f"{path.relative_to(directory)}\0".encode())
-            digest.update(_settings_digest(path) if path.suffix == ".json" else _file_digest(path))
+    for path in _decisive_files(directory):
+        digest.update(f"{path.relative_to(directory)}\0".encode())
+        digest.update(_settings_digest(path) if path.suffix == ".json" else _file_digest(path))
     return digest.hexdigest()
+
+
+def language_model_digest_of_bytes(directory: Path) -> str:
+    """The same over whole files, as checkpoints and model folders from before format 2 note it."""
+    digest = hashlib.sha256()
+    for path in _decisive_files(directory):
+        digest.update(f"{path.relative_to(directory)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _decisive_files(directory: Path) -> list[Path]:
+    paths = sorted([*directory.iterdir(), directory / "1_Pooling" / "config.json"])
+    return [path for path in paths if path.is_file() and any(path.match(pattern) for pattern in DECISIVE_FILES)]
 
 
 def _file_digest(path: Path) -> bytes:

@@ -30,7 +30,7 @@ def squares(x: Tensor) -> Tensor:
 def test_noise_and_sentence_are_equally_strong(kind: str, strength: float) -> None:
     """The text feature varies with the noise as much as it varies with the sentence, however large features are.
 
-    The sentence's half of `concat` has a mean square of one to rounding, as the noise has by its distribution; the others
+    The half of the sentence in `concat` has a mean square of one to rounding, the noise by its distribution; the others
     are compared by variances, over 4,000 draws.
     """
     torch.manual_seed(0)

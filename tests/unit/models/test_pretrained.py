@@ -1,0 +1,58 @@
+"""Model folders of every format that there has been."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastt2i.errors import UserError
+from fastt2i.models.pretrained import load_pretrained
+from fastt2i.text.keywords import load_stop_words
+from fastt2i.text.language_model import DECISIVE_FILES
+
+
+def digest_of_bytes(directory: Path) -> str:
+    """A language model's, as format 1 has it: names, sizes and contents of the files that decide its features."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and any(path.match(pattern) for pattern in DECISIVE_FILES):
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture
+def first_format(model_folder: Path, language_model: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    header = json.loads((folder / "config.json").read_text())
+    del header["stop_words"]
+    header |= {"format": 1, "text": header["text"] | {"sha256": digest_of_bytes(language_model)}}
+    (folder / "config.json").write_text(json.dumps(header))
+    return folder
+
+
+def test_a_folder_of_the_first_format_is_read(first_format: Path, language_model: Path) -> None:
+    model = load_pretrained(first_format)
+    assert model.stop_words == load_stop_words("english")
+    encoder = model.load_text_encoder(torch.device("cpu"))
+    assert encoder.has_digest(model.text_digest) and encoder.digest != model.text_digest
+
+
+def test_another_language_model_is_refused_in_the_first_format_too(first_format: Path) -> None:
+    header = json.loads((first_format / "config.json").read_text())
+    header["text"]["sha256"] = "0" * 64
+    (first_format / "config.json").write_text(json.dumps(header))
+    with pytest.raises(UserError, match="not the one of the training"):
+        load_pretrained(first_format).load_text_encoder(torch.device("cpu"))
+
+
+def test_a_format_of_the_future_is_one_sentence(first_format: Path) -> None:
+    header = json.loads((first_format / "config.json").read_text())
+    (first_format / "config.json").write_text(json.dumps(header | {"format": 3}))
+    with pytest.raises(UserError, match="has format 3; this version reads formats 1 and 2"):
+        load_pretrained(first_format)
