@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastt2i.ops.autocast import cast_for_autocast
+from fastt2i.ops.transforms import under_transform
 
 
 class FewChannelConv2d(nn.Conv2d):
@@ -25,7 +26,7 @@ class FewChannelConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or under_transform():
             return super().forward(x)
         return _FewChannelConv.apply(*cast_for_autocast(x, self.weight, self.bias))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ def cast_for_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[T
     So that a wrong dtype is still there when the arguments are checked.
     """
     device_type = x.device.type
-    if not torch.is_autocast_enabled(device_type):
+    if not _is_enabled(device_type):
         return x, weight, bias
     dtype = torch.get_autocast_dtype(device_type)
     return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
@@ -21,10 +23,19 @@ def cast_for_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[T
 def promote_for_autocast(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Inside an autocast region give both tensors the wider of their dtypes: one may come from a cast operator."""
     floating = x.is_floating_point() and y.is_floating_point()
-    if not floating or not torch.is_autocast_enabled(x.device.type):
+    if not floating or not _is_enabled(x.device.type):
         return x, y
     dtype = torch.promote_types(x.dtype, y.dtype)
     return x.to(dtype), y.to(dtype)
+
+
+def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast inside; on a device that has none, such as `meta`, nothing."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def _is_enabled(device_type: str) -> bool:
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:

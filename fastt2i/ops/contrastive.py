@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from fastt2i.ops.autocast import promote_for_autocast
+from fastt2i.ops.autocast import autocast_disabled, promote_for_autocast
 from fastt2i.ops.checks import check_as_many, check_exclude, check_floating, check_positive, check_tensors
 from fastt2i.ops.gather import GlobalBatch
 from fastt2i.ops.numerics import l2_normalize, upcast
@@ -55,7 +55,7 @@ def global_match_loss(
     batch = check_pairs(op, global_features, sentences, exclude, gather, equal_batch_sizes)
     if batch is not None:
         sentences = batch.gather(sentences)
-    with torch.autocast(global_features.device.type, enabled=False):
+    with autocast_disabled(global_features.device):
         return contrastive_loss(cosines(global_features, sentences) / temperature, exclude, batch)
 
 

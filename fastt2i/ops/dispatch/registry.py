@@ -17,6 +17,7 @@ from torch import Tensor
 from fastt2i.kernels.launch import unavailable_reason
 from fastt2i.ops.dispatch.timing_cache import fastest, times_of
 from fastt2i.ops.dispatch.tuning import is_tuning, measure
+from fastt2i.ops.transforms import under_transform
 
 IMPLEMENTATIONS = ("reference", "torch", "triton")
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
@@ -106,12 +107,17 @@ def make_call(op: str, *tensors: Tensor | None, settings: tuple[Any, ...] = (), 
     """The call of an operator on these tensors, of which the first `num_key_tensors` have their shapes in its key."""
     given = [tensor for tensor in tensors if tensor is not None]
     first = given[0]
-    layout = "contiguous" if first.is_contiguous() else "strided"
-    if first.ndim == 4 and layout == "strided" and first.is_contiguous(memory_format=torch.channels_last):
-        layout = "channels_last"
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
     shapes = tuple(tensor.shape for tensor in given[:num_key_tensors])
-    return Call(op, first.device, first.dtype, shapes, settings, layout, training)
+    return Call(op, first.device, first.dtype, shapes, settings, _layout(first), training)
+
+
+def _layout(x: Tensor) -> str:
+    if under_transform():
+        return "strided"  # vmap does not tell; what runs under transforms is not chosen by it
+    if x.is_contiguous():
+        return "contiguous"
+    return "channels_last" if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) else "strided"
 
 
 def example_call(op: str, device: torch.device) -> Call:

@@ -6,13 +6,14 @@ import torch
 
 from fastt2i.kernels.launch import shared_memory, unavailable_reason
 from fastt2i.ops.dispatch.registry import Call
+from fastt2i.ops.transforms import NOT_TRANSFORMABLE, under_transform
 
 
 def triton_unavailable(call: Call) -> str | None:
     """Why no Triton kernel can run for a call; None if one can."""
     if call.dtype == torch.float64:
         return "the kernels compute in float32, so float64 runs in PyTorch"
-    return unavailable_reason(call.device.type)
+    return unavailable_reason(call.device.type) or (NOT_TRANSFORMABLE if under_transform() else None)
 
 
 def shared_memory_bytes(device: torch.device) -> int:

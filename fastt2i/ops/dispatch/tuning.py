@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fastt2i.ops.dispatch.correctness import compare, reference_results, results
 from fastt2i.ops.dispatch.timing_cache import store
+from fastt2i.ops.transforms import under_transform
 
 #: Untimed and timed rounds, each of which runs every candidate once.
 WARM_UP, ROUNDS = 2, 9
@@ -49,7 +50,7 @@ def tuning() -> Iterator[None]:
 
 def is_tuning() -> bool:
     """Whether new calls are to be timed."""
-    return _on and not torch.compiler.is_compiling()
+    return _on and not torch.compiler.is_compiling() and not under_transform()
 
 
 def measure(

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from fastt2i.devices.capabilities import VECTOR_REGISTER
 from fastt2i.ops.gate.reference import activate
 from fastt2i.ops.gate.reference import gate as reference_gate
 from fastt2i.ops.numerics import upcast
+from fastt2i.ops.transforms import under_transform
 
 aten = torch.ops.aten
 
@@ -31,14 +31,9 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu_, "elu": F.elu
 def gate(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
     """act(f) * sigmoid(g) of pre (B, 2C, *) = [f, g], differentiable any number of times."""
     # A compiler fuses the definition and chooses itself what to save; torch.func does not take this autograd function.
-    if torch.compiler.is_compiling() or _under_transform():
+    if torch.compiler.is_compiling() or under_transform():
         return reference_gate(pre, activation, negative_slope)
     return _Gate.apply(pre, activation, negative_slope)[0]
-
-
-def _under_transform() -> bool:
-    """Whether a torch.func transform or forward-mode differentiation is active."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def has_short_rows(pre: Tensor) -> bool:

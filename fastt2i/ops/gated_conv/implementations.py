@@ -16,6 +16,7 @@ from fastt2i.ops.dispatch.triton_support import shared_memory_bytes, triton_unav
 from fastt2i.ops.gate import torch_impl as gate_torch
 from fastt2i.ops.gate.implementations import prefer_on_cpu
 from fastt2i.ops.gated_conv import reference, torch_impl
+from fastt2i.ops.transforms import NOT_TRANSFORMABLE, under_transform
 
 Pair = tuple[int, int]
 
@@ -90,6 +91,10 @@ def _gated_conv2d_unavailable(config: Config, call: Call) -> str | None:
     return f"one kernel does no groups, and there are {groups}" if groups != 1 else _tile_unavailable(config, call)
 
 
+def _phases_unavailable(call: Call) -> str | None:
+    return NOT_TRANSFORMABLE if under_transform() else None
+
+
 def _prefer_gated_conv2d(call: Call) -> tuple[str, ...]:
     if call.device.type == "cuda":
         return ("triton/conv+gate", "reference")
@@ -140,7 +145,7 @@ register(
     "upsample_gated_conv2d",
     {
         "reference": Implementation(reference.upsample_gated_conv2d),
-        "torch/phases": Implementation(torch_impl.by_phases),
+        "torch/phases": Implementation(torch_impl.by_phases, _phases_unavailable),
         "torch/transposed": Implementation(torch_impl.transposed),
         "torch/plain": Implementation(torch_impl.plain),
         "triton/transposed+gate": Implementation(partial(_upsample_triton, "transposed+gate"), triton_unavailable),

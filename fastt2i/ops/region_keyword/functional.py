@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 import fastt2i.ops.region_keyword.implementations  # noqa: F401  registers them
-from fastt2i.ops.autocast import promote_for_autocast
+from fastt2i.ops.autocast import autocast_disabled, promote_for_autocast
 from fastt2i.ops.checks import check_as_many, check_positive, check_tensors
 from fastt2i.ops.contrastive import check_pairs, contrastive_loss
 from fastt2i.ops.dispatch.registry import make_call, select
@@ -85,7 +85,7 @@ def region_keyword_attention(
     regions, keywords, mask = _checked(op, regions, keywords, keyword_mask, variant)
     check_as_many(op, regions, keywords)
     check_positive(op, gamma_attention=gamma_attention)
-    with torch.autocast(regions.device.type, enabled=False):
+    with autocast_disabled(regions.device):
         return reference.region_keyword_attention(regions, keywords, mask, variant, gamma_attention)
 
 
@@ -174,5 +174,5 @@ def _scores(
     call = make_call("region_keyword_scores", regions, keywords, settings=(variant,), num_key_tensors=2)
     arguments = (regions, keywords, mask, variant, gamma_attention, gamma_pooling)
     run = select(call, impl, arguments)
-    with torch.autocast(regions.device.type, enabled=False):
+    with autocast_disabled(regions.device):
         return run(*arguments)

@@ -9,6 +9,7 @@ from fastt2i.kernels.tiles import MOST_KEYWORDS
 from fastt2i.ops.dispatch.registry import Call, Implementation, register
 from fastt2i.ops.dispatch.triton_support import triton_unavailable
 from fastt2i.ops.region_keyword import reference, torch_impl
+from fastt2i.ops.transforms import NOT_TRANSFORMABLE, under_transform
 
 #: Multiply-adds of the similarities, masked ones included, from which the blocked implementation won on 2 CPU cores.
 BLOCKED_FROM = 2**24
@@ -24,6 +25,8 @@ def _triton(
 
 
 def _torch_unavailable(call: Call) -> str | None:
+    if under_transform():
+        return NOT_TRANSFORMABLE
     if call.device.type != "cuda" or torch.compiler.is_compiling() or not torch.cuda.is_initialized():
         return None
     if torch.cuda.is_current_stream_capturing():
