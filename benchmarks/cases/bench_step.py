@@ -48,6 +48,8 @@ PEERS, AMP, COMPILED = "peers' form, fp32", "eager + AMP", "torch.compile"
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 NO_BF16 = "this processor has no instructions for bfloat16, and products take a hundred times as long without"
 LONG = "compiling a step takes minutes on a CPU; -m slow does it"
+#: A learning rate that leaves the losses as they are: its steps are beneath fp32's resolution of most parameters.
+STILL = 1e-9
 #: Relative difference of the first step's losses from those of peers' form, for the roundings of many layers.
 BOUNDS = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 
@@ -73,8 +75,13 @@ class Variant:
     graphed: bool = False
 
     def losses(self, config: Config, inputs: StepInputs) -> dict[str, Tensor]:
-        """Of a first step."""
-        step = self._step(config, inputs.images.device)
+        """Of a first step, whose generator turn is judged by the discriminator as it was.
+
+        At the usual rate Adam's first step has the same size for each parameter, in the gradient's direction: roundings
+        of bf16 turn that of the smallest gradients, and the second turn's losses then compare two discriminators.
+        """
+        still = replace(config, optim=replace(config.optim, discriminator_lr=STILL))
+        step = self._step(still, inputs.images.device)
         with self._forced():
             return step(inputs, torch.tensor(0.01, device=inputs.images.device), True)
 
