@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,10 @@ class GraphedStep:
         run: the step.
         device: a GPU.
         print_line: prints a line for the user.
+
+    Attributes:
+        peak_bytes: the most memory that a capture has taken beyond what was allocated before it; a replay allocates
+            nothing, so this is what a captured step takes.
     """
 
     def __init__(self, run: StepFunction, device: torch.device, print_line: Callable[[str], None]) -> None:
@@ -47,6 +52,7 @@ class GraphedStep:
         self._stream = torch.cuda.Stream(device)
         self._enabled = True
         self._limit_reported = False
+        self.peak_bytes = 0
 
     def __call__(self, inputs: StepInputs, with_penalty: bool) -> None:
         """Run a step."""
@@ -83,16 +89,45 @@ class GraphedStep:
     def _capture(self, key: Any, inputs: StepInputs, with_penalty: bool) -> None:
         static = _like(inputs)
         graph = torch.cuda.CUDAGraph()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
         try:
-            # Threads of the loader may call CUDA meanwhile, which is no concern of this thread's graph.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            with _capturing(graph, self._pool, self._stream):
                 self._run(static, with_penalty)
-        except RuntimeError as error:
+        except Exception as error:  # what is wrong with the step itself is raised by the eager one that follows
             self._enabled = False
-            torch.cuda.synchronize(self._device)
-            self._print_line(f"warning: a step cannot be captured in a CUDA graph, and steps run as they are: {error}")
+            reason = str(error).strip().partition("\n")[0]
+            self._print_line(f"warning: a step cannot be captured in a CUDA graph, and steps run as they are: {reason}")
             return
+        self.peak_bytes = max(self.peak_bytes, torch.cuda.max_memory_allocated(self._device) - before)
         self._graphs[key] = _Graph(graph, static)
+
+
+@contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) -> Iterator[None]:
+    """Capture what the block launches; where that fails, all is as before, and what failed first is raised.
+
+    After a forbidden operation `capture_end` raises before it closes anything: `stream` would stay the current one, and
+    the allocator would hold that a capture is under way. While it does, memory that was given to another stream by
+    `record_stream`, as every step's inputs are, is not used again.
+    """
+    current = torch.cuda.current_stream(stream.device)
+    first: BaseException | None = None
+    try:
+        # Threads of the loader may call CUDA meanwhile, which is no concern of this thread's graph.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            try:
+                yield
+            except BaseException as error:
+                first = error
+                raise
+    except BaseException as error:
+        torch.cuda.set_stream(current)
+        with suppress(RuntimeError):  # raised where the allocator knows of no capture: it was ended, or never began
+            torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+            torch._C._cuda_releasePool(stream.device_index, pool)
+        torch.cuda.synchronize(stream.device)
+        raise first or error from None
 
 
 def _tensors(inputs: StepInputs) -> list[Tensor]:
