@@ -87,7 +87,7 @@ def test_adam_and_average(benchmark: Suite) -> None:
             name: Timed(watch.sampler(update), OURS if name == OURS else "alternative", peak_bytes=peak(update, device))
             for name, update in updates.items()
         },
-        f"{numbers / 1e6:.1f} M parameters",
+        "64px's generator",
         operator="optimizer and EMA",
         dtype="fp32",
         headline=True,
