@@ -48,6 +48,7 @@ setup(
             "pytest-benchmark",
             "jinja2",
             "markdown-it-py",
+            "pydantic",
             "pytest-xdist",
             "hypothesis",
             "scikit-learn",

@@ -7,9 +7,10 @@ there. `__post_init__` raises `ValueError` with the field's name.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +32,10 @@ class Quartiles(NamedTuple):
     def overlaps(self, other: Quartiles) -> bool:
         """Whether the interquartile ranges of two measurements overlap."""
         return self.low <= other.high and other.low <= self.high
+
+    def over(self, unit: float) -> Quartiles:
+        """In units of something else."""
+        return Quartiles(*(value / unit for value in self))
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,8 @@ class Roofline:
 
     def __post_init__(self) -> None:
         _check_positive("milliseconds", self.milliseconds)
-        if min(self.bytes, self.flops) < 0:
-            raise ValueError("bytes and flops have to be at least 0")
+        if not (0 <= self.bytes < math.inf and 0 <= self.flops < math.inf):
+            raise ValueError("bytes and flops have to be numbers of at least 0")
 
 
 @dataclass(frozen=True)
@@ -246,10 +251,9 @@ class Result:
 
     def to_json(self) -> str:
         """JSON with a line for each case, so that a diff shows which have changed."""
-        head = ",\n".join(
-            f'"{name}": {json.dumps(v)}' for name, v in _without_defaults(self).items() if name != "cases"
-        )
-        cases = ",\n".join(json.dumps(_without_defaults(case)) for case in self.cases)
+        told = _without_defaults(self)
+        cases = ",\n".join(json.dumps(_without_defaults(case)) for case in told.pop("cases"))
+        head = ",\n".join(f'"{name}": {json.dumps(value)}' for name, value in told.items())
         return f'{{\n{head},\n"cases": [\n{cases}\n]}}\n'
 
 
@@ -262,21 +266,22 @@ def read_result(path: Path) -> Result:
     return read_json(path, Result, KIND)
 
 
-def _without_defaults(part: Any) -> dict[str, Any]:
-    """Fields of a dataclass for JSON, without those that have their default."""
-    told = asdict(part)
-    for name in ("candidates",) if isinstance(part, Case) else ():
-        told[name] = {key: _without_defaults(inner) for key, inner in part.candidates.items()}
+def _without_defaults(part: Any) -> Any:
+    """A dataclass as JSON can hold it, without the fields that have their default."""
+    if isinstance(part, Mapping):
+        return {key: _without_defaults(value) for key, value in part.items()}
+    if not is_dataclass(part):
+        return part
     defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(part)}
-    return {name: value for name, value in told.items() if value != defaults[name]}
+    return {name: _without_defaults(v) for name in defaults if (v := getattr(part, name)) != defaults[name]}
 
 
 def _check_positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise ValueError(f"{name} is {value:g}; it has to be above 0")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value:g}; it has to be a number above 0")
 
 
 def _check_quartiles(name: str, by_part: Mapping[str, Quartiles]) -> None:
-    for part, quartiles in by_part.items():
-        if quartiles.low <= 0 or list(quartiles) != sorted(quartiles):
-            raise ValueError(f"{name}.{part} is {list(quartiles)}; it has to be three rising numbers above 0")
+    for part, (low, median, high) in by_part.items():
+        if not 0 < low <= median <= high < math.inf:
+            raise ValueError(f"{name}.{part} is {[low, median, high]}; it has to be three rising numbers above 0")

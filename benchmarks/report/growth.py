@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import linear_regression
 from typing import NamedTuple
 
-from benchmarks.harness.result import Case, Result
+from benchmarks.harness.result import OURS, Case, Result
 
 
 class Point(NamedTuple):
@@ -33,24 +34,26 @@ class Curve:
     @property
     def candidates(self) -> list[str]:
         """Ours and the alternatives that ran somewhere on the curve."""
-        names = (name for case in self.cases for name in ("ours", *case.alternatives))
+        names = (name for case in self.cases for name in (OURS, *case.alternatives))
         return list(dict.fromkeys(names))
+
+    def of(self, candidate: str) -> list[Case]:
+        """The cases in which a candidate ran."""
+        return [case for case in self.cases if candidate in case.candidates]
 
     def times(self, candidate: str) -> list[Point]:
         """Median milliseconds of the part that counts."""
-        return [
-            Point(case.series.value, case.time(candidate).median)
-            for case in self.cases
-            if case.series and candidate in case.candidates
-        ]
+        return [Point(_place(case), case.time(candidate).median) for case in self.of(candidate)]
 
     def memory(self, candidate: str) -> list[Point]:
         """Peak bytes, where they were measured."""
-        return [
-            Point(case.series.value, float(peak))
-            for case in self.cases
-            if case.series and candidate in case.candidates and (peak := case.candidates[candidate].peak_bytes)
-        ]
+        peaks = [(_place(case), case.candidates[candidate].peak_bytes) for case in self.of(candidate)]
+        return [Point(x, float(peak)) for x, peak in peaks if peak]
+
+    def power_law(self, points: Sequence[Point]) -> str:
+        """That fits the points best; empty where there is none."""
+        power = exponent(points)
+        return "" if power is None else f"{self.axis}^{power:.2f}"
 
 
 def curves(result: Result) -> list[Curve]:
@@ -58,23 +61,24 @@ def curves(result: Result) -> list[Curve]:
     grouped: dict[tuple[str, ...], list[Case]] = {}
     for case in result.cases:
         if case.series:
-            key = case.key
-            place = (case.series.name, case.series.axis, key.operator, key.dtype, key.direction)
+            place = (case.series.name, case.series.axis, case.operator, case.dtype, case.direction)
             grouped.setdefault(place, []).append(case)
-    names = [place[0] for place in grouped]
-    found = []
+    names, found = [place[0] for place in grouped], []
     for (name, axis, _, *kind), cases in grouped.items():
         label = ", ".join([name, *filter(None, kind)]) if names.count(name) > 1 else name
-        points = sorted(cases, key=lambda case: case.series.value if case.series else 0.0)
-        if len({case.series.value for case in points if case.series}) > 1:
-            found.append(Curve(label, axis, tuple(points)))
+        if len(set(map(_place, cases))) > 1:
+            found.append(Curve(label, axis, tuple(sorted(cases, key=_place))))
     return found
 
 
-def exponent(points: Iterable[Point]) -> float | None:
+def exponent(points: Sequence[Point]) -> float | None:
     """The p of y = c x^p that fits best, by least squares of the logarithms; None without two places on the axis."""
-    logs = [(math.log(x), math.log(y)) for x, y in points]
-    if len({x for x, _ in logs}) < 2:
+    if len({x for x, _ in points}) < 2:
         return None
-    middle_x, middle_y = (sum(values) / len(logs) for values in zip(*logs, strict=True))
-    return sum((x - middle_x) * (y - middle_y) for x, y in logs) / sum((x - middle_x) ** 2 for x, _ in logs)
+    return linear_regression(*([math.log(value) for value in values] for values in zip(*points, strict=True))).slope
+
+
+def _place(case: Case) -> float:
+    """Where a case is on the axis of its series."""
+    assert case.series
+    return case.series.value

@@ -32,6 +32,10 @@ class Bound:
     against: str
     least: float
 
+    @property
+    def key(self) -> Key:
+        return Key(self.operator, self.case, self.dtype, self.direction)
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -54,12 +58,11 @@ class Verdict:
         return ratio is not None and ratio.median + (ratio.high - ratio.low) >= self.bound.least
 
     def __str__(self) -> str:
-        bound = self.bound
-        what = f"{Key(bound.operator, bound.case, bound.dtype, bound.direction)} against {bound.against}"
+        what = f"{self.bound.key} against {self.bound.against}"
         if self.ratio is None:
             return f"MISSING  {what}"
         low, median, high = self.ratio
-        told = f"{median:.2f}x ({low:.2f} to {high:.2f}), at least {bound.least:.2f}x"
+        told = f"{median:.2f}x ({low:.2f} to {high:.2f}), at least {self.bound.least:.2f}x"
         return f"{'holds' if self.holds else 'TOO SLOW':8} {what}: {told}"
 
 
@@ -93,7 +96,7 @@ def judge(result: Result, bounds: Sequence[Bound]) -> Iterator[Verdict]:
     """Each bound with the ratio that the run has of it."""
     cases = {case.key: case for case in result.cases}
     for bound in bounds:
-        case = cases.get(Key(bound.operator, bound.case, bound.dtype, bound.direction))
+        case = cases.get(bound.key)
         yield Verdict(bound, case.ratio(bound.against) if case and bound.against in case.ratios else None)
 
 

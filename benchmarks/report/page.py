@@ -1,13 +1,14 @@
 """A report as Markdown with pictures, and as one HTML page that needs nothing else and fetches nothing.
 
-The templates hold all sentences; the page is the Markdown, rendered, with the pictures inside as SVG.
+The templates hold all sentences and tables; the page is the Markdown, rendered, with the pictures inside as SVG. What a
+template is given is text, and escaped; only `Markup` is taken as Markdown.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -15,30 +16,13 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from benchmarks.report import units
 from fastt2i.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
-#: Columns of words; all others hold figures and are aligned to the right.
-WORDS = (
-    *("operator", "case", "dtype", "which", "alternative", "strongest alternative", "candidate", "part", "form"),
-    *("change", "axis", "series", "bound by", "kernel", "GPU", "PTX", "program"),
-)
-
-
-class Marked(NamedTuple):
-    """A cell that the reader should look at; kind: `worse`, `better`, or empty."""
-
-    text: str
-    kind: str
-
-
-class Table(NamedTuple):
-    """Rows with a cell for each column; an empty cell at the start of a row stands for what is above."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str | Marked]]
+SIGNS = {"worse": "**", "better": "*", "": ""}
 
 
 class Plot(NamedTuple):
@@ -62,18 +46,22 @@ class Document:
 
     def markdown(self) -> str:
         environment = Environment(
-            loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            loader=FileSystemLoader(TEMPLATES),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=plain,
         )
-        environment.filters |= {name: getattr(units, name) for name in ("significant", "milliseconds", "times")}
-        environment.filters |= {"plain": plain, "table": table, "plot": self._plot, "counted": units.counted}
+        names = ("significant", "milliseconds", "times", "with_prefix", "counted")
+        environment.filters |= {name: getattr(units, name) for name in names} | {"marked": marked, "plot": self._plot}
         text = environment.get_template(self.template).render(title=self.title, **self.content)
         return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
 
-    def _plot(self, plot: Plot | None) -> str:
+    def _plot(self, plot: Plot | None) -> Markup:
         if plot is None:
-            return ""
+            return Markup("")
         self.plots[plot.name] = plot
-        return f"![{plain(plot.alt)}]({plot.name}.png)\n*{plain(plot.caption)}*"
+        return Markup(f"![{plain(plot.alt)}]({plot.name}.png)\n*{plain(plot.caption)}*")
 
     def html(self) -> str:
         """The page; the Markdown names the plots, so it is made first."""
@@ -108,21 +96,14 @@ class Document:
 
 
 def plain(text: object) -> str:
-    """Text in which nothing is taken for a sign of Markdown or HTML."""
+    """Text in which nothing is taken for a sign of Markdown or HTML, unless it is `Markup`."""
+    if isinstance(text, Markup):
+        return text
     told = " ".join(str(text).replace("&", "&amp;").replace("<", "&lt;").split())
     return re.sub(r"([\\|*\[\]`]|^[-+#>])", r"\\\1", told)
 
 
-def table(content: Table) -> str:
-    """As Markdown."""
-    lines = [map(plain, content.head), ["---" if name in WORDS else "---:" for name in content.head]]
-    lines += [map(_cell, row) for row in content.rows]
-    first, second, *others = (" | ".join(line) for line in lines)
-    return "\n".join([f"| {first} |", f"|{second.replace(' ', '')}|", *(f"| {line} |" for line in others)])
-
-
-def _cell(cell: str | Marked) -> str:
-    if isinstance(cell, str) or not cell.text:
-        return plain(cell) if isinstance(cell, str) else ""
-    sign = {"worse": "**", "better": "*", "": ""}[cell.kind]
-    return f"{sign}{plain(cell.text)}{sign}"
+def marked(text: str, kind: str) -> Markup:
+    """A cell that the reader should look at: `worse` or `better`; as it is where the kind is empty."""
+    sign = SIGNS[kind] if text else ""
+    return Markup(f"{sign}{plain(text)}{sign}")

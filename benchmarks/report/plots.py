@@ -10,9 +10,8 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.result import OURS, Case, Quartiles, Result
-from benchmarks.report.growth import Curve, Point, exponent
+from benchmarks.report.growth import Curve, Point
 from benchmarks.report.page import Plot
-from benchmarks.report.tables import power_law
 from benchmarks.report.units import significant, with_prefix
 
 if TYPE_CHECKING:
@@ -36,23 +35,22 @@ STYLE = {
 }
 
 Bars = Mapping[str, Mapping[str, Quartiles]]
+Write = Callable[[float], str]
 
 
 def speed_up(operator: str, cases: Sequence[Case]) -> Plot | None:
     """Bars of time of each alternative over time of ours, with quartiles as whiskers."""
     bars = {c.key.within_operator: {name: c.ratio(name) for name in c.alternatives} for c in cases if c.alternatives}
-    if not bars:
-        return None
-    alt = f"Bars: speed-up of {operator} in {len(bars)} cases. {_ranges(bars, lambda x: f'{significant(x)}×')}"
+    values = [1.0, *(value for group in bars.values() for ratio in group.values() for value in ratio)]
+    span = max(values) / min(values) + 0.5
 
-    def draw(axes: Axes) -> None:
-        values = [1.0, *(value for group in bars.values() for ratio in group.values() for value in ratio)]
+    def scale(axes: Axes) -> None:
         axes.set_xlabel("times as fast as the alternative (right of 1: faster); whiskers: quartiles")
-        axes.set(xscale="log", xlim=(0.93 * min(values), max(values) * (max(values) / min(values) + 0.5) ** 0.16))
+        axes.set(xscale="log", xlim=(min(values) / span**0.14, max(values) * span**0.16))
         _log_ticks(axes.xaxis, lambda ratio, _: f"{ratio:g}×")
-        _bars(axes, bars, start=1.0, write=lambda ratio: f"{significant(ratio)}×")
 
-    return _plot(f"speed-up-{operator}", alt, f"Speed-up of {operator} over each alternative", _height(bars), draw)
+    what = f"speed-up of {operator}"
+    return _bars(bars, what, " over each alternative", scale, 1.0, lambda ratio: f"{significant(ratio)}×")
 
 
 def memory(operator: str, cases: Sequence[Case]) -> Plot | None:
@@ -62,54 +60,47 @@ def memory(operator: str, cases: Sequence[Case]) -> Plot | None:
         peaks = {name: case.candidates[name].peak_bytes for name in (OURS, *case.alternatives)}
         if group := {name: Quartiles(*[float(peak)] * 3) for name, peak in peaks.items() if peak is not None}:
             bars[case.key.within_operator] = group
-    if not bars:
-        return None
-    alt = f"Bars: peak memory of {operator} in {len(bars)} cases. {_ranges(bars, with_prefix)}"
 
-    def draw(axes: Axes) -> None:
+    def scale(axes: Axes) -> None:
         axes.set_xlim(0, 1.22 * max([peak.median for group in bars.values() for peak in group.values()]) or 1.0)
         axes.xaxis.set_major_formatter(lambda value, _: with_prefix(value) if value else "0")
         axes.set_xlabel("peak memory (shorter is better)")
-        _bars(axes, bars, start=0.0, write=with_prefix)
 
-    return _plot(f"memory-{operator}", alt, f"Peak memory of {operator}", _height(bars), draw)
+    return _bars(bars, f"peak memory of {operator}", "", scale, 0.0, with_prefix)
 
 
 def roofline(result: Result) -> Plot | None:
     """Achieved rate over arithmetic intensity, under the measured roofs; None without bounds or limits."""
-    device = result.device
-    bandwidth = device.copy_bytes_per_second
+    peaks, bandwidth = result.device.flops_per_second, result.device.copy_bytes_per_second
     found = [(case, case.roofline) for case in result.cases if case.roofline]
     points = {
         case.key: (bound.flops / bound.bytes, bound.flops / (1e-3 * case.time().median))
         for case, bound in found
         if bound.bytes and bound.flops
     }
-    if not points or not bandwidth or not device.flops_per_second:
+    if not points or not bandwidth or not peaks:
         return None
-    operators = list(dict.fromkeys(key.operator for key in points))
-    colours = _colours([*device.flops_per_second, *(key.dtype for key in points)])
-    intensities = [x for x, _ in points.values()] + [peak / bandwidth for peak in device.flops_per_second.values()]
+    markers = dict(zip(dict.fromkeys(key.operator for key in points), cycle(MARKERS), strict=False))
+    colours = _colours([*peaks, *(key.dtype for key in points)])
+    intensities = [x for x, _ in points.values()] + [peak / bandwidth for peak in peaks.values()]
     span = (min(intensities) / 2, 3 * max(intensities))
     rates = [with_prefix(f(y for _, y in points.values()), "FLOP/s") for f in (min, max)]
     alt = (
-        f"Roofline of {device.name}: {len(points)} cases, from {' to '.join(rates)}, "
+        f"Roofline of {result.device.name}: {len(points)} cases, from {' to '.join(rates)}, "
         "under the measured rates of copies and matrix products"
     )
 
     def draw(axes: Axes) -> None:
         axes.set(xscale="log", yscale="log", xlim=span, xlabel="FLOP per byte of the fewest bytes")
-        for dtype, peak in device.flops_per_second.items():
-            edge = peak / bandwidth
-            line = [(span[0], span[0] * bandwidth), (edge, peak), (max(span[1], edge), peak)]
+        for dtype, peak in peaks.items():
+            line = [(x, min(x * bandwidth, peak)) for x in (span[0], peak / bandwidth, span[1])]
             axes.plot(*zip(*line, strict=True), color=colours[dtype], linewidth=1.4, label=f"measured roof, {dtype}")
         for key, point in points.items():
-            marker = MARKERS[operators.index(key.operator) % len(MARKERS)]
-            axes.plot(*point, marker, color=colours[key.dtype], markersize=5, alpha=0.85)
+            axes.plot(*point, markers[key.operator], color=colours[key.dtype], markersize=5, alpha=0.85)
         _log_ticks(axes.xaxis, lambda value, _: f"{value:g}")
         _log_ticks(axes.yaxis, lambda flops, _: with_prefix(flops, "FLOP/s"))
-        for place, operator in enumerate(operators):
-            axes.plot([], [], MARKERS[place % len(MARKERS)], color=INK, markersize=5, label=operator)
+        for operator, marker in markers.items():
+            axes.plot([], [], marker, color=INK, markersize=5, label=operator)
 
     caption = "Roofline: what ours achieves of the operations that are needed, under the device's measured limits"
     return _plot("roofline", alt, caption, 4.2, draw, columns=2)
@@ -136,8 +127,8 @@ def distance(result: Result) -> Plot | None:
         axes.axvline(1, color=INK, linewidth=0.9)
         kinds = ((OURS, ours, -0.15, COLOURS[OURS], None), ("strongest alternative", theirs, 0.15, OTHERS[2], "none"))
         for name, times, shift, colour, fill in kinds:
-            points = [(x, row + shift) for row, values in enumerate(times.values()) for x in values]
-            x, y = zip(*points, strict=True) if points else ([], [])
+            x = [value for values in times.values() for value in values]
+            y = [row + shift for row, values in enumerate(times.values()) for _ in values]
             axes.plot(x, y, "o", color=colour, mfc=fill, markersize=4.5, label=name)
         _log_ticks(axes.xaxis, lambda ratio, _: f"{ratio:g}×")
         axes.set_yticks(range(len(ours)), list(ours))
@@ -157,7 +148,7 @@ def growth(place: int, curve: Curve) -> list[Plot]:
 
 
 def _growth(name: str, curve: Curve, what: str, unit: str, lines: Mapping[str, Sequence[Point]]) -> Plot:
-    powers = {candidate: power_law(curve.axis, exponent(points)) for candidate, points in lines.items()}
+    powers = {candidate: curve.power_law(points) for candidate, points in lines.items()}
     labels = {candidate: f"{candidate}: {power}" if power else candidate for candidate, power in powers.items()}
     alt = f"Growth of {what} with {curve.axis}: {curve.name}. " + "; ".join(
         f"{labels[candidate]}, " + ", ".join(f"{x:g}: {significant(y)} {unit}" for x, y in points)
@@ -178,55 +169,62 @@ def _growth(name: str, curve: Curve, what: str, unit: str, lines: Mapping[str, S
     return _plot(name, alt, f"{curve.name}: {what}", 3.2, draw, columns=1)
 
 
-def _ranges(bars: Bars, write: Callable[[float], str]) -> str:
-    """For an alternative text: the least and the most of each name."""
-    told = []
-    for name in _names(bars):
-        values = [group[name].median for group in bars.values() if name in group]
-        told.append(f"{name}: {write(min(values))}" + (f" to {write(max(values))}" if len(values) > 1 else ""))
-    return "; ".join(told)
-
-
-def _names(bars: Bars) -> list[str]:
-    return list(dict.fromkeys(name for group in bars.values() for name in group))
-
-
 def _colours(names: Iterable[str]) -> dict[str, str]:
     left = cycle(OTHERS)
     return {name: COLOURS.get(name) or next(left) for name in dict.fromkeys(names)}
 
 
-def _bars(axes: Axes, bars: Bars, *, start: float, write: Callable[[float], str]) -> None:
-    """Horizontal bars in groups, the group's label above them, from the top down in units of inches."""
-    names = _names(bars)
-    colours, y = _colours(names), 0.0
+def _bars(bars: Bars, what: str, more: str, scale: Callable[[Axes], None], start: float, write: Write) -> Plot | None:
+    """Horizontal bars in groups, the group's label above them, from the top down in units of inches; None of none.
+
+    Args:
+        what: is shown; with `more`, the caption.
+    """
+    if not bars:
+        return None
+    by_name: dict[str, list[tuple[float, Quartiles]]] = {}
+    labels, y = {}, 0.0
     for label, group in bars.items():
-        lines = _wrapped(label)
-        axes.text(0, y, "\n".join(lines), transform=axes.get_yaxis_transform(), va="top", fontsize=7.5)
-        y += LINE * len(lines)
-        axes.plot([start, start], [y, y + LINE * len(group)], color=INK, linewidth=0.9)
+        labels[y] = textwrap.wrap(label, 62)
+        y += LINE * len(labels[y])
         for name, value in group.items():
-            middle, end = y + LINE / 2, max(value.high, start)
-            axes.barh(middle, value.median - start, LINE * 0.8, left=start, color=colours[name])
-            if value.low < value.high:
-                axes.plot([value.low, value.high], [middle] * 2, color=INK, linewidth=0.9, marker="|", markersize=4)
-            place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
-            axes.annotate(write(value.median), (end, middle), **place)
+            by_name.setdefault(name, []).append((y + LINE / 2, value))
             y += LINE
         y += GAP
-    for name in names:
-        axes.barh(0, 0, 0, left=start, color=colours[name], label=name)
-    axes.set_ylim(y, 0)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
+    told = [f"{name}: {_range([value.median for _, value in places], write)}" for name, places in by_name.items()]
+    colours = _colours(by_name)
+
+    def draw(axes: Axes) -> None:
+        scale(axes)
+        for top, lines in labels.items():
+            axes.text(0, top, "\n".join(lines), transform=axes.get_yaxis_transform(), va="top", fontsize=7.5)
+        axes.axvline(start, color=INK, linewidth=0.9)
+        for name, places in by_name.items():
+            middles, values = zip(*places, strict=True)
+            whiskers = [[v.median - v.low for v in values], [v.high - v.median for v in values]]
+            drawn = axes.barh(
+                middles,
+                [v.median - start for v in values],
+                LINE * 0.8,
+                left=start,
+                xerr=whiskers if any(map(any, whiskers)) else None,
+                error_kw={"ecolor": INK, "elinewidth": 0.9, "capsize": 2},
+                color=colours[name],
+                label=name,
+            )
+            axes.bar_label(drawn, [write(v.median) for v in values], padding=3, fontsize=7)
+        axes.set_ylim(y, 0)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+
+    alt = f"Bars: {what} in {len(bars)} cases. {'; '.join(told)}"
+    name = what.removeprefix("peak ").replace(" of ", "-", 1)
+    return _plot(name, alt, f"{what[0].upper()}{what[1:]}{more}", 0.85 + y, draw)
 
 
-def _height(bars: Bars) -> float:
-    return 0.85 + sum(LINE * (len(_wrapped(label)) + len(group)) + GAP for label, group in bars.items())
-
-
-def _wrapped(label: str) -> list[str]:
-    return textwrap.wrap(label, 62)
+def _range(values: Sequence[float], write: Write) -> str:
+    """The least and the most."""
+    return write(min(values)) + (f" to {write(max(values))}" if len(values) > 1 else "")
 
 
 def _log_ticks(axis: Any, write: Callable[[float, Any], str]) -> None:
@@ -251,21 +249,20 @@ def _plot(name: str, alt: str, caption: str, height: float, draw: Callable[[Axes
         draw(axes)
         columns = columns if len(axes.get_legend_handles_labels()[1]) <= 3 else min(columns, 2)
         figure.legend(loc="outside upper left", ncols=columns, fontsize=7.5, handlelength=1.4, columnspacing=1.2)
-        return Plot(re.sub(r"[^\w-]+", "-", name), alt, caption, _svg(figure), _png(figure))
+        png = _saved(figure, "png", dpi=160, facecolor="white", metadata={"Software": None})
+        svg = _saved(figure, "svg", transparent=True, metadata={"Date": None}).decode()
+        return Plot(re.sub(r"[^\w-]+", "-", name), alt, caption, _for_a_page(svg), png)
 
 
-def _png(figure: Figure) -> bytes:
+def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    figure.savefig(file, format=kind, **options)
     return file.getvalue()
 
 
-def _svg(figure: Figure) -> str:
+def _for_a_page(svg: str) -> str:
     """For the inside of a page: no addresses, no names that two plots could share, the text's own colour."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
+    text = svg[svg.index("<svg") :]
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", text, count=1)
     text = re.sub(r'<g id="[^"]*"', "<g", text)

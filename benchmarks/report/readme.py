@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.harness.result import OURS, Case, Result, read_result
 from benchmarks.kernels.table import RESULTS
-from benchmarks.report.page import Document, Marked, Table
-from benchmarks.report.units import milliseconds, significant, times, with_prefix
+from benchmarks.report.page import Document
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
 
@@ -19,6 +19,16 @@ COMPILED = "torch.compile"
 EAGER = ("reference", "eager + AMP")
 #: From the root or a home; its name may be that of a person, so none of it stays but a file's name.
 ABSOLUTE_PATH = re.compile(r"(?<![\w./\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\",;()]+[/\\])+([^\s/\\:'\",;()]*)")
+
+
+class Row(NamedTuple):
+    """Of a case: the alternative in each column, empty where there is none; peak bytes of ours and eager."""
+
+    case: Case
+    eager: str
+    compiled: str
+    peers: list[str]
+    peaks: list[int | None]
 
 
 def keep(path: Path, results: Path = RESULTS) -> Path:
@@ -51,11 +61,13 @@ def kept_results(results: Path = RESULTS) -> list[Result]:
 
 def readme_tables(results: Path = RESULTS) -> str:
     """What stands between the README's marks: a table for each device, or nothing."""
-    devices = [
-        {"result": result, "versions": _versions(result), "table": _table([c for c in result.cases if c.headline])}
-        for result in kept_results(results)
-        if any(case.headline for case in result.cases)
-    ]
+    devices = []
+    for result in kept_results(results):
+        rows = [_row(case) for case in result.cases if case.headline]
+        versions = ", ".join(f"{n} {v}" for n, v in result.device.versions.items() if n in ("torch", "triton"))
+        if rows:
+            has_peers = any(row.peers for row in rows)
+            devices.append({"result": result, "versions": versions, "rows": rows, "has_peers": has_peers})
     return Document("readme.md.jinja", "Measured on", {"devices": devices}).markdown() if devices else ""
 
 
@@ -77,29 +89,9 @@ def marked(tables: str) -> str:
     return f"{BEGIN}\n\n{tables}\n{END}" if tables else f"{BEGIN}\n{END}"
 
 
-def _versions(result: Result) -> str:
-    return ", ".join(f"{n} {result.device.versions[n]}" for n in ("torch", "triton") if n in result.device.versions)
-
-
-def _table(cases: list[Case]) -> Table:
-    peers = ["peers' form"] * any(_peers(case) for case in cases)
-    head = ["operator", "case", "dtype", "ours, ms", "eager PyTorch", COMPILED, *peers, "memory"]
-    return Table(head, [_row(case, bool(peers)) for case in cases])
-
-
-def _row(case: Case, with_peers: bool) -> list[str | Marked]:
+def _row(case: Case) -> Row:
     eager = next((name for name in EAGER if name in case.alternatives), "")
-    row: list[str | Marked] = [case.operator, f"{case.case}, {case.direction}", case.dtype, milliseconds(case.time())]
-    row += [_against(case, name) if name in case.alternatives else "" for name in (eager, COMPILED)]
-    if with_peers:
-        row.append("; ".join(f"{name}: {_against(case, name)}" for name in _peers(case)))
+    compiled = COMPILED if COMPILED in case.alternatives else ""
+    peers = [name for name in case.alternatives if name not in (*EAGER, COMPILED)]
     peaks = [case.candidates[name].peak_bytes for name in (OURS, eager) if name]
-    return [*row, ", ".join(map(with_prefix, peaks)) if len(peaks) == 2 and None not in peaks else ""]
-
-
-def _against(case: Case, name: str) -> str:
-    return f"{significant(case.time(name).median)} ms, {times(case.ratio(name))}"
-
-
-def _peers(case: Case) -> list[str]:
-    return [name for name in case.alternatives if name not in (*EAGER, COMPILED)]
+    return Row(case, eager, compiled, peers, peaks if len(peaks) == 2 and None not in peaks else [])
