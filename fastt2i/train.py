@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ from fastt2i.cli import plain_warnings, python_command, run
 from fastt2i.config import Config
 from fastt2i.engine.distributed.rendezvous import join
 from fastt2i.engine.distributed.world import World
-from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory
+from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory, claimed_directory
 from fastt2i.presets import PRESETS, preset
 
 HELP = {"-h", "--help"}
@@ -51,9 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(argv: list[str], world: World) -> int:
-    # Processes that torchrun has restarted resume. Rank 0 alone looks at the output folder.
+    # Processes that torchrun has restarted resume. Rank 0 alone looks at the output folder, and holds it.
     resume = ["--resume"] if world.restarted and "--resume" not in argv else []
-    arguments, directory = world.run_on_rank0(lambda: _parse([*argv, *resume]))
+    with ExitStack() as held:
+        arguments, directory = world.run_on_rank0(lambda: _open([*argv, *resume], held))
+        return _run(arguments, directory, world)
+
+
+def _run(arguments: Arguments, directory: RunDirectory, world: World) -> int:
     from fastt2i.engine.build import build_trainer  # imports torch, which --help does without
 
     if world.local_rank == 0:
@@ -66,7 +72,6 @@ def _train(argv: list[str], world: World) -> int:
         build_trainer(arguments.config, directory, world)
         world.print_rank0("dry run: everything is in place; nothing was written to the output folder")
         return 0
-    world.run_on_rank0(directory.prepare)
     started = time.monotonic()
     trainer = build_trainer(arguments.config, directory, world)
     status = trainer.train()
@@ -75,7 +80,15 @@ def _train(argv: list[str], world: World) -> int:
     return status
 
 
-def _parse(argv: list[str]) -> tuple[Arguments, RunDirectory]:
+def _open(argv: list[str], held: ExitStack) -> tuple[Arguments, RunDirectory]:
+    """The options and the run directory, which `held` holds; for a dry run nothing is written, and nothing held."""
+    arguments = _parse(argv)
+    if arguments.dry_run:
+        return arguments, choose_directory(arguments.out, arguments.preset, arguments.resume)
+    return arguments, held.enter_context(claimed_directory(arguments.out, arguments.preset, arguments.resume))
+
+
+def _parse(argv: list[str]) -> Arguments:
     """Two passes: the first finds where the settings start from, the second lets the options change them."""
     argv = [f"--data.path{a.removeprefix('--data')}" if a == "--data" or a.startswith("--data=") else a for a in argv]
     argv = ["--engine.profile" if a == "--profile" else a for a in argv]
@@ -89,8 +102,7 @@ def _parse(argv: list[str]) -> tuple[Arguments, RunDirectory]:
     if given.resume and given.preset is None and not HELP.intersection(argv):
         config = choose_directory(given.out, name, resume=True).saved_config(config)
     default = Arguments(preset=name, config=config)
-    arguments = tyro.cli(Arguments, args=argv, default=default, description=DESCRIPTION, prog="fastt2i train")
-    return arguments, choose_directory(arguments.out, arguments.preset, arguments.resume)
+    return tyro.cli(Arguments, args=argv, default=default, description=DESCRIPTION, prog="fastt2i train")
 
 
 def _summary(prompt: str, directory: RunDirectory, seconds: float) -> str:

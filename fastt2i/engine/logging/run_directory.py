@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fastt2i.config import Config
 from fastt2i.data.dataset import Problem
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
+from fastt2i.files.lock import DirectoryInUse, claim_directory
 
 
 class RunDirectory:
@@ -38,11 +40,17 @@ class RunDirectory:
         Raises:
             UserError: the folder cannot be written.
         """
-        try:
+        with self.write_errors():
             for directory in (self.path, self.checkpoints, self.samples):
                 directory.mkdir(parents=True, exist_ok=True)
             replace_file(self.path / ".writable", b"")
             (self.path / ".writable").unlink()
+
+    @contextmanager
+    def write_errors(self) -> Iterator[None]:
+        """An OSError in this block becomes a UserError that asks for another folder."""
+        try:
+            yield
         except OSError as error:
             raise UserError(
                 f"cannot write to the output folder {self.path}: {error.strerror}; choose another --out"
@@ -78,16 +86,48 @@ class RunDirectory:
         replace_file(self.quarantine, lines.encode("utf-8", "backslashreplace"))
 
 
-def choose_directory(out: Path | None, preset: str, resume: bool) -> RunDirectory:
+@contextmanager
+def claimed_directory(out: Path | None, preset: str, resume: bool) -> Iterator[RunDirectory]:
+    """The directory that `choose_directory` gives, made and held for the length of the block.
+
+    Of new runs that start at once without `out`, each takes a name of its own.
+
+    Raises:
+        UserError: as `choose_directory`; it cannot be written, or another process is at the run in it.
+    """
+    in_use: set[Path] = set()
+    with ExitStack() as stack:
+        while True:
+            run = choose_directory(out, preset, resume, in_use)
+            try:
+                with run.write_errors():
+                    run.path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(claim_directory(run.path))
+            except DirectoryInUse as error:
+                if out is None and not resume:
+                    in_use.add(run.path)
+                    continue
+                raise UserError(f"{error}: wait until that has ended, or choose another --out") from error
+            if resume or not run.exists():
+                break
+            stack.close()  # another process has taken the name since, and ended
+        run.prepare()
+        yield run
+
+
+def choose_directory(
+    out: Path | None, preset: str, resume: bool, in_use: Container[Path] = frozenset()
+) -> RunDirectory:
     """The directory of a new run, or of the one to go on with.
 
-    Without `out` it is `runs/<preset>`, with a number behind it where that is taken; to resume, the newest of these.
+    Without `out` it is `runs/<preset>`, with a number behind it where that is taken or in use; to resume, the newest of
+    these.
 
     Raises:
         UserError: a new run would write over an old one, or there is none to go on with.
     """
     if out is None:
-        return _newest_run(preset) if resume else _free_directory(preset)
+        return _newest_run(preset) if resume else _free_directory(preset, in_use)
     run = RunDirectory(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"the output folder {out} is a file; choose another --out")
@@ -105,6 +145,7 @@ def _newest_run(preset: str) -> RunDirectory:
     return max(runs, key=lambda run: run.config.stat().st_mtime)
 
 
-def _free_directory(preset: str) -> RunDirectory:
+def _free_directory(preset: str, in_use: Container[Path]) -> RunDirectory:
     names = itertools.chain([preset], (f"{preset}-{number}" for number in itertools.count(2)))
-    return next(run for run in (RunDirectory(Path("runs", name)) for name in names) if not run.exists())
+    runs = (RunDirectory(Path("runs", name)) for name in names)
+    return next(run for run in runs if not run.exists() and run.path not in in_use)

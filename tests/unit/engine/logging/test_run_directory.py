@@ -10,7 +10,7 @@ import pytest
 
 from fastt2i.config import Config
 from fastt2i.data.dataset import Problem
-from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory
+from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory, claimed_directory
 from fastt2i.errors import UserError
 from fastt2i.presets import preset
 
@@ -46,6 +46,21 @@ def test_an_old_run_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already holds a run"):
         choose_directory(run.path, "demo", resume=False)
     assert choose_directory(run.path, "demo", resume=True).saved_config(Config()) == preset("64px")
+
+
+def test_of_runs_that_start_at_once_each_has_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with (
+        claimed_directory(None, "demo", resume=False) as first,
+        claimed_directory(None, "demo", resume=False) as second,
+    ):
+        assert (first.path, second.path) == (Path("runs/demo"), Path("runs/demo-2"))
+        first.note(Config())
+        for out, resume in ((None, True), (first.path, True), (second.path, False)):
+            with pytest.raises(UserError, match=f"is in use by process {os.getpid()} on"):
+                claimed_directory(out, "demo", resume).__enter__()
+    with claimed_directory(first.path, "demo", resume=True) as again:
+        assert again.path == first.path
 
 
 def test_what_will_be_logged_again_is_dropped(tmp_path: Path) -> None:
