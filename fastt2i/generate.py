@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,8 +29,11 @@ class Arguments:
 
     model: str
     """Model folder, the run directory that holds one, or `user/name` on the hub."""
-    prompt: tyro.conf.UseAppendAction[list[str]]
+    prompt: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """What to draw; may be given several times."""
+    prompts: Path | None = None
+    """A file with a prompt a line: images are written to the folder --out as they are drawn, with a metadata.jsonl that
+    says what each is, and the same command goes on where it was stopped. A prompt's seed is --seed plus its number."""
     out: Path
     """A picture file (.png, .jpg, .webp), for one image or for a sheet of several; a folder, for a file each; with
     --frames also a .gif."""
@@ -76,8 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         revision=arguments.revision,
         offline=arguments.offline,
     )
-    images, captions = _frames(pipeline, arguments) if arguments.frames else _images(pipeline, arguments)
     try:
+        if arguments.prompts is not None:
+            print(_stream(pipeline, arguments, arguments.prompts))
+            return 0
+        images, captions = _frames(pipeline, arguments) if arguments.frames else _images(pipeline, arguments)
         written = _write(images, captions, arguments)
     except OSError as error:
         raise UserError(f"cannot write {arguments.out}: {error.strerror or error}") from error
@@ -87,8 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(arguments: Arguments) -> None:
-    if not arguments.prompt:
-        raise UserError("there is nothing to draw; say what with --prompt")
+    if not arguments.prompt and arguments.prompts is None:
+        raise UserError("there is nothing to draw; say what with --prompt or --prompts")
+    if arguments.prompts is not None:
+        if arguments.prompt or arguments.frames:
+            raise UserError("--prompts goes neither with --prompt nor with --frames")
+        if arguments.out.suffix.lower() in PICTURE_SUFFIXES | {".gif"}:
+            raise UserError(f"{arguments.out} is a picture; the images of --prompts go to a folder")
     if not arguments.frames:
         if arguments.out.suffix.lower() == ".gif":
             raise UserError(f"{arguments.out} is an animation; say with --frames how many images it has")
@@ -101,6 +113,32 @@ def _check(arguments: Arguments) -> None:
         raise UserError("--num, --best-of and --negative-prompt choose among images; they do not go with --frames")
     if arguments.seconds <= 0:
         raise UserError(f"--seconds is {arguments.seconds}; it must be more than 0")
+
+
+def _stream(pipeline: TextToImagePipeline, arguments: Arguments, prompts: Path) -> str:
+    """Draw the prompts of a file; returns what was done in a sentence."""
+    from fastt2i.pipeline import Request
+    from fastt2i.prompt_files import ImageFolder
+    from fastt2i.text.prompts import read_prompts
+
+    notes: list[str] = []
+
+    def requests() -> Iterator[Request]:
+        for place, prompt in enumerate(read_prompts(prompts)):
+            notes.extend(f"prompt {place + 1} {note}" for note in pipeline.notes(prompt))
+            yield Request(
+                prompt=prompt,
+                seed=arguments.seed + place,
+                num=arguments.num,
+                truncation=arguments.truncation,
+                best_of=arguments.best_of,
+                negative_prompt=arguments.negative_prompt,
+            )
+
+    drawn, before = ImageFolder(arguments.out, pipeline).draw(requests())
+    if notes:
+        warnings.warn(notes[0] + (f"; {len(notes) - 1} more are such" if len(notes) > 1 else ""), stacklevel=2)
+    return f"{drawn} images in {arguments.out}" + (f", {before} of them from before" if before else "")
 
 
 def _images(pipeline: TextToImagePipeline, arguments: Arguments) -> tuple[list[Image.Image], list[str]]:
