@@ -283,14 +283,25 @@ class LogConfig(Section):
     """Captions of which a picture shows several images, a row each; 0 for none."""
     attention: int = 6
     """Images of the grid for which a picture shows where each keyword of the caption looks; 0 for none."""
+    prompts: str = ""
+    """A file with a prompt a line, which every sample grid shows first."""
+    evaluate_every: int = 0
+    """Steps between two evaluations of held-out samples by features of another network (KID, precision, recall) and by
+    R-precision and spread; the last step makes one too. `model/` is then the best of these models. 0 for none, and
+    `model/` is the last one."""
+    evaluate_images: int = 512
+    """Images drawn for such an evaluation."""
+    best: Literal["kid", "r_precision", "accuracy_all"] = "kid"
+    """Score by which the best model is chosen."""
     tensorboard: bool = True
     """Write TensorBoard events."""
 
     def _check(self) -> None:
         for name in ("every", "samples_every", "samples"):
             self._require(name, getattr(self, name) >= 1, "1 or more")
-        for name in ("variations", "attention"):
+        for name in ("variations", "attention", "evaluate_every"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("evaluate_images", self.evaluate_images >= 8, "8 or more")
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from fastt2i.engine.precision import Precision
 from fastt2i.engine.quarantine_log import QuarantineLog
 from fastt2i.engine.saving import RunSaver
 from fastt2i.engine.schedule import StepSchedule
+from fastt2i.engine.scoring.run_evaluation import RunEvaluation
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import TrainStep
 from fastt2i.engine.trainer import Trainer
@@ -68,6 +69,8 @@ def build_trainer(config: Config, directory: RunDirectory, world: World | None =
         state=state,
         runner=_build_runner(config, state, precision, device, world, real_distance, compiled_before=progress.compiled),
         captions=captions,
+        prompts=data.prompt_set(state.ema.module.noise_dim),
+        evaluation=_build_evaluation(config, data, directory, device, world, real_distance),
         quarantine=QuarantineLog(directory, data.index.problems, progress.quarantined, world),
         saver=saver,
         progress=progress,
@@ -76,6 +79,20 @@ def build_trainer(config: Config, directory: RunDirectory, world: World | None =
     if progress.step >= config.train.steps:
         world.print_rank0(f"all {config.train.steps} steps are taken; --train.steps with a larger number goes on")
     return trainer
+
+
+def _build_evaluation(
+    config: Config,
+    data: TrainingData,
+    directory: RunDirectory,
+    device: torch.device,
+    world: World,
+    real_distance: float | None,
+) -> RunEvaluation | None:
+    if not config.log.evaluate_every:
+        return None
+    with world.raise_together():
+        return RunEvaluation(config, data, directory.evaluation, device, real_distance)
 
 
 def _build_runner(

@@ -20,6 +20,22 @@ from fastt2i.models.model_card import model_card
 from fastt2i.models.pretrained import PretrainedModel, save_pretrained
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best model of a run so far."""
+
+    score: str
+    """By which score."""
+    value: float
+    step: int
+
+    def is_beaten_by(self, score: str, value: float) -> bool:
+        """Whether another value is better; distances are better small. A value of another score always is."""
+        if score != self.score:
+            return True
+        return value < self.value if score == "kid" else value > self.value
+
+
 @dataclass
 class Progress:
     """What a checkpoint keeps of a run beside its networks and optimizers."""
@@ -36,6 +52,8 @@ class Progress:
     """Whether compiled steps are faster; None where that was not measured."""
     quarantined: list[Problem] = field(default_factory=list)
     """Undecodable images that were found."""
+    best: Best | None = None
+    """The model in the model folder, where that is the best and not the last one."""
 
     def to_state(self, data_digest: str) -> dict[str, Any]:
         """Plain values for a checkpoint's `state.json`."""
@@ -46,6 +64,7 @@ class Progress:
             "loader": self.loader,
             "compiled": self.compiled,
             "quarantined": [(problem.where, problem.what) for problem in self.quarantined],
+            "best": vars(self.best) if self.best else None,
         }
 
     @classmethod
@@ -60,6 +79,7 @@ class Progress:
             loader=state.get("loader"),
             compiled=state.get("compiled"),
             quarantined=[Problem(*problem) for problem in state.get("quarantined", [])] if same_data else [],
+            best=Best(**state["best"]) if state.get("best") else None,
         )
 
 
@@ -102,7 +122,7 @@ class RunSaver:
         return Progress.from_checkpoint(checkpoint, self._data.digest)
 
     def save(self, progress: Progress, prompts: Sequence[str]) -> None:
-        """Write a checkpoint and the model folder; prompts: examples for the model card.
+        """Write a checkpoint and, unless that holds the best one, the model folder; prompts: examples for its card.
 
         Raises:
             UserError: the disk is full or cannot be written.
@@ -111,7 +131,18 @@ class RunSaver:
             return
         state = self._state.plain() | progress.to_state(self._data.digest)
         self._checkpoints.save(progress.step, self._state.tensors(), state)
-        model = self._pretrained(progress, prompts)
+        if progress.best is None:
+            self.save_model(progress, prompts)
+
+    def save_model(self, progress: Progress, prompts: Sequence[str]) -> None:
+        """Write the model folder; prompts: examples for its card.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
+        if not self._world.is_first:
+            return
+        model = self.pretrained(progress, prompts)
         pictures = {
             f"{name}.png": max(self._directory.samples.glob(f"{prefix}-*.png"), default=None)
             for name, prefix in (("samples", "step"), ("variations", "variations"))
@@ -131,7 +162,8 @@ class RunSaver:
         newest, _ = self._checkpoints.latest()
         return f"the last good checkpoint is {newest.path}" if newest else "there is no checkpoint yet"
 
-    def _pretrained(self, progress: Progress, prompts: Sequence[str]) -> PretrainedModel:
+    def pretrained(self, progress: Progress, prompts: Sequence[str]) -> PretrainedModel:
+        """The model as it is now; prompts: examples for its card."""
         encoder = self._data.encoder
         return PretrainedModel(
             config=self._config.model,
@@ -153,5 +185,6 @@ class RunSaver:
                 "fastt2i": fastt2i.__version__,
                 "example_prompts": list(prompts),
             }
-            | progress.scores,
+            | progress.scores
+            | ({f"best_{progress.best.score}": progress.best.value} if progress.best else {}),
         )

@@ -24,7 +24,8 @@ from fastt2i.engine.logging.run_logger import NullLogger, RunLogger
 from fastt2i.engine.logging.samples import log_samples
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.quarantine_log import QuarantineLog
-from fastt2i.engine.saving import Progress, RunSaver
+from fastt2i.engine.saving import Best, Progress, RunSaver
+from fastt2i.engine.scoring.run_evaluation import RunEvaluation
 from fastt2i.engine.signals import StopRequest
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import StepInputs
@@ -47,6 +48,10 @@ class Trainer:
     runner: StepRunner
     captions: CaptionSet
     """Captions of sample grids and scores."""
+    prompts: CaptionSet | None
+    """The user's own prompts for sample grids."""
+    evaluation: RunEvaluation | None
+    """What chooses the best model; None where `model/` is to be the last one."""
     quarantine: QuarantineLog
     saver: RunSaver
     progress: Progress
@@ -135,12 +140,16 @@ class Trainer:
         last = step == self.config.train.steps
         samples_due = last or step % log.samples_every == 0
         checkpoint_due = last or step % self.config.checkpoint.every == 0
-        if samples_due or checkpoint_due or step % log.every == 0:
+        evaluation_due = self.evaluation is not None and (last or step % log.evaluate_every == 0)
+        if samples_due or checkpoint_due or evaluation_due or step % log.every == 0:
             with trace_span("log"):
                 self._log_losses(logger, quarantine)  # first, so that weights that are not finite are never saved
         if samples_due and self.world.is_first:
             with trace_span("samples and scores"), self.precision.in_force():
                 self._log_samples(logger)
+        if evaluation_due:
+            with trace_span("evaluation"), self.precision.in_force():
+                self._evaluate(logger)
         if checkpoint_due:
             with trace_span("save"):
                 self._save()
@@ -177,8 +186,23 @@ class Trainer:
         """The time that samples take counts as the run's, and not as the steps'."""
         started = time.perf_counter()
         self.progress.scores = log_samples(
-            logger, self.progress.step, self.captions, self.state, self.data.encoder, self.config
+            logger, self.progress.step, self.captions, self.prompts, self.state, self.data.encoder, self.config
         )
+        self.progress.seconds += time.perf_counter() - started
+        self._start_clock()
+
+    def _evaluate(self, logger: NullLogger) -> None:
+        """Score the model, and keep it where it is the best so far."""
+        assert self.evaluation is not None
+        started = time.perf_counter()
+        scores = self.evaluation.score(self.saver.pretrained(self.progress, []), self.world)
+        name, best = self.config.log.best, self.progress.best
+        if self.world.is_first:  # the others have no scores, and nothing of theirs depends on them
+            better = best is None or best.is_beaten_by(name, scores[name])
+            if better:
+                self.progress.best = Best(name, scores[name], self.progress.step)
+                self.saver.save_model(self.progress, self._example_prompts())
+            logger.log_evaluation(self.progress.step, scores, best=better)
         self.progress.seconds += time.perf_counter() - started
         self._start_clock()
 
@@ -190,7 +214,10 @@ class Trainer:
 
     def _save(self) -> None:
         progress = replace(self.progress, compiled=self.runner.compiling_pays, quarantined=self.quarantine.problems)
-        self.saver.save(progress, prompts=list(dict.fromkeys(self.captions.captions))[:8])
+        self.saver.save(progress, self._example_prompts())
+
+    def _example_prompts(self) -> list[str]:
+        return list(dict.fromkeys(self.captions.captions))[:8]
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:

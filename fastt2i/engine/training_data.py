@@ -23,6 +23,7 @@ from fastt2i.metrics.spread import real_distance
 from fastt2i.text.cache import TextCache
 from fastt2i.text.encoder import TextEncoder
 from fastt2i.text.features import TextFeatures
+from fastt2i.text.prompts import read_prompts
 
 #: Held-out captions that scores are taken on during a run.
 SCORED_CAPTIONS = 256
@@ -118,10 +119,22 @@ class TrainingData:
 
     def caption_set(self, noise_dim: int, real_distance: float | None) -> CaptionSet:
         """Captions for grids and scores: held-out ones, or training captions where none are held out."""
-        source = self.heldout if len(self.heldout) else self.index
-        captions = source.caption_table().captions
+        captions = self.scored.caption_table().captions
         order = torch.randperm(len(captions), generator=seeded("held-out captions"))
         chosen = [captions[place] for place in order[:SCORED_CAPTIONS].tolist()]
+        return self._captions(chosen, noise_dim, real_distance)
+
+    def prompt_set(self, noise_dim: int) -> CaptionSet | None:
+        """The user's own prompts for grids; None without such."""
+        path = self._config.log.prompts
+        return self._captions(list(read_prompts(Path(path))), noise_dim, None) if path else None
+
+    @property
+    def scored(self) -> Dataset:
+        """The samples that scores are taken on: those held out, or those trained on where none are."""
+        return self.heldout if len(self.heldout) else self.index
+
+    def _captions(self, chosen: Sequence[str], noise_dim: int, real_distance: float | None) -> CaptionSet:
         return CaptionSet(
             chosen,
             self.encoder(chosen),

@@ -16,7 +16,11 @@ def save_curves(records: Sequence[dict[str, float]], path: Path, scored: str = "
         f"Scores on {scored} captions": _series(records, "accuracy_") | _series(records, "r_precision"),
         "Spread of images of one caption": _series(records, "spread_of_real") or _series(records, "spread"),
     }
-    figure = Figure(figsize=(20, 4.2), layout="constrained")
+    if evaluated := _series(records, "eval_kid"):
+        panels["KID (EfficientNet-Lite0) and R-precision of evaluations"] = evaluated | _series(
+            records, "eval_r_precision"
+        )
+    figure = Figure(figsize=(5 * len(panels), 4.2), layout="constrained")
     for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         axes.set_title(title)
         axes.set_xlabel("step")

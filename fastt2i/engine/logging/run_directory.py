@@ -29,6 +29,7 @@ class RunDirectory:
         self.quarantine = path / "quarantine.jsonl"
         self.model = path / "model"
         self.tensorboard = path / "tensorboard"
+        self.evaluation = path / "evaluation"
 
     def exists(self) -> bool:
         """Whether a run was started here."""

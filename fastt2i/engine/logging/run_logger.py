@@ -40,6 +40,8 @@ class NullLogger:
         self, step: int, images: Tensor, captions: Sequence[str], words: Sequence[Sequence[str]], attention: Tensor
     ) -> None: ...
 
+    def log_evaluation(self, step: int, scores: Mapping[str, float], *, best: bool) -> None: ...
+
     def print(self, sentence: str) -> None: ...
 
     def close(self) -> None: ...
@@ -131,6 +133,14 @@ class RunLogger(NullLogger):
         sheet = attention_sheet(to_pillow(images), captions, words, maps)
         sheet.save(self._directory.samples / f"attention-{step:08d}.png")
         self._add_image("attention", sheet, step)
+
+    def log_evaluation(self, step: int, scores: Mapping[str, float], *, best: bool) -> None:
+        """Log the scores of an evaluation, and whether the model is the best so far and was kept."""
+        self._record(step, {f"eval_{name}": value for name, value in scores.items()})
+        save_curves(list(self._directory.records()), self._directory.curves, self._scored)
+        shown = "  ".join(f"{name} {scores[name]:.4f}" for name in ("kid", "r_precision", "spread") if name in scores)
+        kept = f"  the best so far: kept in {self._directory.model}" if best else ""
+        self.print(f"step {step}/{self._steps}  evaluation: {shown}{kept}")
 
     def print(self, sentence: str) -> None:
         """Print a line without disturbing the progress bar."""

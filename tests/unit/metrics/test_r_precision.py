@@ -35,3 +35,17 @@ def test_chance_is_one_in_the_candidates() -> None:
 def test_one_caption_cannot_be_told_apart() -> None:
     with pytest.raises(ValueError, match="2 different captions or more"):
         r_precision(torch.ones(3, 2), torch.ones(3, 2), np.zeros(3))
+
+
+def test_captions_of_the_own_class_are_no_candidates() -> None:
+    """Each image is nearer to the other caption of its class than to its own."""
+    sentences = torch.tensor([[1.0, 0.1, 0], [1, -0.1, 0], [0, 0.1, 1], [0, -0.1, 1]])
+    images = sentences[[1, 0, 3, 2]]
+    classes = np.array([5, 5, 9, 9])
+    assert r_precision(images, sentences, np.arange(4)) == 0.0
+    assert r_precision(images, sentences, np.arange(4), classes=classes) == 1.0
+    # A caption that both classes have is none of the other class.
+    both = np.array([0, 1, 2, 1])
+    assert r_precision(images, sentences[[0, 1, 2, 1]], both, classes=classes) < 1.0
+    with pytest.raises(ValueError, match="2 different classes or more"):
+        r_precision(images, sentences, np.arange(4), classes=np.zeros(4, dtype=np.int64))
