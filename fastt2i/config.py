@@ -64,6 +64,9 @@ class DataConfig(Section):
     """`auto` keeps decoded images in memory when the whole set fits in this many MiB."""
     flip: bool = False
     """Mirror half of the images. Leave it off where captions say left and right."""
+    random_crop: bool = False
+    """Decode images 3/16 larger than the model's and take a square of its size at random, as DF-GAN does (64 of 76 px).
+    For photographs; what is drawn to its edges loses them."""
     heldout: float = 0.05
     """Share of the samples that are never trained on, in a set without a split of its own; scores and sample grids use
     their captions."""
@@ -71,6 +74,10 @@ class DataConfig(Section):
     """A report of `python -m fastt2i.data verify`: the images that it lists are left out."""
     max_bad_fraction: float = 0.05
     """Stop when more than this fraction of the images cannot be decoded, or has no caption."""
+
+    def decoded_size(self, image_size: int) -> int:
+        """Width and height in pixels at which images are decoded for a model of `image_size`."""
+        return image_size * 19 // 16 if self.random_crop else image_size
 
     def _check(self) -> None:
         self._require("path", bool(self.path), "a folder, shards or `shapes`")

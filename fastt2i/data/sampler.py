@@ -1,4 +1,5 @@
-"""Which samples a step takes, with which captions, mirrored or not: pure functions of (seed, epoch, rank, step).
+"""Which samples a step takes, with which captions, mirrored or not, and what part of them: pure functions of (seed,
+epoch, rank, step).
 
 Nothing of it has to be saved: to resume is to ask for the next step.
 """
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from fastt2i.data.dataset import CaptionTable
 from fastt2i.data.hashing import hash64
 
-_ORDER, _CAPTION, _FLIP = 1, 2, 3  # tell the streams of random numbers apart
+_ORDER, _CAPTION, _FLIP, _TOP, _LEFT = 1, 2, 3, 4, 5  # tell the streams of random numbers apart
 _LOOK_AHEAD = 32  # samples searched for a caption that does not fit; more than that all fit only where most of a set do
 
 
@@ -29,6 +30,8 @@ class Plan(NamedTuple):
     """int64 (B,): a caption of another sample of the global batch."""
     flips: NDArray[np.bool_]
     """bool (B,): mirror the image left to right."""
+    corners: NDArray[np.int64]
+    """int64 (B, 2): row and column, in the mirrored image, of the upper left pixel of the part to take."""
 
 
 class Sampler:
@@ -36,13 +39,22 @@ class Sampler:
 
     Position p = step * batch_size + k counts samples over the whole run; its epoch is p // N, and its sample the
     (p % N)-th of that epoch's permutation. Rank r has the r-th of `world_size` equal parts of each step, so the ranks'
-    plans one after the other are the plan of a single process. Caption and flip depend on (seed, epoch, sample).
+    plans one after the other are the plan of a single process. Caption, flip and corner depend on (seed, epoch,
+    sample).
     """
 
     def __init__(
-        self, table: CaptionTable, *, batch_size: int, seed: int, flip: bool, rank: int = 0, world_size: int = 1
+        self,
+        table: CaptionTable,
+        *,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        margin: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        """batch_size: of all ranks together."""
+        """batch_size: of all ranks together. margin: pixels by which decoded images are larger than the batch's."""
         if len(table) == 0:
             raise ValueError("there are no samples to plan with")
         if batch_size < 1 or batch_size % world_size:
@@ -52,6 +64,7 @@ class Sampler:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}; it must be at least 0 and less than {world_size}")
         self.world_size = world_size
+        self.margin = margin
         self._offsets, self._ids = table.offsets, table.ids  # the captions themselves need not go to worker processes
         self._count = len(table)
         self._batch_size = batch_size
@@ -74,7 +87,10 @@ class Sampler:
         part = self._part
         epochs, own = positions[part] // self._count, samples[part]
         flips = (self._hash(_FLIP, epochs, own) >> np.uint64(63) == 1) & self._flip
-        return Plan(own, captions[part], self._others(captions, np.arange(len(captions))[part], own), flips)
+        draws = np.stack([self._hash(stream, epochs, own) for stream in (_TOP, _LEFT)], axis=1)
+        corners = (draws % np.uint64(self.margin + 1)).astype(np.int64)
+        mismatched = self._others(captions, np.arange(len(captions))[part], own)
+        return Plan(own, captions[part], mismatched, flips, corners)
 
     def positions(self, step: int) -> NDArray[np.int64]:
         """The positions in the run of this rank's part of a step -> int64 (B,)."""

@@ -78,7 +78,7 @@ class TrainingData:
             self.index,
             self._sampler(),
             self._config.data,
-            image_size=self._config.model.image_size,
+            image_size=self._decoded_size,
             device=self._device,
             before=before,
         )
@@ -89,13 +89,17 @@ class TrainingData:
             self.index,
             self._sampler(),
             self._config.data,
-            image_size=self._config.model.image_size,
+            image_size=self._decoded_size,
             name=name,
             start_step=first_step,
             known=known,
             device=self._device,
             progress=self._world.is_first,
         )
+
+    @property
+    def _decoded_size(self) -> int:
+        return self._config.data.decoded_size(self._config.model.image_size)
 
     def _sampler(self) -> Sampler:
         train = self._config.train
@@ -104,6 +108,7 @@ class TrainingData:
             batch_size=train.batch_size,
             seed=train.seed,
             flip=self._config.data.flip,
+            margin=self._decoded_size - self._config.model.image_size,
             rank=self._world.rank,
             world_size=self._world.size,
         )

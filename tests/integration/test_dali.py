@@ -105,7 +105,7 @@ def index_of(contents: list[bytes], boxes: list[tuple[int, ...] | None] | None =
 
 
 def start(dataset: Dataset, name: Any, *, batch_size: int = 8, size: int = 16, first: int = 0, **more: Any) -> Loader:
-    sampler = Sampler(dataset.caption_table(), batch_size=batch_size, seed=4, flip=True)
+    sampler = Sampler(dataset.caption_table(), batch_size=batch_size, seed=4, flip=True, margin=more.pop("margin", 0))
     settings = {"image_size": size, "max_bad_fraction": more.pop("fraction", 1.0), "start_step": first}
     if name == "pillow":
         return PillowLoader(dataset, sampler, workers=0, **settings)
@@ -163,6 +163,18 @@ def test_clipped_highlights_and_shadows_differ_little() -> None:
     (batch,), (expected,) = (take(start(dataset, name, size=64), 1) for name in ("dali", "pillow"))
     off = difference(batch, expected)
     assert off.mean() < 0.4 and off.max() <= 16 and (off > 2).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_random_part_is_pillows(device: str) -> None:
+    """Of images that are turned on their sides too: it is cut when all else is done."""
+    contents = [FORMATS["png"](picture(40, 30, o, 50, 200), o) for o in range(1, 9)]
+    dataset = index_of(contents)
+    kinds = {"size": 19, "margin": 3}
+    (expected,), (batch,) = (take(start(dataset, name, **kinds), 1) for name in ("pillow", "dali"))
+    assert batch.images.shape == (8, 16, 16, 3) and batch.images.is_contiguous()
+    assert_same_samples([batch], [expected])
+    assert difference(batch, expected).max() <= 4
 
 
 def damaged_folder(folder: Path, damages: Damages) -> tuple[Path, dict[str, str]]:

@@ -19,7 +19,7 @@ import torch
 
 from fastt2i.config import DataConfig
 from fastt2i.data.dataset import Dataset
-from fastt2i.data.decode import decode
+from fastt2i.data.decode import Decoder, decode
 from fastt2i.data.loaders.choose import choose_loader
 from fastt2i.data.loaders.factory import open_loader
 from fastt2i.data.loaders.loader import Batch, Loader
@@ -44,16 +44,16 @@ def start(
     *,
     batch_size: int = 6,
     flip: bool = True,
+    margin: int = 0,
     start_step: int = 0,
     fraction: float = 1.0,
     **ranks: int,
 ) -> Loader:
-    sampler = Sampler(dataset.caption_table(), batch_size=batch_size, seed=4, flip=flip, **ranks)
+    sampler = Sampler(dataset.caption_table(), batch_size=batch_size, seed=4, flip=flip, margin=margin, **ranks)
     config = DataConfig(max_bad_fraction=fraction, **KINDS[kind])
-    name = choose_loader(dataset, sampler, config, image_size=IMAGE_SIZE, device=None).name
-    return open_loader(
-        dataset, sampler, config, image_size=IMAGE_SIZE, name=name, start_step=start_step, progress=False
-    )
+    size = IMAGE_SIZE + margin
+    name = choose_loader(dataset, sampler, config, image_size=size, device=None).name
+    return open_loader(dataset, sampler, config, image_size=size, name=name, start_step=start_step, progress=False)
 
 
 def take(loader: Loader, count: int) -> list[Batch]:
@@ -66,6 +66,20 @@ def assert_same(batches: list[Batch], others: list[Batch]) -> None:
         for part, expected in zip(batch, other, strict=True):
             assert part.dtype == expected.dtype
             assert torch.equal(part, expected)
+
+
+@pytest.mark.parametrize("kind", QUICK_KINDS)
+def test_a_random_part_is_cut_from_the_mirrored_image(captioned_folder: Callable[..., Path], kind: str) -> None:
+    dataset = folder_dataset(captioned_folder(11), "all")
+    sampler = Sampler(dataset.caption_table(), batch_size=6, seed=4, flip=True, margin=3)
+    decode = Decoder.of(dataset, IMAGE_SIZE + 3)
+    for step, batch in enumerate(take(start(dataset, kind, margin=3), 3)):
+        plan = sampler.plan(step)
+        for image, sample, flip, (top, left) in zip(batch.images, plan.samples, plan.flips, plan.corners, strict=True):
+            whole = decode(int(sample))
+            whole = whole[:, ::-1] if flip else whole
+            expected = whole[top : top + IMAGE_SIZE, left : left + IMAGE_SIZE]
+            np.testing.assert_array_equal(image.numpy(), expected)
 
 
 @pytest.mark.parametrize("kind", QUICK_KINDS)

@@ -37,5 +37,5 @@ def test_the_commands_parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     commands = re.findall(r"-m fastt2i\.train ((?:[^\n]|\\\n)*)", PAGE)
     assert len(commands) == 3
     for command in commands:
-        arguments, _ = _parse(shlex.split(command.replace("\\\n", " ")))
+        arguments = _parse(shlex.split(command.replace("\\\n", " ")))
         assert arguments.preset == "256px" and arguments.config.train.batch_size % 8 == 0

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastt2i.data.dataset import Dataset, Problem
 from fastt2i.data.decode import Decoder
 from fastt2i.data.loaders.dali_source import DaliSource, Fed, Meta, OneByOne, Report, SampleInfo
-from fastt2i.data.loaders.loader import Batch, Loader
+from fastt2i.data.loaders.loader import Batch, Loader, cut_batch
 from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad, with_samples
 from fastt2i.data.loaders.worker_signals import interrupts_afterwards, interrupts_held_back
 from fastt2i.data.sampler import Sampler
@@ -89,7 +89,7 @@ class DaliLoader(Loader):
             places = torch.from_numpy(transposed).to(images.device)
             images[places] = images[places].transpose(1, 2)
         self._step += 1
-        return Batch(images, *map(torch.from_numpy, (plan.caption_ids, plan.mismatched_ids, plan.samples)))
+        return cut_batch(images, plan, self._sampler.margin)
 
     def close(self) -> None:
         self._closed = True

@@ -29,10 +29,11 @@ def open_loader(
 ) -> Loader:
     """Start loading at `start_step`.
 
-    All loaders give the same samples, captions and flips; DALI's pixels differ from the others' by rounding.
-    sampler: made of the dataset's caption table. name: see `choose.choose_loader`. known: undecodable images that an
-    earlier part of the run found. device: where the batches of `dali` go, by default the CPU; those of others always
-    go there. progress: show a bar on stderr while a set is read into memory.
+    All loaders give the same samples, captions, flips and parts; DALI's pixels differ from the others' by rounding.
+    sampler: made of the dataset's caption table. image_size: pixels at which images are decoded. name: see
+    `choose.choose_loader`. known: undecodable images that an earlier part of the run found. device: where the batches
+    of `dali` go, by default the CPU; those of others always go there. progress: show a bar on stderr while a set is
+    read into memory.
     Raises UserError, here or with a later batch: no image can be decoded, or too few (see `quarantine.Quarantine`), or
     DALI is not installed.
     """

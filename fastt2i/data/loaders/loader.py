@@ -55,10 +55,20 @@ class Loader(ABC, Iterator[Batch]):
         self.close()
 
 
-def to_batch(images: NDArray[np.uint8], plan: Plan) -> Batch:
-    """images: uint8 (B, S, S, 3) of the plan's samples, not yet mirrored."""
+def to_batch(images: NDArray[np.uint8], plan: Plan, margin: int) -> Batch:
+    """images: uint8 (B, S + margin, S + margin, 3) of the plan's samples, neither mirrored nor cut yet."""
     pixels = torch.from_numpy(images)
     if plan.flips.any():
         pixels = torch.where(torch.from_numpy(plan.flips)[:, None, None, None], pixels.flip(2), pixels)
-    ids = (torch.from_numpy(part) for part in (plan.caption_ids, plan.mismatched_ids, plan.samples))
-    return Batch(pixels, *ids)
+    return cut_batch(pixels, plan, margin)
+
+
+def cut_batch(images: Tensor, plan: Plan, margin: int) -> Batch:
+    """images: uint8 (B, S + margin, S + margin, 3) of the plan's samples, mirrored as it says, on any device."""
+    if margin:
+        corners = torch.from_numpy(plan.corners).to(images.device)
+        within = torch.arange(images.shape[1] - margin, device=images.device)
+        rows, columns = corners[:, :1] + within, corners[:, 1:] + within
+        batch = torch.arange(len(images), device=images.device)[:, None, None]
+        images = images[batch, rows[:, :, None], columns[:, None, :]]
+    return Batch(images, *map(torch.from_numpy, (plan.caption_ids, plan.mismatched_ids, plan.samples)))

@@ -51,7 +51,7 @@ class MemoryLoader(Loader):
                 plan, positions, self._sampler, len(self._good), lambda sample: bool(self._good[sample])
             )
         self._step += 1
-        return to_batch(self._images[plan.samples], plan)
+        return to_batch(self._images[plan.samples], plan, self._sampler.margin)
 
     def close(self) -> None:
         """Nothing runs in the background."""

@@ -104,7 +104,8 @@ class _Steps(torch_data.Dataset[_Decoded]):
         plan = self._sampler.plan(step)
         try:
             plan = replace_undecodable(plan, self._sampler.positions(step), self._sampler, self._count, usable)
-            batch: Batch | UserError = to_batch(np.stack([images[int(sample)] for sample in plan.samples]), plan)
+            pixels = np.stack([images[int(sample)] for sample in plan.samples])
+            batch: Batch | UserError = to_batch(pixels, plan, self._sampler.margin)
         except UserError as error:
             batch = error
         return _Decoded(batch, np.fromiter(images, dtype=np.int64), failures)

@@ -22,7 +22,7 @@ def replace_undecodable(
 ) -> Plan:
     """Replace the samples of a plan that are not usable, images and captions together.
 
-    count: samples in the dataset. The position's flip stays.
+    count: samples in the dataset. The position's flip and corner stay.
     Raises UserError where no replacement is found.
     """
     samples = [
@@ -57,7 +57,7 @@ def with_samples(plan: Plan, samples: NDArray[np.int64], positions: NDArray[np.i
     captions[replaced] = sampler.captions(positions[replaced], samples[replaced])
     # A replacement may bring along the very caption that should not fit it.
     mismatched[replaced] = sampler.mismatched(positions[replaced], samples[replaced])
-    return Plan(samples, captions, mismatched, plan.flips)
+    return plan._replace(samples=samples, caption_ids=captions, mismatched_ids=mismatched)
 
 
 def _candidates(position: int, count: int) -> Iterator[int]:

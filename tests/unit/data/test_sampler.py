@@ -36,7 +36,7 @@ def assert_same(a: Plan, b: Plan) -> None:
 def test_ranks_make_up_the_plan_of_one_process_in_any_order_of_steps(
     count: int, per_rank: int, world_size: int, seed: int, steps: list[int]
 ) -> None:
-    options = {"batch_size": per_rank * world_size, "seed": seed, "flip": True}
+    options = {"batch_size": per_rank * world_size, "seed": seed, "flip": True, "margin": 12}
     table = table_of(count)
     whole = Sampler(table, **options)
     ranks = [Sampler(table, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
@@ -45,7 +45,7 @@ def test_ranks_make_up_the_plan_of_one_process_in_any_order_of_steps(
         assert_same(whole.plan(step), expected)
         parts = [rank.plan(step) for rank in ranks]
         assert_same(Plan(*(np.concatenate(part) for part in zip(*parts, strict=True))), expected)
-        assert [len(part) for part in parts[0]] == [per_rank] * 4
+        assert [len(part) for part in parts[0]] == [per_rank] * 5
         positions = np.concatenate([rank.positions(step) for rank in ranks])
         np.testing.assert_array_equal(positions, step * per_rank * world_size + np.arange(per_rank * world_size))
 
@@ -106,6 +106,14 @@ def test_flips() -> None:
     flips = [Sampler(table_of(500), batch_size=500, seed=0, flip=flip).plan(0).flips for flip in (True, False)]
     assert 0.4 < flips[0].mean() < 0.6 and not flips[1].any()
     assert flips[0].dtype == flips[1].dtype == np.bool_
+
+
+def test_corners_are_all_that_the_margin_allows_and_alike_likely() -> None:
+    corners = Sampler(table_of(500), batch_size=500, seed=0, flip=False, margin=2).plan(0).corners
+    assert corners.shape == (500, 2) and corners.dtype == np.int64
+    counts = np.bincount(corners[:, 0] * 3 + corners[:, 1], minlength=9)
+    assert len(counts) == 9 and counts.min() > 30 and counts.max() < 85  # 56 expected, 7 is a standard deviation
+    assert not Sampler(table_of(500), batch_size=500, seed=0, flip=False).plan(0).corners.any()
 
 
 def test_the_mismatched_caption_is_the_next_ones() -> None:
