@@ -66,7 +66,9 @@ class TrainingData:
             stop_words=config.text.stop_words,
             device=device,
         )
-        self.encoder.fit_idf(self.captions.captions)
+        coverage = self.encoder.fit_idf(self.captions.captions)
+        if lost := coverage.sentence(config.text.model):
+            world.print_rank0(f"warning: {lost}")
         cache_dir = Path(config.text.cache_dir) if config.text.cache_dir else None
         self.features = TextCache.open(self.encoder, self.captions.captions, cache_dir, progress=world.is_first)
         self.digest = _digest(self.index)

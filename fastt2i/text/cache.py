@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from fastt2i.files.atomic import sync_file
+from fastt2i.files.atomic import move_directory, sync_file
 from fastt2i.files.user_cache import user_cache
 from fastt2i.text.features import TextFeatures
 
@@ -152,7 +152,7 @@ def _build(
         sync_file(partial)
         if path.exists():  # and damaged
             shutil.rmtree(path)
-        partial.rename(path)
+        move_directory(partial, path)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk has better uses than half a cache
         raise

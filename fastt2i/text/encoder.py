@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fastt2i.text.coverage import CaptionCoverage
 from fastt2i.text.features import TextFeatures
 from fastt2i.text.keywords import (
     Words,
@@ -75,9 +76,12 @@ class TextEncoder:
         """Whether the model is the one that was noted by this digest, in this version or an older one."""
         return digest in (self.digest, language_model_digest_of_bytes(self._directory))
 
-    def fit_idf(self, captions: Sequence[str]) -> None:
-        """Take the words' inverse document frequencies from these captions."""
-        self.idf = inverse_document_frequencies(words.texts for words in self._words(_readable(captions)))
+    def fit_idf(self, captions: Sequence[str]) -> CaptionCoverage:
+        """Take the words' inverse document frequencies from these distinct captions, and say how it reads them."""
+        normalizer = self._tokenizer.backend_tokenizer.normalizer
+        coverage = CaptionCoverage(self._tokenizer.unk_token_id, normalizer.normalize_str if normalizer else str)
+        self.idf = inverse_document_frequencies(words.texts for words in self._words(_readable(captions), coverage))
+        return coverage
 
     def keywords(self, caption: str) -> list[str]:
         """The keywords of a caption, in its order."""
@@ -148,10 +152,14 @@ class TextEncoder:
             verbose=False,
         )
 
-    def _words(self, captions: Sequence[str]) -> Iterator[Words]:
+    def _words(self, captions: Sequence[str], coverage: CaptionCoverage | None = None) -> Iterator[Words]:
         for start in range(0, len(captions), BATCH_SIZE):
             batch = captions[start : start + BATCH_SIZE]
-            yield from _words_of(batch, self._tokenize(batch))
+            encoded = self._tokenize(batch)
+            if coverage:
+                for caption, ids in zip(batch, encoded["input_ids"], strict=True):
+                    coverage.add(caption, ids)
+            yield from _words_of(batch, encoded)
 
     def _select(self, words: Words) -> list[int]:
         return select_keywords(words.texts, self.stop_words, self.idf, self.max_keywords)

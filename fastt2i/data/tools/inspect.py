@@ -44,8 +44,8 @@ def inspect(
     captions = dataset.split("train").caption_table().captions or dataset.caption_table().captions
     encoder: TextEncoder | None
     try:
-        encoder = _encoder(text_model, max_keywords, captions)
-        words = _keyword_lines(encoder, captions)
+        encoder, unread = _encoder(text_model, max_keywords, captions)
+        words = [*_keyword_lines(encoder, captions), *([("not read", unread)] if unread else [])]
     except UserError as error:
         encoder, words = None, [("keywords", f"left out: {error}")]
     left_out = [("left out", _left_out(dataset))] if dataset.problems else []
@@ -59,12 +59,12 @@ def inspect(
     return "\n".join([f"data: {dataset.name}", *(f"  {name:20} {plain(value)}" for name, value in lines)])
 
 
-def _encoder(text_model: str, max_keywords: int, captions: Sequence[str]) -> TextEncoder:
+def _encoder(text_model: str, max_keywords: int, captions: Sequence[str]) -> tuple[TextEncoder, str | None]:
+    """The encoder, and what to tell of captions that it does not read."""
     from fastt2i.text.encoder import TextEncoder
 
     encoder = TextEncoder(text_model, max_keywords=max_keywords)
-    encoder.fit_idf(captions)
-    return encoder
+    return encoder, encoder.fit_idf(captions).sentence(text_model)
 
 
 def _keyword_lines(encoder: TextEncoder, captions: Sequence[str]) -> list[Line]:

@@ -213,6 +213,22 @@ def test_long_and_unknown_captions_are_told_apart(model: Path, tmp_path: Path) -
         encoder(["a bird", " "])
 
 
+def test_captions_that_the_model_does_not_read_are_told_with_their_share(model: Path, tmp_path: Path) -> None:
+    encoder = TextEncoder(str(model))
+    assert encoder.fit_idf(["a red bird", "A  Red bird", "a blue bird"]).sentence("m") is None
+    coverage = encoder.fit_idf(["红鸟", "蓝猫", "a 红 bird", "a red bird"])
+    assert coverage.sentence("m") == (
+        "3 of 4 captions (75.0%) have words that m does not know, and 2 of 4 captions (50.0%) have the same features "
+        "as another one that says something else; --text.model names another language model, as for other languages or "
+        "longer captions"
+    )
+    long = encoder.fit_idf(["red " * 20 + "bird", "red " * 20 + "circle"])  # more than the model reads
+    assert (long.unknown, long.indistinct()) == (0, 2)
+    assert "2 of 2 captions (100.0%) have the same features" in str(long.sentence("m"))
+    pieces = TextEncoder(str(sentence_piece(tmp_path / "t5", "t5")))
+    assert pieces.fit_idf(["日本", "中国"]).indistinct() == 2
+
+
 def test_the_rarest_keywords_stay(model: Path) -> None:
     encoder = TextEncoder(str(model), max_keywords=2)
     encoder.fit_idf(["red bird", "red bird top", "red circle top", "red bird left"])
