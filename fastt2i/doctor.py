@@ -16,6 +16,7 @@ from typing import Any
 
 from fastt2i.cli import run
 from fastt2i.devices.capabilities import processor
+from fastt2i.devices.cores import cpu_quota, usable_cores
 from fastt2i.files.user_cache import user_cache
 
 PACKAGES = ("torch", "triton", "transformers", "numpy", "pillow", "safetensors", "tyro", "tensorboard", "matplotlib")
@@ -85,9 +86,14 @@ def _machine() -> dict[str, str]:
     return {
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "processor": processor(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": _cores(),
         "memory": _memory(),
     }
+
+
+def _cores() -> str:
+    quota = cpu_quota()
+    return str(usable_cores()) + ("" if quota is None else f" (a quota of {quota:g} of {os.cpu_count()})")
 
 
 def _memory() -> str:
@@ -199,6 +205,11 @@ def _folders() -> dict[str, str]:
         existing = next(p for p in (path, *path.parents) if p.exists())
         usable = "can be written" if os.access(existing, os.W_OK) and existing.is_dir() else "cannot be written"
         folders[purpose] = f"{path} ({usable}, {shutil.disk_usage(existing).free / 2**30:.1f} GiB free)"
+    kept = [file for file in user_cache("text").glob("*/*.npy") if file.is_file()]
+    size = sum(file.stat().st_size for file in kept) / 2**30
+    folders["text features"] += (
+        f": {len({file.parent for file in kept})} sets of captions in {size:.2f} GiB; what is removed is made again"
+    )
     return folders
 
 

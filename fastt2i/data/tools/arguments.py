@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from fastt2i.config import DataFormat, ModelConfig, TextConfig
+from fastt2i.devices.cores import usable_cores
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -102,7 +102,7 @@ def _add(
     command.add_argument("--format", choices=get_args(DataFormat), default="auto", help="what it holds; `auto` looks")
     command.add_argument("--text-column", default="", help="column or field that holds the captions")
     command.add_argument(
-        "--workers", type=_whole, default=os.cpu_count() or 1, help="processes that decode, 0 for none; %(default)s"
+        "--workers", type=_whole, default=usable_cores(), help="processes that decode, 0 for none; %(default)s"
     )
     return command
 
