@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,9 +22,15 @@ def check_tensors(op: str, **arguments: Tensor | None) -> None:
 def check_pair(op: str, name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """A whole number stands for two; the two numbers."""
     both = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(both) != 2 or not all(isinstance(number, int) for number in both):
+    if len(both) != 2 or not all(is_whole(number) for number in both):
         raise ValueError(f"{op}: {name} is {value!r}; it must be a whole number, or two of them: height, then width")
-    return both[0], both[1]
+    first, second = (number if isinstance(number, int) else int(number) for number in both)
+    return first, second
+
+
+def is_whole(number: object) -> bool:
+    """Whether it is a whole number, of Python or NumPy."""
+    return isinstance(number, int) or isinstance(number, np.integer)  # noqa: SIM101  the compiler knows the first alone
 
 
 def check_padding(op: str, padding: int | Sequence[int] | str) -> None:

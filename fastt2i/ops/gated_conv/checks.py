@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastt2i.ops.checks import check_floating
+from fastt2i.ops.checks import check_floating, is_whole
 from fastt2i.ops.gate.checks import check_activation
 
 
@@ -13,7 +13,7 @@ def check_gated_conv2d(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, 
     check_floating(op, x=x, weight=weight, bias=bias)
     check_activation(op, activation)
     if x.ndim != 4:
-        raise ValueError(f"{op}: x has shape {tuple(x.shape)}; it must be (B, Cin, H, W)")
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}; it must be (B, Cin, H, W) or (Cin, H, W)")
     if weight.ndim != 4 or weight.shape[0] % 2 or weight.shape[0] == 0:
         raise ValueError(
             f"{op}: weight has shape {tuple(weight.shape)}; it must be (2 * Cout, Cin / groups, kh, kw), with an even "
@@ -21,7 +21,7 @@ def check_gated_conv2d(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, 
         )
     if 0 in weight.shape[1:]:
         raise ValueError(f"{op}: weight has shape {tuple(weight.shape)}; there must be a channel and a tap each way")
-    if not isinstance(groups, int):
+    if not is_whole(groups):
         raise ValueError(f"{op}: groups is {groups!r}; it must be a whole number")
     if groups < 1 or weight.shape[0] % groups or x.shape[1] != weight.shape[1] * groups:
         raise ValueError(

@@ -34,7 +34,7 @@ def gated_conv2d(
     of x's channels and the gate half the second. Under autocast the inputs are cast to the region's dtype.
 
     Args:
-        x: (B, Cin, H, W) floating point, in any memory format; channels-last is the fast one.
+        x: (B, Cin, H, W) floating point, in any memory format; channels-last is the fast one. (Cin, H, W) is one image.
         weight: (2 * Cout, Cin / groups, kh, kw); rows [0, Cout) are the feature half, [Cout, 2 * Cout) the gate half.
         bias: (2 * Cout,) or None.
         stride, padding, dilation, groups: of the convolution.
@@ -43,13 +43,27 @@ def gated_conv2d(
         impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
 
     Returns:
-        (B, Cout, H', W') of x's dtype (the region's under autocast), twice differentiable.
+        (B, Cout, H', W'), or (Cout, H', W'), of x's dtype (the region's under autocast), twice differentiable.
 
     Raises:
         ValueError, TypeError: an argument does not fit.
         RuntimeError: the implementation asked for cannot run here.
     """
     check_tensors("gated_conv2d", x=x, weight=weight, bias=bias)
+    if x.ndim == 3:
+        y = gated_conv2d(
+            x[None],
+            weight,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            activation=activation,
+            negative_slope=negative_slope,
+            impl=impl,
+        )
+        return y[0]
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_gated_conv2d("gated_conv2d", x, weight, bias, groups, activation)
     stride = check_pair("gated_conv2d", "stride", stride)
@@ -78,7 +92,7 @@ def upsample_gated_conv2d(
     the region's dtype.
 
     Args:
-        x: (B, Cin, H, W) floating point, in any memory format; channels-last is the fast one.
+        x: (B, Cin, H, W) floating point, in any memory format; channels-last is the fast one. (Cin, H, W) is one image.
         weight: (2 * Cout, Cin, 3, 3); rows [0, Cout) are the feature half, [Cout, 2 * Cout) the gate half.
         bias: (2 * Cout,) or None.
         activation: of the feature half: `identity`, `leaky_relu`, `relu`, `elu`, `silu` or `tanh`.
@@ -86,13 +100,18 @@ def upsample_gated_conv2d(
         impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
 
     Returns:
-        (B, Cout, 2H, 2W) of x's dtype (the region's under autocast), twice differentiable.
+        (B, Cout, 2H, 2W), or (Cout, 2H, 2W), of x's dtype (the region's under autocast), twice differentiable.
 
     Raises:
         ValueError, TypeError: an argument does not fit.
         RuntimeError: the implementation asked for cannot run here.
     """
     check_tensors("upsample_gated_conv2d", x=x, weight=weight, bias=bias)
+    if x.ndim == 3:
+        y = upsample_gated_conv2d(
+            x[None], weight, bias, activation=activation, negative_slope=negative_slope, impl=impl
+        )
+        return y[0]
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_upsample_gated_conv2d(x, weight, bias, activation)
     arguments = (x, weight, bias, activation, negative_slope)

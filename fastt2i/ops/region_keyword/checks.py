@@ -8,6 +8,8 @@ from torch import Tensor
 from fastt2i.ops.checks import check_device, check_floating
 from fastt2i.ops.region_keyword.reference import VARIANTS
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 def check_region_keyword(op: str, regions: Tensor, keywords: Tensor, mask: Tensor | None, variant: str) -> None:
     """regions is (I, R, D), keywords (J, T, D), mask bool (J, T)."""

@@ -12,7 +12,7 @@ from fastt2i.ops.checks import check_as_many, check_positive, check_tensors
 from fastt2i.ops.contrastive import check_pairs, contrastive_loss
 from fastt2i.ops.dispatch.registry import make_call, select
 from fastt2i.ops.region_keyword import reference
-from fastt2i.ops.region_keyword.checks import check_region_keyword
+from fastt2i.ops.region_keyword.checks import INTEGERS, check_region_keyword
 
 
 def region_keyword_scores(
@@ -35,7 +35,7 @@ def region_keyword_scores(
     Args:
         regions: (B_img, R, D) region features.
         keywords: (B_cap, T, D) keyword features, of the same dtype and on the same device.
-        keyword_mask: (B_cap, T) bool, true where a keyword is; None means everywhere.
+        keyword_mask: (B_cap, T) bool, true where a keyword is, or whole numbers, not 0 there; None means everywhere.
         variant: `xmc` or `damsm`.
         gamma_attention: sharpness of the attention over regions (gamma 1).
         gamma_pooling: sharpness of the pooling over keywords (gamma 2).
@@ -70,7 +70,7 @@ def region_keyword_attention(
     Args:
         regions: (B, R, D) region features; image i belongs to caption i.
         keywords: (B, T, D) keyword features, of the same dtype and on the same device.
-        keyword_mask: (B, T) bool, true where a keyword is; None means everywhere.
+        keyword_mask: (B, T) bool, true where a keyword is, or whole numbers, not 0 there; None means everywhere.
         variant: `xmc` or `damsm`, as of `region_keyword_scores`.
         gamma_attention: sharpness of the attention over regions (gamma 1).
 
@@ -118,7 +118,7 @@ def region_keyword_loss(
     Args:
         regions: (B, R, D) region features; image i belongs to caption i.
         keywords: (B, T, D) keyword features, of the same dtype and on the same device.
-        keyword_mask: (B, T) bool, true where a keyword is; None means everywhere.
+        keyword_mask: (B, T) bool, true where a keyword is, or whole numbers, not 0 there; None means everywhere.
         variant: `xmc` (usual gammas 5, 5, 50) or `damsm` (usual gammas 4, 5, 10).
         gamma_attention: sharpness of the attention over regions (gamma 1).
         gamma_pooling: sharpness of the pooling over keywords (gamma 2).
@@ -157,6 +157,8 @@ def _checked(
     """Regions, keywords and a mask that fit together; a mask of ones for None."""
     check_tensors(op, regions=regions, keywords=keywords, keyword_mask=mask)
     regions, keywords = promote_for_autocast(regions, keywords)
+    if mask is not None and mask.dtype in INTEGERS:  # as tokenizers give masks
+        mask = mask.bool()
     check_region_keyword(op, regions, keywords, mask, variant)
     return regions, keywords, keywords.new_ones(keywords.shape[:2], dtype=torch.bool) if mask is None else mask
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -172,7 +173,7 @@ X, (W, B) = torch.randn(2, 3, 8, 8), (torch.randn(8, 3, 3, 3), torch.randn(8))
             "activation is 'gelu'; it must be one of identity",
         ),
         (lambda: gate(torch.ones(2, 4).int()), TypeError, "pre is torch.int32; it must be float32"),
-        (lambda: gated_conv2d(X[0], W), ValueError, r"x has shape \(3, 8, 8\); it must be \(B, Cin, H, W\)"),
+        (lambda: gated_conv2d(X[0, 0], W), ValueError, r"x has shape \(8, 8\); it must be \(B, Cin, H, W\)"),
         (lambda: gated_conv2d(X, W[:7]), ValueError, r"weight has shape \(7, 3, 3, 3\).*even number of rows"),
         (lambda: gated_conv2d(X, W[:, :2]), ValueError, "x has 3 channels and weight has 8 rows of 2"),
         (lambda: gated_conv2d(X, W, groups=3), ValueError, "do not fit 3 groups"),
@@ -215,3 +216,12 @@ def test_two_numbers_may_stand_in_a_list() -> None:
         gated_conv2d(X, W, stride=[1, 2], padding=[1, 0], dilation=[2, 1]),
         gated_conv2d(X, W, stride=(1, 2), padding=(1, 0), dilation=(2, 1)),
     )
+
+
+def test_one_image_and_numbers_of_numpy_are_taken_as_a_convolution_takes_them() -> None:
+    two, one = np.int64(2), np.array([1, 1])
+    torch.testing.assert_close(
+        gated_conv2d(X[0], W, B, stride=two, padding=list(one), groups=one[0]),
+        gated_conv2d(X, W, B, stride=2, padding=1)[0],
+    )
+    torch.testing.assert_close(upsample_gated_conv2d(X[0], W, B), upsample_gated_conv2d(X, W, B)[0])

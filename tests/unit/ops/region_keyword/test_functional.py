@@ -381,3 +381,9 @@ def test_bad_settings_are_one_sentence() -> None:
         region_keyword_scores(V, E, impl="cuda")
     with pytest.raises(RuntimeError, match="impl='triton' cannot run: "):
         region_keyword_scores(V, E, impl="triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_a_mask_of_whole_numbers_is_that_of_a_tokenizer(dtype: torch.dtype) -> None:
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    assert torch.equal(region_keyword_loss(V, E, mask.to(dtype)), region_keyword_loss(V, E, mask.bool()))
