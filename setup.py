@@ -20,6 +20,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     # fastt2i/kernels is a link to kernels/, a folder without __init__.py that find_packages does not see.
+    # A checkout without symbolic links has a file in its place.
+    package_dir={} if (ROOT / "fastt2i" / "kernels").is_dir() else {"fastt2i.kernels": "kernels"},
     packages=[*find_packages(include=["fastt2i", "fastt2i.*"]), "fastt2i.kernels"],
     package_data={"fastt2i": ["py.typed"], "fastt2i.text": ["stop_words.txt"], "fastt2i.serve": ["assets/*"]},
     install_requires=[

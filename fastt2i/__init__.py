@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastt2i.pipeline import TextToImagePipeline
+
+# Where a checkout has no symbolic links, the link to kernels/ is a file that holds its target.
+if (Path(__file__).parent / "kernels").is_file():
+    __path__.append(str(Path(__file__).parents[1]))
 
 __version__ = "0.1.0"
 __all__ = ["TextToImagePipeline", "__version__"]

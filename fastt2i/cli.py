@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import shlex
 import shutil
@@ -28,8 +29,11 @@ def run(main: Callable[[], int | None]) -> int:
     """Run a program and return its exit status.
 
     A mistake of the user's becomes one sentence on the error stream and status 2, an interrupt status 130. Anything
-    else that is raised is a defect of ours and keeps its traceback.
+    else that is raised is a defect of ours and keeps its traceback. What the terminal's encoding lacks is escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except UserError as error:

@@ -7,6 +7,7 @@ tyro, so that `--help` is quick and the engine runs from a bare checkout.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -26,11 +27,16 @@ class Section:
     """Checks every `Literal` field, and gives the subclasses one way to state a bound.
 
     WHEN_ABSENT: the values of fields that a file lacks because it is older than they are.
+    PATHS: fields that may name files, in which `~` is the home directory as in a shell, which knows it in some places
+    alone.
     """
 
     WHEN_ABSENT: ClassVar[Mapping[str, Any]] = {}
+    PATHS: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        for name in self.PATHS:
+            setattr(self, name, "::".join(map(os.path.expanduser, getattr(self, name).split("::"))))
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 self._reject(name, "one of " + ", ".join(map(str, get_args(hint))))
@@ -50,6 +56,8 @@ class Section:
 
 @dataclass(kw_only=True)
 class DataConfig(Section):
+    PATHS = ("path", "leave_out")
+
     path: str = "shapes"
     """Captioned images: a folder, shards (.tar or .parquet), or `shapes`: the embedded set of drawn shapes."""
     format: DataFormat = "auto"
@@ -89,6 +97,8 @@ class DataConfig(Section):
 
 @dataclass(kw_only=True)
 class TextConfig(Section):
+    PATHS = ("model", "stop_words", "cache_dir")
+
     model: str = "all-MiniLM-L6-v2"
     """Language model: a local directory, or a name looked up in installed packages, then on the hub or in its cache."""
     max_keywords: int = 16

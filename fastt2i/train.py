@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -94,7 +95,7 @@ def _parse(argv: list[str]) -> Arguments:
     argv = ["--engine.profile" if a == "--profile" else a for a in argv]
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?")
-    first.add_argument("--out", nargs="?", type=Path)
+    first.add_argument("--out", nargs="?", type=_from_home)
     first.add_argument("--resume", action="store_true")
     given = first.parse_known_args(argv)[0]
     name = given.preset or "demo"
@@ -102,7 +103,15 @@ def _parse(argv: list[str]) -> Arguments:
     if given.resume and given.preset is None and not HELP.intersection(argv):
         config = choose_directory(given.out, name, resume=True).saved_config(config)
     default = Arguments(preset=name, config=config)
-    return tyro.cli(Arguments, args=argv, default=default, description=DESCRIPTION, prog="fastt2i train")
+    arguments = tyro.cli(Arguments, args=argv, default=default, description=DESCRIPTION, prog="fastt2i train")
+    if arguments.out:
+        arguments.out = _from_home(arguments.out)
+    return arguments
+
+
+def _from_home(path: str | Path) -> Path:
+    """A path with `~` for the home directory, which a shell leaves alone after `=`."""
+    return Path(os.path.expanduser(path))
 
 
 def _summary(prompt: str, directory: RunDirectory, seconds: float) -> str:

@@ -70,15 +70,24 @@ def new_directory(path: Path) -> Iterator[Path]:
 def move_directory(path: Path, target: Path) -> None:
     """Rename a directory; copy and remove it where the file system cannot rename it.
 
-    A directory of a lower layer of a container's image is such: renaming it is refused with EXDEV.
+    A directory of a lower layer of a container's image is such: renaming it is refused with EXDEV. The target is whole
+    or not there in any case.
     """
     try:
         path.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        shutil.copytree(path, target, symlinks=True)
+        copy = target.with_name(f".{target.name}.copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(path, copy, symlinks=True, copy_function=_copy_file)
+        copy.rename(target)
         shutil.rmtree(path)
+
+
+def _copy_file(source: str, target: str) -> None:
+    shutil.copy2(source, target)
+    sync_file(Path(target))
 
 
 def sync_file(path: Path) -> None:

@@ -114,8 +114,10 @@ def save_pretrained(model: PretrainedModel, directory: Path, card: str, pictures
             "stop_words": sorted(model.stop_words),
             "idf": dict(model.idf),
         }
-        write_file(temporary / CONFIG_FILE, json.dumps(header, indent=1, ensure_ascii=False).encode())
-        write_file(temporary / "README.md", card.encode())
+        # Names of folders may hold bytes that are not UTF-8: as JSON escapes, they are read as they were.
+        content = json.dumps(header, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        write_file(temporary / CONFIG_FILE, content)
+        write_file(temporary / "README.md", card.encode("utf-8", "backslashreplace"))
         for name, content in pictures.items():
             write_file(temporary / name, content)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from fastt2i.data.tools.parallel import each
+
+ROOT = Path(__file__).parents[2]
 
 
 def square(sample: int) -> int:
@@ -57,3 +61,20 @@ def test_it_does_not_run_far_ahead_and_ends_when_it_is_dropped(tmp_path: Path) -
     assert next(results) != os.getpid()
     results.close()  # type: ignore[attr-defined]
     assert len(list(tmp_path.iterdir())) <= 2 * 4 * 5 + 5
+
+
+@pytest.mark.quick
+def test_a_script_without_a_guard_and_far_away_temporary_files(tmp_path: Path) -> None:
+    """As scripts are written, and on clusters whose TMPDIR has a name longer than a socket's address may be."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from fastt2i.data.tools.parallel import each\nprint(list(each(abs, [-1, -2], workers=1, lost=0)))\n"
+    )
+    far = tmp_path / ("x" * 90)
+    far.mkdir()
+    environment = {**os.environ, "TMPDIR": str(far)}
+    for command, given in (([str(script)], ""), (["-"], script.read_text())):
+        result = subprocess.run(
+            [sys.executable, *command], input=given, env=environment, cwd=ROOT, capture_output=True, text=True
+        )
+        assert result.stdout == "[1, 2]\n", result.stderr

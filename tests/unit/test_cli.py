@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -76,3 +78,23 @@ def test_every_command_is_a_program_with_help(command: str, capsys: pytest.Captu
         cli.main([command, "--help"])
     assert end.value.code == 0
     assert f"fastt2i {command}" in capsys.readouterr().out
+
+
+def test_a_checkout_without_symbolic_links_finds_the_kernels(tmp_path: Path) -> None:
+    """On Windows and on some mounted drives git writes a file that holds the link's target."""
+    root = Path(__file__).parents[2]
+    (tmp_path / "fastt2i").mkdir()
+    (tmp_path / "fastt2i" / "__init__.py").write_bytes((root / "fastt2i" / "__init__.py").read_bytes())
+    (tmp_path / "fastt2i" / "kernels").write_text("../kernels")
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "gate.py").write_text("")
+    look = "from importlib.util import find_spec; print(find_spec('fastt2i.kernels.gate').origin)"
+    found = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(tmp_path / "kernels" / "gate.py")
+
+
+def test_what_a_terminal_has_no_signs_for_is_escaped(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    program = "import sys; from fastt2i.cli import run; sys.exit(run(lambda: print('caf\\udce9 \\u9e1f')))"
+    for encoding, said in (("ascii", b"caf\\udce9 \\u9e1f\n"), ("utf-8", b"caf\\udce9 \xe9\xb8\x9f\n")):
+        status = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONIOENCODING": encoding})
+        assert status.returncode == 0 and capfdbinary.readouterr().out == said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from fastt2i.config import Config, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from fastt2i.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TextConfig, TrainConfig
 from fastt2i.errors import UserError
 from fastt2i.presets import PRESETS, preset
 
@@ -77,3 +77,11 @@ def test_a_file_from_before_the_noise_was_balanced_means_what_it_meant(size: int
     assert not config.model.balanced_noise and config.loss.mode_seeking == 0
     assert config.loss.penalty_weight == weight
     assert Config.from_yaml(config.to_yaml(), "config.yaml") == config
+
+
+def test_the_home_directory_is_found_where_no_shell_has_put_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/her")
+    data = DataConfig(path="~/a::~/b", leave_out="~/verify.jsonl")
+    assert (data.path, data.leave_out) == ("/home/her/a::/home/her/b", "/home/her/verify.jsonl")
+    text = TextConfig(model="~/lm", stop_words="english", cache_dir="~/cache")
+    assert (text.model, text.stop_words, text.cache_dir) == ("/home/her/lm", "english", "/home/her/cache")

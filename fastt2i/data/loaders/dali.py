@@ -17,7 +17,8 @@ from fastt2i.data.decode import Decoder
 from fastt2i.data.loaders.dali_source import DaliSource, Fed, Meta, OneByOne, Report, SampleInfo
 from fastt2i.data.loaders.loader import Batch, Loader, cut_batch
 from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad, with_samples
-from fastt2i.data.loaders.worker_signals import interrupts_afterwards, interrupts_held_back
+from fastt2i.data.loaders.worker_signals import interrupts_afterwards
+from fastt2i.data.loaders.worker_start import starting_workers
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import SystemIOError
@@ -186,7 +187,7 @@ class DaliLoader(Loader):
             images = fn.resize(images, size=(size, size), interp_type=interpolation, antialias=True)
             images = fn.flip(images, horizontal=meta[4], vertical=meta[5])
             pipeline.set_outputs(images, meta, report)
-        with interrupts_held_back():
+        with starting_workers():
             pipeline.build()
         return pipeline
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils import data as torch_data
 
@@ -15,10 +16,16 @@ from fastt2i.data.dataset import Dataset, Problem
 from fastt2i.data.decode import BadImage, Decoder
 from fastt2i.data.loaders.loader import Batch, Loader, to_batch
 from fastt2i.data.loaders.quarantine import Quarantine, TooManyBad, replace_undecodable
-from fastt2i.data.loaders.worker_signals import interrupts_held_back, setup_worker_signals
+from fastt2i.data.loaders.worker_signals import setup_worker_signals
+from fastt2i.data.loaders.worker_start import starting_workers, worker_context
 from fastt2i.data.sampler import Sampler
 from fastt2i.errors import UserError
 from fastt2i.files.io_errors import SystemIOError
+
+_NO_SHARED_MEMORY = (
+    "shared memory (/dev/shm) has no room for the batches of the worker processes, which go through pipes instead and "
+    "may be slower: give a container more of it, as with --shm-size=1g, or set data.workers to 0"
+)
 
 
 class PillowLoader(Loader):
@@ -47,10 +54,11 @@ class PillowLoader(Loader):
             collate_fn=_unchanged,
             num_workers=workers,
             prefetch_factor=self.prefetch if workers else None,
-            multiprocessing_context=_context() if workers else None,
+            multiprocessing_context=worker_context([__name__]) if workers else None,
             worker_init_fn=_start_worker if workers else None,
         )
-        with interrupts_held_back():
+        self._told_of_pipes = False
+        with starting_workers():
             self._steps: Iterator[_Decoded] | None = iter(steps)
 
     def __next__(self) -> Batch:
@@ -62,7 +70,12 @@ class PillowLoader(Loader):
             raise decoded.batch
         if isinstance(decoded.batch, UserError):
             raise TooManyBad(str(decoded.batch), self.quarantine.problems)
-        return decoded.batch
+        if isinstance(decoded.batch, Batch):
+            return decoded.batch
+        if not self._told_of_pipes:
+            self._told_of_pipes = True
+            warnings.warn(_NO_SHARED_MEMORY, stacklevel=2)
+        return Batch(*map(torch.from_numpy, decoded.batch))
 
     def close(self) -> None:
         # Dropping the iterator ends its workers too, but not while the traceback of an interrupt refers to it.
@@ -73,7 +86,8 @@ class PillowLoader(Loader):
 class _Decoded(NamedTuple):
     """A step from a worker, which cannot raise a clean error itself."""
 
-    batch: Batch | UserError
+    batch: Batch | tuple[NDArray[Any], ...] | UserError
+    """Tensors in shared memory; or arrays, which go through a pipe, where that has no room for them."""
     tried: NDArray[np.int64]
     failures: list[tuple[int, str]]
 
@@ -102,10 +116,12 @@ class _Steps(torch_data.Dataset[_Decoded]):
             return sample in images
 
         plan = self._sampler.plan(step)
+        batch: Batch | tuple[NDArray[Any], ...] | UserError
         try:
             plan = replace_undecodable(plan, self._sampler.positions(step), self._sampler, self._count, usable)
             pixels = np.stack([images[int(sample)] for sample in plan.samples])
-            batch: Batch | UserError = to_batch(pixels, plan, self._sampler.margin)
+            made = to_batch(pixels, plan, self._sampler.margin)
+            batch = made if torch_data.get_worker_info() is None else _shared(made)
         except UserError as error:
             batch = error
         return _Decoded(batch, np.fromiter(images, dtype=np.int64), failures)
@@ -127,13 +143,13 @@ def _start_worker(number: int) -> None:
     setup_worker_signals()
 
 
-def _context() -> multiprocessing.context.BaseContext:
-    """How workers start: forked from a server that has imported torch but never run it.
-
-    A plain fork copies the locks of torch's own threads in whatever state they are, and hangs sooner or later.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
+def _shared(batch: Batch) -> Batch | tuple[NDArray[Any], ...]:
+    """The batch in shared memory, where a queue would put it; its arrays where that is full."""
+    try:
+        for tensor in batch:
+            tensor.share_memory_()
+    except RuntimeError as error:
+        if "shared memory" not in str(error) and "shm" not in str(error):
+            raise
+        return tuple(tensor.numpy() for tensor in batch)
+    return batch

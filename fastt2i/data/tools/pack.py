@@ -21,7 +21,7 @@ from fastt2i.data.decode import BadImage, Decoder
 from fastt2i.data.sources.helpers.folder_files import is_image
 from fastt2i.data.tools.parallel import each
 from fastt2i.errors import UserError
-from fastt2i.files.atomic import sync_file
+from fastt2i.files.atomic import move_directory, sync_file
 from fastt2i.files.io_errors import classify_io_errors
 from fastt2i.files.reading import leaves_folder
 
@@ -104,7 +104,7 @@ def new_folder(out: Path, *, keep: bool = False) -> Iterator[Path]:
                 sync_file(partial)
                 if target.exists():
                     target.rmdir()
-                partial.rename(target)
+                move_directory(partial, target)
                 sync_file(target.parent)
             except BaseException:
                 if not keep:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from fastt2i.data.loaders.worker_signals import interrupts_held_back, setup_worker_signals
+from fastt2i.data.loaders.worker_signals import setup_worker_signals
+from fastt2i.data.loaders.worker_start import starting_workers, worker_context
 
 T = TypeVar("T")
 _AHEAD = 4  # chunks that each process is ahead
@@ -55,12 +55,10 @@ class _Pool:
     """Processes that have a function."""
 
     def __init__(self, function: Callable[[int], Any], workers: int) -> None:
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        self._executor = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(function,))
+        self._executor = ProcessPoolExecutor(workers, worker_context(), initializer=_start, initargs=(function,))
 
     def submit(self, samples: Sequence[int]) -> Future[list[Any]]:
-        with interrupts_held_back():  # it may start a process
+        with starting_workers():  # it may start a process
             return self._executor.submit(_work, list(samples))
 
     def __enter__(self) -> _Pool:

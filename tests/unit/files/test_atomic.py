@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastt2i.files.atomic import new_directory, replace_file, write_file
+from fastt2i.files.atomic import move_directory, new_directory, replace_file, write_file
 
 
 def test_a_directory_appears_only_when_whole(tmp_path: Path) -> None:
@@ -103,3 +103,27 @@ def test_a_directory_of_a_lower_layer_is_replaced(tmp_path: Path, monkeypatch: p
     with new_directory(place) as folder:
         write_file(folder / "file", b"new")
     assert (place / "file").read_bytes() == b"new" and list(tmp_path.iterdir()) == [place]
+
+
+def test_a_directory_that_is_moved_by_copying_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, rename = tmp_path / "source", tmp_path / "target", Path.rename
+    source.mkdir()
+    (source / "file").write_bytes(b"content")
+
+    def refuse(path: Path, other: Path) -> Path:
+        if path == source:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, other)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(os, "fsync", full)
+        move_directory(source, target)
+    assert not target.exists() and (source / "file").read_bytes() == b"content"
+    move_directory(source, target)
+    assert [p.name for p in tmp_path.iterdir()] == ["target"] and (target / "file").read_bytes() == b"content"

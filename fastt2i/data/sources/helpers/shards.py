@@ -43,7 +43,7 @@ def names_shards(path: str, extensions: tuple[str, ...]) -> bool:
             for name in _names_in(folder)
         )
     first, *others = path.split("::")
-    if others:
+    if others and not os.path.lexists(path):
         return all(names_shards(part, extensions) for part in (first, *others))
     return path.lower().endswith(extensions)
 
@@ -66,7 +66,7 @@ def find_shards(path: str, extensions: tuple[str, ...]) -> Shards:
     """
     found = Shards()
     paths: dict[str, None] = {}
-    for part in path.split("::"):
+    for part in [path] if os.path.lexists(path) else path.split("::"):
         for name in [part] if os.path.lexists(part) else itertools.islice(_braces(part), MAX_SHARDS):
             for shard in _resolve(name, extensions, found.problems):
                 if os.path.abspath(shard) in paths:
@@ -91,10 +91,17 @@ def _resolve(name: str, extensions: tuple[str, ...], problems: list[Problem]) ->
         yield from (os.path.join(name, file) for file in shards)
     elif os.path.isfile(name):
         yield name
-    elif matches := sorted(glob.glob(name)):
+    elif matches := sorted(glob.glob(_with_literal_folders(name))):
         yield from matches
     else:
         raise UserError(f"there is no file {name}; shards are local files, joined by `::` or named by a pattern")
+
+
+def _with_literal_folders(pattern: str) -> str:
+    """A pattern whose leading folders, as far as they are there by these very names, stand for themselves alone."""
+    parts = pattern.split(os.sep)
+    known = next(n for n in range(len(parts) - 1, -1, -1) if n == 0 or os.path.isdir(os.sep.join(parts[:n]) or os.sep))
+    return os.sep.join([*map(glob.escape, parts[:known]), *parts[known:]])
 
 
 def _is_metadata(folder: str, name: str) -> bool:

@@ -319,3 +319,20 @@ def test_a_sample_stays_on_its_side_when_shards_of_another_folder_join(
     alone = heldout(first)
     assert 15 <= len(alone) <= 45
     assert heldout(f"{first}::{other}") == heldout(f"{other}::{first}") == heldout(str(tmp_path)) == alone
+
+
+@pytest.mark.parametrize("folder", ["raw[1]", "a::b", "x{1,2}"])
+def test_a_folder_whose_name_has_signs_of_a_pattern(
+    folder: str,
+    tmp_path: Path,
+    cache: Path,
+    make_tar: Callable[..., Path],
+    members_of: Callable[[int], list[tuple[str, bytes]]],
+) -> None:
+    (tmp_path / folder).mkdir()
+    make_tar(tmp_path / folder / "0.tar", members_of(2))
+    paths = [tmp_path / folder, tmp_path / folder / "0.tar"]
+    if "[" in folder:
+        paths.append(tmp_path / folder / "*.tar")
+    for path in paths:
+        assert detect_format(str(path)) == "webdataset" and len(tar_dataset(str(path), "all"))
