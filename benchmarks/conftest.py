@@ -43,7 +43,6 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         group.addoption("--benchmark-only", action="store_true", help="has no effect: all cases are benchmarks")
         group.addoption("--benchmark-json", type=Path, metavar="FILE", help="write the result there, after every case")
     group.addoption("--device", choices=("cpu", "cuda"), help="what is measured; the GPU where there is one")
-    group.addoption("--traces", type=Path, metavar="DIR", help="write traces of training steps there")
     group.addoption("--quick", action="store_true", help="only some cases, fewer rounds, no torch.compile")
     group.addoption(
         "--minutes", type=float, metavar="N", help="begin no case after N minutes; the most important first"
@@ -135,7 +134,6 @@ def benchmark(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> It
         seconds=SECONDS / (1.5 if quick else 1),
         quick=quick,
         fresh_memory=request.node.get_closest_marker("gives_memory_back") is not None,
-        traces=pytestconfig.getoption("traces"),
     )
     yield suite
     if _isolated(pytestconfig):  # in the case's own process, which is asked for them

@@ -43,10 +43,10 @@ Images = list[NDArray[np.uint8]]
 Folders = Callable[[int, int], Dataset]
 
 BATCH, IMAGES, WORKERS = 32, 128, 2
+WHOLE: dict[str, tuple[int, int, int | None]] = {"500x375": (500, 375, None), "256x256": (256, 256, None)}
 SIZES = {"500x375 to 256": (500, 375, 256), "256x256 to 256": (256, 256, 256), "256x256 to 64": (256, 256, 64)}
 #: Batches that use up what a loader has made ahead, and that are timed then: of whole loaders, and in steps.
 AHEAD, COUNTED = {"loader": 5, "step": 2}, 4
-BOTH_SIZES = pytest.mark.parametrize("size", [(500, 375), (256, 256)], ids=["500x375", "256x256"])
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +109,10 @@ def assert_alike(found: Images, expected: Images, device: torch.device) -> None:
 
 
 @pytest.mark.importance(1)
-@BOTH_SIZES
-def test_read(benchmark: Suite, folders: Folders, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("name", WHOLE)
+def test_read(benchmark: Suite, folders: Folders, name: str) -> None:
     """Through a data set, which lets nothing lead out of the folder, and as any program reads files."""
-    dataset, watch = folders(*size), Stopwatch(torch.device("cpu"))
+    dataset, watch = folders(*WHOLE[name][:2]), Stopwatch(torch.device("cpu"))
     paths = [Path(dataset.name, key) for key in dataset.keys[:BATCH]]
     assert all(path.read_bytes() == dataset.read(number) for number, path in enumerate(paths))
 
@@ -124,49 +124,31 @@ def test_read(benchmark: Suite, folders: Folders, size: tuple[int, int]) -> None
 
     benchmark.compare(
         {OURS: Timed(watch.sampler(ours), OURS), "files": Timed(watch.sampler(plain))},
-        f"{size[0]}x{size[1]}",
+        name,
         operator="read",
         work={"images": BATCH},
     )
 
 
 @pytest.mark.importance(3)
-@pytest.mark.quick
-@BOTH_SIZES
-def test_decode(benchmark: Suite, folders: Folders, size: tuple[int, int]) -> None:
-    contents = [folders(*size).read(number) for number in range(BATCH)]
-    compare_decoders(benchmark, "decode", f"{size[0]}x{size[1]}", contents, (*size, None), decode_whole)
-
-
-@pytest.mark.importance(3)
-@pytest.mark.parametrize("name", SIZES)
-def test_decode_and_resize(benchmark: Suite, folders: Folders, name: str) -> None:
-    width, height, size = SIZES[name]
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.quick) for name in WHOLE), *SIZES])
+def test_decode(benchmark: Suite, folders: Folders, name: str) -> None:
+    """DALI against Pillow, a core each; with resizing, and without."""
+    width, height, size = {**WHOLE, **SIZES}[name]
     contents = [folders(width, height).read(number) for number in range(BATCH)]
-    compare_decoders(benchmark, "decode and resize", name, contents, SIZES[name], partial(decode, image_size=size))
-
-
-def compare_decoders(
-    suite: Suite,
-    operator: str,
-    case: str,
-    contents: list[bytes],
-    sizes: tuple[int, int, int | None],
-    decode_one: Callable[[bytes], NDArray[np.uint8]],
-) -> None:
-    """DALI against Pillow, a core each."""
-    dali, watch = dali_pipeline(contents, suite.device, *sizes), Stopwatch(torch.device("cpu"))
+    dali, watch = dali_pipeline(contents, benchmark.device, width, height, size), Stopwatch(torch.device("cpu"))
+    decode_one = partial(decode, image_size=size) if size else decode_whole
 
     def pillow() -> Images:
         return [decode_one(content) for content in contents]
 
-    assert_alike(to_host(dali.run()[0]), pillow(), suite.device)
-    form = f"DALI {'mixed' if suite.on_cuda else 'cpu'}"
-    suite.compare(
+    assert_alike(to_host(dali.run()[0]), pillow(), benchmark.device)
+    form = f"DALI {'mixed' if benchmark.on_cuda else 'cpu'}"
+    benchmark.compare(
         {OURS: Timed(watch.sampler(dali.run), OURS, form), "Pillow": Timed(watch.sampler(pillow))},
-        f"{case}, 1 core",
-        operator=operator,
-        work={"images": len(contents)},
+        f"{name}, 1 core",
+        operator="decode and resize" if size else "decode",
+        work={"images": BATCH},
     )
 
 
@@ -213,16 +195,16 @@ def steady_state(
     """The time of a batch and its use, after those are gone that were made ahead while others had their turn."""
     watch = Stopwatch(device)
 
-    def sample(repeats: int) -> Sample:
-        for batch in islice(source, ahead):
-            use(batch)
-        marks = [watch.mark()]
-        for batch in islice(source, COUNTED * repeats):
+    def take(number: int) -> None:
+        for batch in islice(source, number):
             use(batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        marks.append(watch.mark())
-        return {"step": watch.seconds(marks)[0] / (COUNTED * repeats)}
+
+    def sample(repeats: int) -> Sample:
+        take(ahead)
+        number = COUNTED * repeats
+        return {"step": watch.sampler(partial(take, number))(1)["step"] / number}
 
     return sample
 

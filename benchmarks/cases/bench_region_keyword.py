@@ -73,43 +73,28 @@ def compare(suite: Suite, shape: Shape, variant: str, dtype: torch.dtype, *, los
     compare_operator(suite, case)
 
 
+CPU, FRESH = pytest.mark.on("cpu"), pytest.mark.gives_memory_back
+CALLS = [
+    *(pytest.param(SMALL, variant, marks=CPU) for variant in GAMMAS),
+    pytest.param(ATTNGAN, "damsm", marks=CPU),
+    pytest.param(SMALL, "xmc", marks=[CPU, FRESH]),
+    pytest.param(ATTNGAN, "damsm", marks=[CPU, FRESH]),
+    # The definition takes 2 GB and some seconds a run.
+    pytest.param(LARGE, "xmc", marks=[CPU, pytest.mark.slow]),
+    pytest.param(LARGE, "xmc", marks=[CPU, FRESH, pytest.mark.slow]),
+    *(
+        pytest.param(shape, variant, marks=pytest.mark.on("cuda"))
+        for variant in GAMMAS
+        for shape in (LARGE_CUDA, LARGE, ATTNGAN)
+    ),
+]
+
+
 @pytest.mark.importance(9)
-@pytest.mark.on("cpu")
-@pytest.mark.parametrize(("shape", "variant"), [(SMALL, "xmc"), (SMALL, "damsm"), (ATTNGAN, "damsm")], ids=str)
+@pytest.mark.parametrize(("shape", "variant"), CALLS, ids=str)
 def test_region_keyword_loss(benchmark: Suite, shape: Shape, variant: str) -> None:
-    compare(benchmark, shape, variant, torch.float32, headline=True)
-
-
-@pytest.mark.gives_memory_back
-@pytest.mark.importance(9)
-@pytest.mark.on("cpu")
-@pytest.mark.parametrize(("shape", "variant"), [(SMALL, "xmc"), (ATTNGAN, "damsm")], ids=str)
-def test_region_keyword_loss_in_fresh_memory(benchmark: Suite, shape: Shape, variant: str) -> None:
-    compare(benchmark, shape, variant, torch.float32, headline=True)
-
-
-@pytest.mark.slow
-@pytest.mark.importance(9)
-@pytest.mark.on("cpu")
-def test_region_keyword_loss_of_a_large_batch(benchmark: Suite) -> None:
-    """The definition takes 2 GB and some seconds a run."""
-    compare(benchmark, LARGE, "xmc", torch.float32, headline=True)
-
-
-@pytest.mark.slow
-@pytest.mark.gives_memory_back
-@pytest.mark.importance(9)
-@pytest.mark.on("cpu")
-def test_region_keyword_loss_of_a_large_batch_in_fresh_memory(benchmark: Suite) -> None:
-    compare(benchmark, LARGE, "xmc", torch.float32, headline=True)
-
-
-@pytest.mark.importance(9)
-@pytest.mark.on("cuda")
-@pytest.mark.parametrize("shape", [LARGE_CUDA, LARGE, ATTNGAN], ids=str)
-@pytest.mark.parametrize("variant", GAMMAS)
-def test_region_keyword_loss_on_a_gpu(benchmark: Suite, shape: Shape, variant: str) -> None:
-    compare(benchmark, shape, variant, torch.bfloat16, headline=shape == LARGE_CUDA)
+    dtype = torch.bfloat16 if benchmark.on_cuda else torch.float32
+    compare(benchmark, shape, variant, dtype, headline=shape == LARGE_CUDA or not benchmark.on_cuda)
 
 
 @pytest.mark.importance(6)

@@ -8,12 +8,10 @@ are the ablation: each has what the one above has and one optimization more. A s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -126,21 +124,19 @@ ABLATION = {
 def sampler(run: RunStep, inputs: StepInputs, every: int, watch: Stopwatch) -> Sampler:
     """An average step, where one in `every` has the penalty: one with it and one without are timed."""
 
+    def both(lap: Callable[[], None]) -> None:
+        for with_penalty in (True, False):
+            run(inputs, with_penalty)
+            lap()
+
     def sample(repeats: int) -> Sample:
-        total = 0.0
-        for _ in range(repeats):
-            marks = [watch.mark()]
-            for with_penalty in (True, False):
-                run(inputs, with_penalty)
-                marks.append(watch.mark())
-            with_it, without = watch.seconds(marks)
-            total += without + (with_it - without) / every
-        return {"step": total / repeats}
+        with_it, without = watch.laps(both, repeats)
+        return {"step": without + (with_it - without) / every}
 
     return sample
 
 
-def launches(run: RunStep, inputs: StepInputs, trace: Path | None) -> str:
+def launches(run: RunStep, inputs: StepInputs) -> str:
     """On a GPU: launches by the host, kernels, and the share of the step that the GPU is busy."""
     if not inputs.images.is_cuda:
         return ""
@@ -149,8 +145,6 @@ def launches(run: RunStep, inputs: StepInputs, trace: Path | None) -> str:
         for _ in range(3):
             run(inputs, False)
         torch.cuda.synchronize()
-    if trace:
-        found.export_chrome_trace(str(trace))
     events = found.profiler.kineto_results.events()
     launched = [event for event in events if event.name() in LAUNCHES]
     on_gpu = [event for event in events if event.device_type() == torch.autograd.DeviceType.CUDA]
@@ -227,8 +221,7 @@ def compare(
         candidates[variant_name] = Timed(
             sampler(run, inputs, config.loss.penalty_every, watch),
             {OURS: OURS, **dict.fromkeys(ALTERNATIVES, "alternative")}.get(variant_name, "implementation"),
-            Precision(variant.precision, device).name
-            + launches(run, inputs, _trace(suite, f"{name} {batch} {variant_name}")),
+            Precision(variant.precision, device).name + launches(run, inputs),
             # A replay allocates nothing: what a graph holds was taken at its capture.
             run.peak_bytes if isinstance(run, GraphedStep) else peak(partial(run, inputs, True), device),
         )
@@ -248,10 +241,6 @@ def compare(
 def _preset(name: str, batch: int | None) -> Config:
     config = preset(name)
     return replace(config, train=replace(config.train, batch_size=batch or config.train.batch_size))
-
-
-def _trace(suite: Suite, name: str) -> Path | None:
-    return suite.traces / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.trace.json.gz" if suite.traces else None
 
 
 @pytest.mark.importance(9)

@@ -189,7 +189,7 @@ def _time_step(setting: Setting, name: str, batch: int, way: Variant, tuned: boo
         kept[key] = _milliseconds(partial(take, inputs, with_penalty), device, rounds)
     kept["images_per_second"] = 1e3 * batch / kept["ms"][1]
     try:
-        kept["launches"] = launches(take, inputs, None)
+        kept["launches"] = launches(take, inputs)
     except Exception as error:  # the times are in hand already
         kept["launches"] = f"not counted: {type(error).__name__}: {error}"
     return kept

@@ -16,7 +16,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -98,7 +97,7 @@ def pause() -> None:
 
 
 def run_in_turns(
-    calls: Sequence[IsolatedCall[Any]], on_end: Callable[[IsolatedCall[Any]], None] = lambda call: None
+    calls: Sequence[IsolatedCall[Any]], on_end: Callable[[IsolatedCall[Any]], object] = lambda call: None
 ) -> None:
     """Run them to their ends, never two at a time, and tell of each end; what interrupts this kills them all."""
     try:
@@ -132,14 +131,6 @@ def _run_child(parent: Connection, unused: Connection, function: Callable[[], An
     parent.send((True, function()))
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """The serialized reports of a test's phases, and the answer to what else was asked of its process."""
-
-    reports: Sequence[dict[str, Any]]
-    answer: Any
-
-
 def run_tests_isolated(
     items: Sequence[pytest.Item], ask: Callable[[], T], collect: Callable[[pytest.Item, T], None]
 ) -> None:
@@ -152,9 +143,9 @@ def run_tests_isolated(
     """
     calls = {IsolatedCall(partial(_run, item, ask)): item for item in items}
 
-    def on_end(call: IsolatedCall[_Outcome]) -> None:
+    def on_end(call: IsolatedCall[Any]) -> None:
         with suppress(ProcessEnded):
-            collect(calls[call], call.result().answer)
+            collect(calls[call], call.result()[1])
 
     try:
         run_in_turns(list(calls), on_end)
@@ -164,16 +155,17 @@ def run_tests_isolated(
                 _report(item, call)
 
 
-def _run(item: pytest.Item, ask: Callable[[], Any]) -> _Outcome:
+def _run(item: pytest.Item, ask: Callable[[], T]) -> tuple[list[dict[str, Any]], T]:
+    """The serialized reports of a test's phases, and the answer to what else was asked of its process."""
     config, reports = item.config, runtestprotocol(item, log=False, nextitem=None)
-    return _Outcome([config.hook.pytest_report_to_serializable(config=config, report=r) for r in reports], ask())
+    return [config.hook.pytest_report_to_serializable(config=config, report=r) for r in reports], ask()
 
 
-def _report(item: pytest.Item, call: IsolatedCall[_Outcome]) -> None:
+def _report(item: pytest.Item, call: IsolatedCall[Any]) -> None:
     config, hook = item.config, item.ihook
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     try:
-        told = call.result().reports
+        told, _ = call.result()
         reports = [config.hook.pytest_report_from_serializable(config=config, data=report) for report in told]
     except ProcessEnded as error:
         keywords = dict.fromkeys(item.keywords, 1)

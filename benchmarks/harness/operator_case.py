@@ -62,6 +62,14 @@ class OperatorCase:
     headline: bool = False
     series: Series | None = None
 
+    @property
+    def definition(self) -> Operator:
+        return partial(self.op, impl=REFERENCE)
+
+    @property
+    def dtype(self) -> str:
+        return DTYPES[self.arguments[0].dtype]
+
 
 def compare_operator(suite: Suite, case: OperatorCase) -> None:
     """Check and time all candidates of a case.
@@ -69,33 +77,30 @@ def compare_operator(suite: Suite, case: OperatorCase) -> None:
     Raises:
         WrongResult: of ours.
     """
-    dtype, check = case.arguments[0].dtype, _Check(case, suite)
-    truth = partial(case.op, impl=REFERENCE)
+    check = _Check(case, suite.device)
     ours, there = _dispatched(case, suite)
     check.add(OURS, case.op, "ours", ours)
-    check.add(REFERENCE, truth)
+    check.add(REFERENCE, case.definition)
     for name, mode in ({} if suite.quick else _compile_modes(suite)).items():
         torch._dynamo.reset()  # compiled code of other cases is not asked whether it fits
         try:
-            check.add(name, _without_reuse(torch.compile(truth, dynamic=False, fullgraph=True, mode=mode)))
+            check.add(name, _without_reuse(torch.compile(case.definition, dynamic=False, fullgraph=True, mode=mode)))
         except Exception as error:  # of the compiler, of which there are many kinds
             check.unavailable[name] = reason(error)
     for name, run in case.peers.items():
         check.add(name, run)
-    for form, why in there.items():
-        if why is not None:
-            check.unavailable[form] = why
-        elif form not in (ours, REFERENCE):
-            check.add(form, _forced(case.op, form), "implementation", form)
+    check.unavailable |= {form: why for form, why in there.items() if why is not None}
+    for form in [form for form, why in there.items() if why is None and form not in (ours, REFERENCE)]:
+        check.add(form, _forced(case.op, form), "implementation", form)
     suite.compare(
         check.candidates,
         case.case,
         operator=case.operator,
-        dtype=DTYPES[dtype],
+        dtype=case.dtype,
         direction="training" if case.training else "inference",
         headline=case.headline,
         work={"images": case.images},
-        roofline=case.work.roofline(suite.limits, dtype),
+        roofline=case.work.roofline(suite.limits, case.arguments[0].dtype),
         series=case.series,
         errors=check.errors,
         unavailable=check.unavailable,
@@ -105,10 +110,9 @@ def compare_operator(suite: Suite, case: OperatorCase) -> None:
 class _Check:
     """The candidates of a case that are right, their errors, and why others are not there."""
 
-    def __init__(self, case: OperatorCase, suite: Suite) -> None:
-        self._case, self._device, self._watch = case, suite.device, Stopwatch(suite.device)
-        truth = partial(case.op, impl=REFERENCE)
-        self._right = reference_results(truth, case.arguments, case.training, case.chunk, kinks=case.kinks)
+    def __init__(self, case: OperatorCase, device: torch.device) -> None:
+        self._case, self._device, self._watch = case, device, Stopwatch(device)
+        self._right = reference_results(case.definition, case.arguments, case.training, case.chunk, kinks=case.kinks)
         self.candidates: dict[str, Timed] = {}
         self.errors: dict[str, tuple[float, ...]] = {}
         self.unavailable: dict[str, str] = {}
@@ -119,9 +123,7 @@ class _Check:
         found = results(run, case.arguments, case.training)
         wrong = compare(found, self._right)
         if wrong and role != "alternative":
-            raise WrongResult(
-                f"{case.operator}, {case.case}, {DTYPES[case.arguments[0].dtype]}: {form or name} is wrong: {wrong}"
-            )
+            raise WrongResult(f"{case.operator}, {case.case}, {case.dtype}: {form or name} is wrong: {wrong}")
         if wrong:
             self.unavailable[name] = wrong
             return
@@ -178,17 +180,14 @@ def _sampler(run: Operator, case: OperatorCase, watch: Stopwatch) -> Sampler:
     wanted = [a for a in own if isinstance(a, Tensor) and a.requires_grad]
     gradient = upstream(run(*own))
 
+    def both(lap: Callable[[], None]) -> None:
+        y = run(*own)
+        lap()
+        torch.autograd.grad(y, wanted, gradient)
+        lap()
+
     def sample(repeats: int) -> Sample:
-        parts = {"forward": 0.0, "backward": 0.0}
-        for _ in range(repeats):
-            watch.clear()
-            marks = [watch.mark()]
-            y = run(*own)
-            marks.append(watch.mark())
-            torch.autograd.grad(y, wanted, gradient)
-            marks.append(watch.mark())
-            for part, seconds in zip(parts, watch.seconds(marks), strict=True):
-                parts[part] += seconds / repeats
-        return {**parts, "both": sum(parts.values())}
+        forward, backward = watch.laps(both, repeats)
+        return {"forward": forward, "backward": backward, "both": forward + backward}
 
     return sample

@@ -1,21 +1,14 @@
 """The roofline of a case: the least time for its fewest bytes and operations at the device's measured limits.
 
-    python -m benchmarks.harness.roofline [--device cpu|cuda] [--out FILE]
-
-measures the limits. Every tensor that a pass needs is read once and every result written once; what a backward needs
+Every tensor that a pass needs is read once and every result written once; what a backward needs
 again is read again. Operations are those of matrix products, a multiply-add being two: pointwise work overlaps with the
 traffic.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -57,8 +50,8 @@ class Work:
         """The least time at measured limits."""
         moved = self.bytes / limits.copy_bytes_per_second
         computed = self.flops / limits.flops_per_second[DTYPES[dtype]]
-        bound: Any = "memory" if moved >= computed else "compute"
-        return Roofline(self.bytes, self.flops, rounded(1e3 * max(moved, computed)), bound)
+        slower = rounded(1e3 * max(moved, computed))
+        return Roofline(self.bytes, self.flops, slower, "memory" if moved >= computed else "compute")
 
 
 def of_gate(outputs: int, itemsize: int, training: bool) -> Work:
@@ -98,21 +91,3 @@ def of_region_keyword(
     flops = (similarity + norm) * (1 if not training else 3)
     rows = (images * regions + keywords) * features
     return Work((3 if training else 1) * rows * itemsize + 4 * images * captions, flops)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print the limits."""
-    parser = argparse.ArgumentParser("python -m benchmarks.harness.roofline", description="Measure a device's limits.")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write them here too, as JSON")
-    arguments = parser.parse_args(argv)
-    limits = measure_limits(torch.device(arguments.device))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(asdict(limits), indent=1) + "\n")
-    rates = ", ".join(f"{rate / 1e12:.3f} TFLOP/s {dtype}" for dtype, rate in limits.flops_per_second.items())
-    print(f"{limits.copy_bytes_per_second / 1e9:.1f} GB/s copied, {rates}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -42,7 +42,6 @@ class Suite:
         seconds: for the rounds of a case, about.
         quick: without torch.compile.
         fresh_memory: the C library returns freed memory to the system, which the names of the cases say.
-        traces: folder for traces of training steps, if any.
         cases: that have been recorded.
     """
 
@@ -51,7 +50,6 @@ class Suite:
     seconds: float
     quick: bool = False
     fresh_memory: bool = False
-    traces: Path | None = None
     cases: list[Case] = field(default_factory=list)
 
     @property

@@ -42,12 +42,27 @@ class Stopwatch:
             cache = torch.cuda.get_device_properties(device).L2_cache_size
             self._flush = torch.empty(4 * cache, dtype=torch.uint8, device=device)
 
-    def clear(self) -> None:
-        """Flush a GPU's cache; on a CPU, what fits into the caches is there in training too."""
-        if self._on_cuda:
-            self._flush.zero_()
+    def laps(self, run: Callable[[Callable[[], None]], object], repeats: int) -> list[float]:
+        """Mean seconds of each lap of a run, which is given what it calls at the end of one."""
+        rows = []
+        for _ in range(repeats):
+            if self._on_cuda:  # on a CPU, what fits into the caches is there in training too
+                self._flush.zero_()
+            marks = [self._mark()]
+            run(lambda marks=marks: marks.append(self._mark()))
+            rows.append(self._seconds(marks))
+        return [statistics.fmean(column) for column in zip(*rows, strict=True)]
 
-    def mark(self) -> Any:
+    def sampler(self, run: Callable[[], object], part: str = "step") -> Sampler:
+        """Times a run that has one part."""
+
+        def in_one_lap(lap: Callable[[], None]) -> None:
+            run()
+            lap()
+
+        return lambda repeats: {part: self.laps(in_one_lap, repeats)[0]}
+
+    def _mark(self) -> Any:
         """The present moment on the device."""
         if not self._on_cuda:
             return time.perf_counter()
@@ -55,26 +70,12 @@ class Stopwatch:
         event.record()
         return event
 
-    def seconds(self, marks: Sequence[Any]) -> list[float]:
+    def _seconds(self, marks: Sequence[Any]) -> list[float]:
         """Between each mark and the next."""
         if not self._on_cuda:
             return [later - earlier for earlier, later in itertools.pairwise(marks)]
         marks[-1].synchronize()
         return [1e-3 * earlier.elapsed_time(later) for earlier, later in itertools.pairwise(marks)]
-
-    def sampler(self, run: Callable[[], object], part: str = "step") -> Sampler:
-        """Times a run that has one part."""
-
-        def sample(repeats: int) -> Sample:
-            total = 0.0
-            for _ in range(repeats):
-                self.clear()
-                marks = [self.mark()]
-                run()
-                total += self.seconds([*marks, self.mark()])[0]
-            return {part: total / repeats}
-
-        return sample
 
 
 def take_turns(samplers: Mapping[str, Sampler], seconds: float) -> dict[str, list[Sample]]:
