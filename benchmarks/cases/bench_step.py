@@ -93,9 +93,9 @@ class Variant:
 
         return GraphedStep(run, device, print) if self.graphed else run
 
-    def warm_up(self, run: RunStep, inputs: StepInputs) -> None:
-        """Compile, capture and tune."""
-        with tuning() if inputs.images.is_cuda else nullcontext():
+    def warm_up(self, run: RunStep, inputs: StepInputs, tuned: bool = True) -> None:
+        """Compile, capture and, on a GPU, tune."""
+        with tuning() if tuned and inputs.images.is_cuda else nullcontext():
             for with_penalty in (False, True):
                 for _ in range(1 + WARM_UP * self.graphed):
                     run(inputs, with_penalty)

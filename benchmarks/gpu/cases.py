@@ -22,7 +22,7 @@ from benchmarks.gpu.case_log import Case, CaseLog, run_cases
 from benchmarks.harness.roofline import measure_limits
 from benchmarks.harness.timing import Stopwatch, quartiles
 from fastt2i.engine.execution.cuda_graphs import WARM_UP
-from fastt2i.ops import gate, gated_conv2d, region_keyword_loss, tuning, upsample_gated_conv2d
+from fastt2i.ops import gate, gated_conv2d, region_keyword_loss, upsample_gated_conv2d
 from fastt2i.ops.dispatch.correctness import compare, reference_results, results
 from fastt2i.ops.dispatch.registry import forced, forms, recorded
 from fastt2i.presets import preset
@@ -174,19 +174,12 @@ def _time_step(setting: Setting, name: str, batch: int, way: Variant, tuned: boo
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     take = way.prepare(config, device)
-    for with_penalty in (False, True):
-        for number in range(1 + WARM_UP * way.graphed):
-            if tuned and not number:
-                with tuning():
-                    take(inputs, with_penalty)
-            else:
-                take(inputs, with_penalty)
+    way.warm_up(take, inputs, tuned)
     # A replay allocates nothing: what a graph holds was taken at its capture.
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     kept: dict[str, Any] = {"losses": losses, "peak_bytes": memory, **_device(device)}
-    rounds = 2 if setting.tiny else 15
     for key, with_penalty in (("ms", False), ("ms_with_penalty", True)):
-        kept[key] = _milliseconds(partial(take, inputs, with_penalty), device, rounds)
+        kept[key] = _milliseconds(partial(take, inputs, with_penalty), setting)
     kept["images_per_second"] = 1e3 * batch / kept["ms"][1]
     try:
         kept["launches"] = launches(take, inputs)
@@ -215,19 +208,15 @@ def _time_autotuned(setting: Setting, op: Callable[..., Tensor], arguments: tupl
 
 def _attempt(run: Callable[[], object], setting: Setting) -> Any:
     try:
-        return _milliseconds(run, setting.device, 2 if setting.tiny else 15)
+        return _milliseconds(run, setting)
     except Exception as error:  # of one form; the others are measured
         return f"{type(error).__name__}: {error}"[:300]
 
 
-def _milliseconds(run: Callable[[], object], device: torch.device, rounds: int) -> list[float]:
-    """Lower quartile, median and upper quartile."""
-    sample, taken = Stopwatch(device).sampler(run, "all"), []
-    for number in range(2 + rounds):
-        milliseconds = 1e3 * sample(1)["all"]
-        if number >= 2:
-            taken.append(milliseconds)
-    return [round(value, 4) for value in quartiles(taken)]
+def _milliseconds(run: Callable[[], object], setting: Setting) -> list[float]:
+    """Lower quartile, median and upper quartile, after two runs that do not count."""
+    sample, rounds = Stopwatch(setting.device).sampler(run), 2 if setting.tiny else 15
+    return list(quartiles([1e3 * sample(1)["step"] for _ in range(2 + rounds)][2:]))
 
 
 def _device(device: torch.device) -> dict[str, str]:

@@ -88,14 +88,13 @@ def second_part(evidence: Evidence, options: Sequence[str], tiny: bool) -> list[
     """What failed, again; then compiled steps, a training, and what takes longest."""
     ended = CaseLog(evidence.work / "cases-1.jsonl").finished()
     again = sorted({case for (_, case), r in ended.items() if r["state"] in (FAILED, STOPPED) and "::" in case})
-    minutes = "0.05" if tiny else "1"
-    training = ["--out", str(evidence.work / "training"), "--minutes", minutes, *["--trial", "4"] * tiny]
+    training = ["--out", str(evidence.work / "training"), *["--steps", "4"] * tiny]
     loaders = ["benchmarks/cases/bench_loaders.py", "--benchmark-only", "--device", "cuda", "--minutes", "0.5"]
     no_dali = "it is a tiny run" if tiny else "" if _is_there("nvidia.dali") else "nvidia.dali is not installed"
     return [
         Stage("again", 45, [pytest(*again, "-m", "")], left_out="" if again else "no test of the first part failed"),
         Stage("compiled", 150, [cases("compiled", evidence, options)]),
-        Stage("training", 90, [[sys.executable, "-m", "benchmarks.gpu.timed_training", *training]]),
+        Stage("training", 90, [[sys.executable, "-m", "benchmarks.gpu.train_demo", *training]]),
         Stage("autotune", 120, [cases("autotune", evidence, options)]),
         Stage("loaders", 45, [pytest(*loaders)], left_out=no_dali),
     ]

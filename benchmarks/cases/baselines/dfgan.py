@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Width of the narrowest layer, and features of noise and sentence.
+#: Width of the narrowest layer, and features of noise and, in what was published, of a sentence.
 WIDTH, NOISE, SENTENCE = 32, 100, 256
 #: Of the matching-aware gradient penalty: weight and power.
 PENALTY_WEIGHT, PENALTY_POWER = 2, 6
@@ -27,10 +27,10 @@ def _widths(size: int) -> list[int]:
 class _Affine(nn.Module):
     """Scale and shift by the condition."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, sentence: int) -> None:
         super().__init__()
         self.scale, self.shift = (
-            nn.Sequential(nn.Linear(NOISE + SENTENCE, channels), nn.ReLU(), nn.Linear(channels, channels))
+            nn.Sequential(nn.Linear(NOISE + sentence, channels), nn.ReLU(), nn.Linear(channels, channels))
             for _ in range(2)
         )
 
@@ -39,10 +39,10 @@ class _Affine(nn.Module):
 
 
 class _UpBlock(nn.Module):
-    def __init__(self, channels: int, out: int) -> None:
+    def __init__(self, channels: int, out: int, sentence: int) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(channels, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1)
-        self.affines = nn.ModuleList(_Affine(width) for width in (channels, channels, out, out))
+        self.affines = nn.ModuleList(_Affine(width, sentence) for width in (channels, channels, out, out))
         self.shortcut = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -56,13 +56,13 @@ class _UpBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Noise (B, 100) and sentences (B, 256) to images (B, 3, size, size)."""
+    """Noise (B, 100) and sentences (B, sentence) to images (B, 3, size, size)."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, sentence: int = SENTENCE) -> None:
         super().__init__()
         widths = _widths(size)[::-1]
         self.start = nn.Linear(NOISE, 16 * widths[0])
-        self.blocks = nn.ModuleList(_UpBlock(*pair) for pair in itertools.pairwise(widths))
+        self.blocks = nn.ModuleList(_UpBlock(*pair, sentence) for pair in itertools.pairwise(widths))
         self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, noise: Tensor, sentence: Tensor) -> Tensor:
@@ -91,13 +91,13 @@ class _DownBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images (B, 3, size, size) to features (B, 256, 4, 4); `judge` says how real they are under sentences."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, sentence: int = SENTENCE) -> None:
         super().__init__()
         widths = _widths(size)
         self.from_rgb = nn.Conv2d(3, WIDTH, 3, padding=1)
         self.blocks = nn.Sequential(*(_DownBlock(*pair) for pair in itertools.pairwise(widths)))
         self.head = nn.Sequential(
-            nn.Conv2d(widths[-1] + SENTENCE, 2 * WIDTH, 3, padding=1, bias=False),
+            nn.Conv2d(widths[-1] + sentence, 2 * WIDTH, 3, padding=1, bias=False),
             nn.LeakyReLU(0.2),
             nn.Conv2d(2 * WIDTH, 1, 4, bias=False),
         )
@@ -114,9 +114,10 @@ class Discriminator(nn.Module):
 class Step:
     """One update of both, as published: hinge losses, mismatched sentences, a penalty in every step."""
 
-    def __init__(self, size: int, device: torch.device) -> None:
+    def __init__(self, size: int, device: torch.device, sentence: int = SENTENCE) -> None:
         torch.manual_seed(0)
-        self.generator, self.discriminator = Generator(size).to(device), Discriminator(size).to(device)
+        self.generator = Generator(size, sentence).to(device)
+        self.discriminator = Discriminator(size, sentence).to(device)
         self._optimizers = [
             torch.optim.Adam(player.parameters(), lr, (0.0, 0.9))
             for player, lr in ((self.generator, 1e-4), (self.discriminator, 4e-4))

@@ -1,0 +1,168 @@
+"""Learning beside a peer: the engine, and DF-GAN's networks and step, from the same images and captions.
+
+Both get batches from the engine's loader with its text features, and are scored alike, on held-out captions. They take
+turns of some seconds until each has trained for the minutes of `--learning`, so that a machine's slower minutes are
+shared; the clock of each has its own steps alone, with what it waits for its batches. Curves over the clock and over
+images are in `learning.png`, and the points in `learning.json`, beside the file of `--benchmark-json`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases.baselines import dfgan
+from fastt2i.config import Config
+from fastt2i.engine.augment import draws_per_image
+from fastt2i.engine.build import build_trainer
+from fastt2i.engine.ema import Ema
+from fastt2i.engine.evaluation import CaptionSet
+from fastt2i.engine.inputs import InputSource
+from fastt2i.engine.logging.run_directory import RunDirectory
+from fastt2i.engine.step import StepInputs
+from fastt2i.engine.trainer import Trainer
+from fastt2i.pictures.pixels import to_signed
+from fastt2i.presets import preset
+
+#: Seconds of a turn.
+TURN = 10.0
+#: Of the moving average of DF-GAN's weights, which its published code evaluates.
+DF_GAN_EMA = 0.999
+SCORES = {"accuracy_all": "captions with all attributes right", "spread_of_real": "spread, of that of real images"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Of a curve: seconds and images of training until then, and scores."""
+
+    seconds: float
+    images: int
+    scores: dict[str, float]
+
+
+@dataclass
+class Learner:
+    """What learns.
+
+    Attributes:
+        take: takes a step, given its inputs and its number.
+        inputs: of all steps.
+        score: of what has been learned.
+        seconds: that its steps have taken.
+    """
+
+    take: Callable[[StepInputs, int], object]
+    inputs: Iterator[StepInputs]
+    score: Callable[[], dict[str, float]]
+    batch: int
+    steps: int = 0
+    seconds: float = 0.0
+    curve: list[Point] = field(default_factory=list)
+
+    def learn(self, seconds: float) -> None:
+        """Take steps for so long, and one at least; then add a point to the curve."""
+        began = now = time.perf_counter()
+        first = self.steps
+        while self.steps == first or now - began < seconds:
+            self.take(next(self.inputs), self.steps)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.steps += 1
+            now = time.perf_counter()
+        self.seconds += now - began
+        self.curve.append(Point(round(self.seconds, 2), self.steps * self.batch, self.score()))
+
+
+class DFGAN(nn.Module):
+    """DF-GAN's step on the engine's inputs, and its averaged generator with the signature of the engine's."""
+
+    def __init__(self, size: int, sentence: int, device: torch.device) -> None:
+        super().__init__()
+        self._step = dfgan.Step(size, device, sentence)
+        self._average = Ema(self._step.generator, DF_GAN_EMA)
+
+    def take(self, inputs: StepInputs, step: int) -> None:
+        self._step(to_signed(inputs.images), inputs.text.sentence.float(), inputs.noise)
+        self._average.update(torch.tensor(self._average.weight(step), device=inputs.noise.device))
+
+    def forward(self, sentence: Tensor, noise: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(images=self._average.module(noise, sentence.float()))
+
+
+def learners(config: Config, trainer: Trainer, stack: ExitStack) -> dict[str, Learner]:
+    """The engine's run, and DF-GAN on its data."""
+    data, device, size = trainer.data, trainer.device, config.model.image_size
+    peer = DFGAN(size, data.features.sentences(torch.zeros(1, dtype=torch.int64)).shape[1], device)
+
+    def inputs(noise_dim: int) -> Iterator[StepInputs]:
+        assert trainer.progress.loader
+        loader = stack.enter_context(closing(data.open_loader(trainer.progress.loader, 0, [])))
+        draws = draws_per_image(config.loss.augment)
+        random = {"noise_dim": noise_dim, "draws": draws, "seed": config.train.seed}
+        return iter(InputSource(loader, data.features, data.index.classes, first_step=0, device=device, **random))
+
+    def score(captions: CaptionSet, generator: nn.Module) -> dict[str, float]:
+        with trainer.precision.in_force():
+            return captions.accuracy(captions.draw(generator)) | captions.spread(generator)
+
+    batch, own = config.train.batch_size, trainer.state.ema.module
+    captions = {
+        noise_dim: data.caption_set(noise_dim, data.real_distance()) for noise_dim in (own.noise_dim, dfgan.NOISE)
+    }
+    return {
+        "ours": Learner(trainer.runner, inputs(own.noise_dim), partial(score, captions[own.noise_dim], own), batch),
+        "DF-GAN": Learner(peer.take, inputs(dfgan.NOISE), partial(score, captions[dfgan.NOISE], peer), batch),
+    }
+
+
+def compare_learning(config: Config, minutes: float, out: Path) -> dict[str, list[Point]]:
+    """Train both for so many minutes each; the run, the picture and the points go to a folder."""
+    directory = RunDirectory(out / "learning")
+    directory.prepare()
+    trainer = build_trainer(config, directory)
+    with ExitStack() as stack:
+        found = learners(config, trainer, stack)
+        while unfinished := {name: learner for name, learner in found.items() if learner.seconds < 60 * minutes}:
+            for name, learner in unfinished.items():
+                learner.learn(min(TURN, 60 * minutes - learner.seconds))
+                print(name, learner.curve[-1], flush=True)
+    curves = {name: learner.curve for name, learner in found.items()}
+    told = {name: [asdict(point) for point in curve] for name, curve in curves.items()}
+    (out / "learning.json").write_text(json.dumps(told, indent=1) + "\n")
+    save_picture(curves, out / "learning.png")
+    return curves
+
+
+def save_picture(curves: dict[str, Sequence[Point]], path: Path) -> None:
+    """Each score over the clock and over images."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    for row, (score, what) in zip(figure.subplots(len(SCORES), 2), SCORES.items(), strict=True):
+        for axes, place in zip(row, ("seconds", "images"), strict=True):
+            axes.set(xlabel=f"{place} of training", ylabel=what)
+            axes.grid(alpha=0.3)
+            for name, curve in curves.items():
+                points = [(getattr(point, place), point.scores[score]) for point in curve if score in point.scores]
+                axes.plot(*zip(*points, strict=True), ".-", label=name)
+            axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+@pytest.mark.slow
+def test_learning_against_df_gan(pytestconfig: pytest.Config) -> None:
+    result = pytestconfig.getoption("benchmark_json")
+    out = Path(result).parent if result else Path("runs/measured")
+    out.mkdir(parents=True, exist_ok=True)
+    curves = compare_learning(preset("demo"), pytestconfig.getoption("learning"), out)
+    assert all(curve[-1].scores for curve in curves.values())
