@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,6 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases.baselines import dfgan
+from benchmarks.harness.result import OURS, Candidate, Case
+from benchmarks.harness.suite import Suite
+from benchmarks.harness.timing import Sample, milliseconds, ratios
 from fastt2i.config import Config
 from fastt2i.engine.augment import draws_per_image
 from fastt2i.engine.build import build_trainer
@@ -34,6 +37,7 @@ from fastt2i.engine.trainer import Trainer
 from fastt2i.pictures.pixels import to_signed
 from fastt2i.presets import preset
 
+PEER = "DF-GAN"
 #: Seconds of a turn.
 TURN = 10.0
 #: Of the moving average of DF-GAN's weights, which its published code evaluates.
@@ -59,6 +63,7 @@ class Learner:
         inputs: of all steps.
         score: of what has been learned.
         seconds: that its steps have taken.
+        samples: seconds of a step, with its batch, in each turn.
     """
 
     take: Callable[[StepInputs, int], object]
@@ -68,6 +73,7 @@ class Learner:
     steps: int = 0
     seconds: float = 0.0
     curve: list[Point] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
     def learn(self, seconds: float) -> None:
         """Take steps for so long, and one at least; then add a point to the curve."""
@@ -80,6 +86,7 @@ class Learner:
             self.steps += 1
             now = time.perf_counter()
         self.seconds += now - began
+        self.samples.append({"step": (now - began) / (self.steps - first)})
         self.curve.append(Point(round(self.seconds, 2), self.steps * self.batch, self.score()))
 
 
@@ -120,14 +127,14 @@ def learners(config: Config, trainer: Trainer, stack: ExitStack) -> dict[str, Le
         noise_dim: data.caption_set(noise_dim, data.real_distance()) for noise_dim in (own.noise_dim, dfgan.NOISE)
     }
     return {
-        "ours": Learner(trainer.runner, inputs(own.noise_dim), partial(score, captions[own.noise_dim], own), batch),
-        "DF-GAN": Learner(peer.take, inputs(dfgan.NOISE), partial(score, captions[dfgan.NOISE], peer), batch),
+        OURS: Learner(trainer.runner, inputs(own.noise_dim), partial(score, captions[own.noise_dim], own), batch),
+        PEER: Learner(peer.take, inputs(dfgan.NOISE), partial(score, captions[dfgan.NOISE], peer), batch),
     }
 
 
-def compare_learning(config: Config, minutes: float, out: Path) -> dict[str, list[Point]]:
-    """Train both for so many minutes each; the run, the picture and the points go to a folder."""
-    directory = RunDirectory(out / "learning")
+def learn_in_turns(config: Config, minutes: float, folder: Path) -> dict[str, Learner]:
+    """Train both for so many minutes each; folder: of the engine's run."""
+    directory = RunDirectory(folder)
     directory.prepare()
     trainer = build_trainer(config, directory)
     with ExitStack() as stack:
@@ -136,14 +143,10 @@ def compare_learning(config: Config, minutes: float, out: Path) -> dict[str, lis
             for name, learner in unfinished.items():
                 learner.learn(min(TURN, 60 * minutes - learner.seconds))
                 print(name, learner.curve[-1], flush=True)
-    curves = {name: learner.curve for name, learner in found.items()}
-    told = {name: [asdict(point) for point in curve] for name, curve in curves.items()}
-    (out / "learning.json").write_text(json.dumps(told, indent=1) + "\n")
-    save_picture(curves, out / "learning.png")
-    return curves
+    return found
 
 
-def save_picture(curves: dict[str, Sequence[Point]], path: Path) -> None:
+def save_picture(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
     """Each score over the clock and over images."""
     from matplotlib.figure import Figure
 
@@ -160,9 +163,26 @@ def save_picture(curves: dict[str, Sequence[Point]], path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_learning_against_df_gan(pytestconfig: pytest.Config) -> None:
-    result = pytestconfig.getoption("benchmark_json")
-    out = Path(result).parent if result else Path("runs/measured")
-    out.mkdir(parents=True, exist_ok=True)
-    curves = compare_learning(preset("demo"), pytestconfig.getoption("learning"), out)
-    assert all(curve[-1].scores for curve in curves.values())
+def test_learning_against_df_gan(benchmark: Suite, pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    config, minutes = preset("demo"), pytestconfig.getoption("learning")
+    found = learn_in_turns(config, minutes, tmp_path / "run")
+    out = Path(pytestconfig.getoption("benchmark_json") or tmp_path / "result.json").parent
+    curves = {name: learner.curve for name, learner in found.items()}
+    told = {name: [asdict(point) for point in curve] for name, curve in curves.items()}
+    (out / "learning.json").write_text(json.dumps(told, indent=1) + "\n")
+    save_picture(curves, out / "learning.png")
+    turns = min(len(learner.samples) for learner in found.values())
+    ours, theirs = (learner.samples[:turns] for learner in found.values())
+    benchmark.cases.append(
+        Case(
+            operator="training step, learning",
+            case=f"demo, batch {config.train.batch_size}, {minutes:g} minutes",
+            direction="step",
+            candidates={
+                OURS: Candidate("ours", milliseconds(ours), rounds=turns),
+                PEER: Candidate("alternative", milliseconds(theirs), rounds=turns),
+            },
+            ratios={PEER: ratios(theirs, ours)},
+            work={"images": config.train.batch_size},
+        )
+    )
