@@ -42,7 +42,10 @@ PEER = "DF-GAN"
 TURN = 10.0
 #: Of the moving average of DF-GAN's weights, which its published code evaluates.
 DF_GAN_EMA = 0.999
-SCORES = {"accuracy_all": "captions with all attributes right", "spread_of_real": "spread, of that of real images"}
+SCORES = {
+    "accuracy_all": "held-out captions with all attributes right",
+    "spread_of_real": "spread of images of one caption, of that of real ones",
+}
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,10 @@ def save_picture(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
             axes.grid(alpha=0.3)
             for name, curve in curves.items():
                 points = [(getattr(point, place), point.scores[score]) for point in curve if score in point.scores]
-                axes.plot(*zip(*points, strict=True), ".-", label=name)
-            axes.legend()
+                if points:  # of a set whose attributes can be read, or that has several images of a caption
+                    axes.plot(*zip(*points, strict=True), ".-", label=name)
+            if axes.lines:
+                axes.legend()
     figure.savefig(path, dpi=110)
 
 
