@@ -32,6 +32,7 @@ from fastt2i.engine.ema import Ema
 from fastt2i.engine.evaluation import CaptionSet
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.logging.run_directory import RunDirectory
+from fastt2i.engine.precision import Precision
 from fastt2i.engine.step import StepInputs
 from fastt2i.engine.trainer import Trainer
 from fastt2i.pictures.pixels import to_signed
@@ -121,17 +122,17 @@ def learners(config: Config, trainer: Trainer, stack: ExitStack) -> dict[str, Le
         random = {"noise_dim": noise_dim, "draws": draws, "seed": config.train.seed}
         return iter(InputSource(loader, data.features, data.index.classes, first_step=0, device=device, **random))
 
-    def score(captions: CaptionSet, generator: nn.Module) -> dict[str, float]:
-        with trainer.precision.in_force():
+    def score(captions: CaptionSet, generator: nn.Module, precision: Precision) -> dict[str, float]:
+        with precision.in_force():
             return captions.accuracy(captions.draw(generator)) | captions.spread(generator)
 
     batch, own = config.train.batch_size, trainer.state.ema.module
-    captions = {
-        noise_dim: data.caption_set(noise_dim, data.real_distance()) for noise_dim in (own.noise_dim, dfgan.NOISE)
-    }
+    scores = partial(score, trainer.captions, own, trainer.precision)
+    captions = data.caption_set(dfgan.NOISE, data.real_distance())
+    peer_scores = partial(score, captions, peer, Precision("fp32", device))
     return {
-        OURS: Learner(trainer.runner, inputs(own.noise_dim), partial(score, captions[own.noise_dim], own), batch),
-        PEER: Learner(peer.take, inputs(dfgan.NOISE), partial(score, captions[dfgan.NOISE], peer), batch),
+        OURS: Learner(trainer.runner, inputs(own.noise_dim), scores, batch),
+        PEER: Learner(peer.take, inputs(dfgan.NOISE), peer_scores, batch),
     }
 
 
