@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     config.train = replace(config.train, steps=arguments.steps)
     config.checkpoint = replace(config.checkpoint, every=arguments.steps)
-    config.log = replace(config.log, samples_every=max(arguments.steps // 4, 1))
+    config.log = replace(config.log, samples_every=max(arguments.steps // 4, 50))
     return run(lambda: _main(config, arguments.out))
 
 
