@@ -36,7 +36,7 @@ class OnnxFile:
         UserError: a library is missing, or the weights are more than a file of this kind holds.
     """
 
-    def __init__(self, program: ExportedProgram, sizes: Mapping[str, Mapping[int, Any]]) -> None:
+    def __init__(self, program: ExportedProgram, sizes: dict[str, dict[int, Any]]) -> None:
         try:
             import onnxruntime
             import onnxscript  # noqa: F401

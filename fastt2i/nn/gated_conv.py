@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from fastt2i import ops
-from fastt2i.nn.convert import check_convs, copy_parameters, pair
+from fastt2i.nn.conv_parameters import check_convs, copy_parameters, pair
 from fastt2i.nn.init import feature_gain
 from fastt2i.ops.checks import check_padding, check_pair, check_positive
 from fastt2i.ops.gate.checks import check_activation

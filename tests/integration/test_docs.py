@@ -60,7 +60,7 @@ def kinds(model: nn.Module) -> list[str]:
 
 def test_glu_blocks_are_replaced_by_layers_that_do_the_same(gated: dict[str, Any]) -> None:
     old = generator(normalised=False)
-    new = gated["replace_glu"](copy.deepcopy(old))
+    new = gated["convert"](copy.deepcopy(old))
     assert (kinds(new).count("UpsampleGatedConv2d"), kinds(new).count("GatedConv2d")) == (2, 2)
     assert "GLU" not in kinds(new) and "Upsample" not in kinds(new)
     torch.testing.assert_close(results(new), results(old))
@@ -68,14 +68,14 @@ def test_glu_blocks_are_replaced_by_layers_that_do_the_same(gated: dict[str, Any
 
 def test_glus_behind_a_normalisation_become_gates(gated: dict[str, Any]) -> None:
     old = generator(normalised=True)
-    new = gated["replace_glu"](copy.deepcopy(old))
+    new = gated["convert"](copy.deepcopy(old))
     assert kinds(new).count("Gate") == 3 and kinds(new).count("GatedConv2d") == 1 and "GLU" not in kinds(new)
     torch.testing.assert_close(results(new), results(old))
 
 
 def test_a_trained_generator_takes_whole_layers(gated: dict[str, Any]) -> None:
     old = generator(normalised=True).eval()
-    new = gated["replace_glu"](gated["fold_normalisation"](copy.deepcopy(old)))
+    new = gated["convert"](gated["fold_normalisation"](copy.deepcopy(old)))
     assert (kinds(new).count("UpsampleGatedConv2d"), kinds(new).count("GatedConv2d")) == (2, 2)
     assert not {"BatchNorm2d", "GLU", "Gate"} & set(kinds(new))
     torch.testing.assert_close(results(new), results(old))
@@ -87,6 +87,6 @@ def test_a_normalised_weight_stays_with_its_convolution(gated: dict[str, Any], n
     old = nn.Sequential(norm(nn.Conv2d(6, 8, 3)), nn.GLU(dim=1)).double().eval()
     x = torch.randn(2, 6, 5, 4, dtype=torch.float64)
     expected = old(x)
-    new = gated["replace_glu"](old)
+    new = gated["convert"](old)
     assert kinds(new) == ["Sequential", "Conv2d", "Gate"]
     torch.testing.assert_close(new(x), expected)
