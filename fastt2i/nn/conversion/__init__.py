@@ -26,8 +26,8 @@ def convert(model: nn.Module, report: Callable[[str], None] | None = print) -> n
       own. What it reads of its own bools, whole numbers and strings is settled from then on.
 
     The model's parameters stay the ones that they are, with their names, so that optimizers and checkpoints go on;
-    except for two convolutions that become one, whose parameters are new. Convolutions with hooks, normalised weights or
-    of other classes are left, and their gate alone is fused.
+    except for two convolutions that become one, whose parameters are new. Of convolutions with hooks, normalised
+    weights or of other classes the gate alone is fused.
 
     Args:
         model: changed in place.

@@ -40,7 +40,7 @@ def fuse_forward(module: nn.Module, shared: set[int]) -> Counter[str]:
     for pattern in patterns:
         done.update(_replace(pattern, graph, module, shared))
     if done:
-        module.forward = FusedForward(module, _function(graph))  # type: ignore[method-assign]
+        module.forward = FusedForward(module, _function(graph))
     if reasons:
         raise Left(reasons[0])
     return done
@@ -97,10 +97,10 @@ def _trace(module: nn.Module) -> fx.Graph:
     own_state = (name for name in after if name != "training" and not name.startswith("_tensor_constant"))
     if any(after[name] is not before.get(name) for name in own_state):
         raise Left("its forward changes what the module holds")
-    if str(graphs[0]) != str(graphs[1]):
-        raise Left("its forward differs between training and evaluation")
     if any(node.op == "get_attr" and "_tensor_constant" in str(node.target) for node in graphs[0].nodes):
         raise Left("its forward makes a tensor, which may be another one each time")
+    if str(graphs[0]) != str(graphs[1]):
+        raise Left("its forward differs between training and evaluation")
     if floats:
         raise Left(f"its forward reads {sorted(floats)[0]}, a number that may change")
     return graphs[0]

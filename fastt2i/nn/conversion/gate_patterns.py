@@ -203,7 +203,8 @@ def _half(node: fx.Node, module: nn.Module) -> _Half | str | None:
         return None
     if isinstance(index, tuple):
         return _half_of_slices(node, whole, index, module)
-    if index not in (0, 1) or not whole.args or not isinstance(source := whole.args[0], fx.Node):
+    source = whole.args[0] if whole.args else None
+    if not isinstance(index, int) or index not in (0, 1) or not isinstance(source, fx.Node):
         return None
     if whole.target in (torch.chunk, "chunk"):
         fits = _argument(whole, 1, "chunks", None) == 2 and _argument(whole, 2, "dim", 0) in (1, -3)

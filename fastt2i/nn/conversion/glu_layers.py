@@ -104,7 +104,7 @@ def merged(conv: nn.Module, activation: str, slope: float, after: nn.Module | No
             layer = kind.from_conv(conv, activation=activation, negative_slope=slope)
         except ValueError:  # a shape that the upsampling one does not have
             continue
-        layer.weight, layer.bias = conv.weight, conv.bias
+        layer._parameters.update(weight=conv._parameters["weight"], bias=conv._parameters["bias"])
         return layer
     return None
 
