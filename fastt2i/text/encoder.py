@@ -82,8 +82,8 @@ class TextEncoder:
 
     def fit_idf(self, captions: Sequence[str]) -> CaptionCoverage:
         """Take the words' inverse document frequencies from these distinct captions, and say how it reads them."""
-        normalizer = self._tokenizer.backend_tokenizer.normalizer
-        coverage = CaptionCoverage(self._tokenizer.unk_token_id, normalizer.normalize_str if normalizer else str)
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        coverage = CaptionCoverage(self.tokenizer.unk_token_id, normalizer.normalize_str if normalizer else str)
         self.idf = inverse_document_frequencies(words.texts for words in self._words(_readable(captions), coverage))
         return coverage
 
