@@ -165,19 +165,21 @@ class InceptionV3(nn.Module):
         self.Mixed_7c = _mixed_8(2048, last)
 
     def forward(self, levels: Tensor) -> Tensor:
-        x = self._scaled(levels.float())
+        x = scaled(levels.float(), self.form)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(_pool(x, "max-halving")))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(_pool(x, "max-halving"))))
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean((2, 3))
 
-    def _scaled(self, levels: Tensor) -> Tensor:
-        if self.form == "tensorflow":
-            return (_resize_as_tensorflow(levels) - 128) / 128
-        x = F.interpolate(levels, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False) / 255
-        mean, deviation = (x.new_tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        return (x * deviation + mean - 0.5) / 0.5
+
+def scaled(levels: Tensor, form: Form) -> Tensor:
+    """Inputs of a form's network (N, 3, 299, 299) from levels 0 to 255, float32 (N, 3, H, W)."""
+    if form == "tensorflow":
+        return (_resize_as_tensorflow(levels) - 128) / 128
+    x = F.interpolate(levels, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False) / 255
+    mean, deviation = (x.new_tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (x * deviation + mean - 0.5) / 0.5
 
 
 def _resize_as_tensorflow(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from fastt2i import evaluate
 from fastt2i.engine.scoring.feature_store import FeatureStore
 from fastt2i.errors import UserError
+from fastt2i.metrics.extractors import Extractor
 from fastt2i.metrics.inception import InceptionV3
 
 pytest.importorskip("torchmetrics")
@@ -119,6 +120,7 @@ def test_clip_scores_come_from_a_local_directory(
         evaluate.main(["--model", str(model_folder), "--metrics", "clip", "--clip", str(model_folder)])
 
 
+@pytest.mark.slow
 def test_few_images_have_no_fid(model_folder: Path, tmp_path: Path, cache: Path) -> None:
     weights = InceptionV3("torchvision").state_dict() | {"fc.weight": torch.zeros(1000, 1)}
     torch.save(weights, tmp_path / "weights.pth")
@@ -128,6 +130,44 @@ def test_few_images_have_no_fid(model_folder: Path, tmp_path: Path, cache: Path)
     np.savez(tmp_path / "other.npz", mu=np.zeros(3), sigma=np.eye(3))
     with pytest.raises(UserError, match="holds statistics of 3 features; the network has 2048"):
         evaluate.main([*options, "--protocol", "df-gan", "--statistics", str(tmp_path / "other.npz")])
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_the_protocol_of_df_gan(
+    model_folder: Path,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By a network of three features, the mean levels: images are not rounded, and statistics stand for real ones."""
+    seen: list[torch.dtype] = []
+
+    def means(levels: torch.Tensor) -> torch.Tensor:
+        seen.append(levels.dtype)
+        return levels.float().mean((2, 3))
+
+    small = Extractor(
+        name="means",
+        frechet_name="FD-01234567",
+        digest="0" * 64,
+        resize="none",
+        num_features=3,
+        network=means,
+        device=torch.device("cpu"),
+    )
+    monkeypatch.setattr("fastt2i.metrics.extractors.open_extractor", lambda *_: small)
+    np.savez(tmp_path / "statistics.npz", mu=np.zeros(3), sigma=np.zeros((3, 3)))
+    options = ["--protocol", "df-gan", "--inception", "x.pth", "--metrics", "fid", "--images", "70"]
+    found = scored(model_folder, tmp_path / "a.json", *options, "--statistics", str(tmp_path / "statistics.npz"))
+    assert "warning: FD-01234567 of 70 images is larger than of 10000 or more" in capsys.readouterr().err
+    assert set(seen) == {torch.float32}
+    protocol = found["protocol"]
+    expected = {"protocol": "df-gan", "images": 70, "real_images": 0, "reference": "statistics", "noise_cut": 2.0}
+    assert (expected | {"truncation": 0.88, "image_dtype": "float32"}).items() <= protocol.items()
+    assert found["scores"]["fd-01234567"] > 1000  # the square of a mean level, at least, three times
+    other = scored(model_folder, tmp_path / "b.json", *options)
+    assert other["protocol"]["real_images"] == 128 and other["protocol"]["reference"] == "images"
 
 
 @pytest.mark.parametrize(

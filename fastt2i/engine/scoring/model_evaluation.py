@@ -16,6 +16,7 @@ from torch import Tensor
 
 import fastt2i
 from fastt2i.data.dataset import Dataset
+from fastt2i.devices.capabilities import processor
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.evaluation import CaptionSet
 from fastt2i.engine.scoring.feature_pass import DrawnImages, Reader, RealImages, read_images
@@ -270,7 +271,7 @@ def warn_of_clip(clip: ClipScorer, encoder: TextEncoder) -> None:
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def _versions() -> dict[str, str]:

@@ -103,9 +103,9 @@ def test_the_forms_of_inception_resize_and_scale_as_their_authors() -> None:
     ImageNet's normalisation, as if it had been applied already, brought to that of the ported weights."""
     ramp = torch.arange(32.0)[None, None, None].expand(1, 3, 32, 32)
     place = torch.arange(299) * 32 / 299
-    tensorflow = inception.InceptionV3("tensorflow")._scaled(ramp)
+    tensorflow = inception.scaled(ramp, "tensorflow")
     torch.testing.assert_close(tensorflow[0, 0, 7], (place.clamp(max=31) - 128) / 128)
-    torchvision = inception.InceptionV3("torchvision")._scaled(ramp)
+    torchvision = inception.scaled(ramp, "torchvision")
     centre = ((torch.arange(299) + 0.5) * 32 / 299 - 0.5).clamp(0, 31) / 255
     torch.testing.assert_close(torchvision[0, 2, 7], centre * (0.225 / 0.5) + (0.406 - 0.5) / 0.5)
 
