@@ -9,8 +9,10 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fastt2i.config import OptimConfig
+from fastt2i.engine.cast_parameters import cast_parameters
 from fastt2i.engine.distributed.gradient_mean import GradientMean
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.precision import Precision
@@ -29,6 +31,15 @@ class Player(Generic[M]):
     scaler: torch.amp.GradScaler
     gradient_mean: GradientMean | None = None
     """Averages the gradients over all ranks, where there are several."""
+
+    def run(self, precision: Precision, *inputs: Tensor) -> Any:
+        """What the module returns, computed in a precision; compiled code fuses its casts with what needs them."""
+        with precision.autocast():
+            if not precision.casts or torch.compiler.is_compiling():
+                return self.module(*inputs)
+            groups = self.gradient_mean.groups if self.gradient_mean else None
+            copies = cast_parameters(self.module, precision.dtype, groups)
+            return functional_call(self.module, copies, inputs, tie_weights=False)
 
     def backward(self, loss: Tensor, *, last: bool = True) -> None:
         """Accumulate the gradient of a part of the loss; with the last part, average the sum over all ranks."""

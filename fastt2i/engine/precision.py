@@ -1,4 +1,5 @@
-"""Which arithmetic the networks use. Losses and penalties are float32 whatever is chosen here."""
+"""Which arithmetic the networks use. Losses and penalties are float32 whatever is chosen here, but for the products of
+regions with keywords."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ class Precision:
     Attributes:
         name: what `auto` became, or the name given.
         dtype: of the networks' products.
+        casts: whether parameters are cast for them.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -33,6 +35,7 @@ class Precision:
                 f"train.precision is tf32, which only a GPU has, but the device is {device}; use fp32 or bf16"
             )
         self.name = name
+        self.casts = name in AUTOCAST_DTYPES
         self.dtype = AUTOCAST_DTYPES.get(name, torch.float32)
         self._device_type = device.type
 
@@ -61,4 +64,4 @@ class Precision:
 
     def autocast(self) -> torch.autocast:
         """The context that the networks run in."""
-        return torch.autocast(self._device_type, dtype=self.dtype, enabled=self.name in AUTOCAST_DTYPES)
+        return torch.autocast(self._device_type, dtype=self.dtype, enabled=self.casts)

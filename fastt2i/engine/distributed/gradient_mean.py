@@ -56,6 +56,11 @@ class GradientMean:
         for parameter in self._bucket_of:
             parameter.register_post_accumulate_grad_hook(self._note)
 
+    @property
+    def groups(self) -> list[list[nn.Parameter]]:
+        """The parameters whose gradients travel together."""
+        return [bucket.parameters for bucket in self._buckets]
+
     def __enter__(self) -> None:
         self._open, self._sent = True, 0
         for bucket in self._buckets:
