@@ -272,8 +272,8 @@ class EngineConfig(Section):
     """Look at some steps, once it is settled how they are run: print where their time goes, and write a trace.
     `--profile` for short."""
     tune: Literal["auto", "on", "off"] = "auto"
-    """Time the forms of each operator on new shapes and take the fastest; `auto` does so on a GPU. Two machines may
-    then choose differently, and differ in rounding."""
+    """Time the forms of each operator on new shapes and take the fastest, and let cuDNN do so; `auto` does so on a GPU.
+    Two machines may then choose differently, and differ in rounding."""
 
 
 @dataclass(kw_only=True)

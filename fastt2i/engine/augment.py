@@ -4,6 +4,7 @@ pass gradients. The random numbers are an argument, so that a step is a pure fun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,26 +34,50 @@ def augment(images: Tensor, policies: Sequence[str], uniform: Tensor) -> Tensor:
 
 
 def _translate(images: Tensor, u: Tensor) -> Tensor:
-    size = images.shape[-1]
-    reach = size // 8
+    reach = images.shape[-1] // 8
     shift = (u * (2 * reach + 1)).long() - reach
-    at = torch.arange(size, device=images.device)
-    rows, columns = (at + shift[:, k, None] for k in (0, 1))
-    inside = _within(rows, size)[:, :, None] & _within(columns, size)[:, None, :]
+    # A compiler's own derivative of the gather is fused with what is around it.
+    return _shifted(images, shift) if torch.compiler.is_compiling() else _Shift.apply(images, shift)
+
+
+class _Shift(torch.autograd.Function):
+    """A shift whose derivative is the shift back: torch's, of any gather, is a scatter, for which a GPU sorts."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, shift: Tensor) -> Tensor:
+        ctx.save_for_backward(shift)
+        return _shifted(images, shift)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (shift,) = ctx.saved_tensors
+        return _Shift.apply(upstream, -shift), None
+
+
+def _shifted(images: Tensor, shift: Tensor) -> Tensor:
+    """images (N, 3, S, S) with what was at (row, column) + shift (N, 2) at (row, column), and zeros from outside."""
+    size = images.shape[-1]
+    position = torch.arange(size, device=images.device) + shift[:, :, None]  # (N, 2, S)
+    nearest = position.clamp(0, size - 1)
+    rows, columns = _outer(nearest)
     batch = torch.arange(len(images), device=images.device)[:, None, None]
-    moved = images.permute(0, 2, 3, 1)[
-        batch, rows.clamp(0, size - 1)[:, :, None], columns.clamp(0, size - 1)[:, None, :]
-    ]
-    return (moved * inside[..., None]).permute(0, 3, 1, 2)
+    moved = images.permute(0, 2, 3, 1)[batch, rows, columns]
+    inside_rows, inside_columns = _outer(position == nearest)
+    return (moved * (inside_rows & inside_columns)[..., None]).permute(0, 3, 1, 2)
 
 
 def _cutout(images: Tensor, u: Tensor) -> Tensor:
     size = images.shape[-1]
     half = size // 4
     center = (u * (size + 1)).long()
-    at = torch.arange(size, device=images.device)
-    rows, columns = (_within(at - center[:, k, None] + half, 2 * half) for k in (0, 1))
-    return images * ~(rows[:, :, None] & columns[:, None, :])[:, None]
+    position = torch.arange(half, half + size, device=images.device) - center[:, :, None]  # (N, 2, S)
+    rows, columns = _outer(position == position.clamp(0, 2 * half - 1))
+    return images * ~(rows & columns)[:, None]
+
+
+def _outer(by_axis: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 2, S) as what is of rows, (N, S, 1), and of columns, (N, 1, S)."""
+    return by_axis[:, 0, :, None], by_axis[:, 1, None, :]
 
 
 def _color(images: Tensor, u: Tensor) -> Tensor:
@@ -62,7 +87,3 @@ def _color(images: Tensor, u: Tensor) -> Tensor:
     images = gray + (images - gray) * (2 * saturation)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return mean + (images - mean) * (contrast + 0.5)
-
-
-def _within(position: Tensor, size: int) -> Tensor:
-    return (position >= 0) & (position < size)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -47,6 +47,7 @@ class StepRunner:
         self.losses = LossLog(step.world)
         self.step, self._schedule = step, schedule
         self._compiled_before = compiled_before
+        self._device = device
         self._tunes = config.tune == "on" or (config.tune == "auto" and device.type == "cuda")
         if config.graphs == "on" and device.type != "cuda":
             print_line(f"engine.graphs is on, but only steps on a GPU can be captured, and this is the {device}")
@@ -95,9 +96,25 @@ class StepRunner:
         with self._tuning():
             self._trial(inputs, self.step.has_penalty(step), step)
 
-    def _tuning(self) -> AbstractContextManager[None]:
-        """Operators are timed in training steps alone: other calls, as for samples, are too few to be worth it."""
-        return tuning() if self._tunes else nullcontext()
+    @contextmanager
+    def _tuning(self) -> Iterator[None]:
+        """Operators are timed in training steps alone: other calls, as for samples, are too few to be worth it.
+
+        On a GPU cuDNN times its algorithms likewise, unless those that give other bits in every run are ruled out. Both
+        happen the first time that shapes come up, so in the eager steps before a capture.
+        """
+        if not self._tunes:
+            yield
+            return
+        cudnn = torch.backends.cudnn
+        before = cudnn.benchmark
+        exact = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+        try:
+            cudnn.benchmark = self._device.type == "cuda" and not exact
+            with tuning():
+                yield
+        finally:
+            cudnn.benchmark = before
 
     def _bind(self, step: TrainStep) -> StepFunction:
         def run_step(inputs: StepInputs, with_penalty: bool) -> None:

@@ -54,3 +54,17 @@ def test_gradients_pass(policy: str) -> None:
     u = uniform(3, policy).double()
     assert torch.autograd.gradcheck(lambda x: augment(x, (policy,), u), images)
     assert torch.autograd.gradgradcheck(lambda x: augment(x, (policy,), u).square(), images)
+
+
+def test_a_translation_back_is_the_gradient_of_a_translation() -> None:
+    images = torch.randn(40, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+    upstream, u = torch.randn_like(images), uniform(40, "translation").double()
+    (gradient,) = torch.autograd.grad(augment(images, ("translation",), u), images, upstream)
+    reach = 2
+    shift = (u * (2 * reach + 1)).long() - reach
+    expected = torch.zeros_like(images)
+    for n, (row, column) in enumerate(shift.tolist()):
+        for y in range(max(0, -row), min(16, 16 - row)):
+            for x in range(max(0, -column), min(16, 16 - column)):
+                expected[n, :, y + row, x + column] += upstream[n, :, y, x]
+    assert torch.equal(gradient, expected)

@@ -312,3 +312,17 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is() -> None:
         torch.cuda.synchronize(GPU)
     assert len(places) <= 2
     torch.cuda.empty_cache()  # raises no error of an open capture either
+
+
+@pytest.mark.parametrize(("tune", "exact", "timed"), [("on", False, True), ("on", True, False), ("off", False, False)])
+def test_cudnn_times_its_algorithms_in_steps_that_may_differ_in_rounding(
+    tune: str, exact: bool, timed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = make(LOSS), []
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", exact)
+    run = runner(step, torch.device("cpu"), "off", [])
+    run._tunes, run._device = tune == "on", GPU
+    monkeypatch.setattr(run, "_trial", lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    run(make_inputs(step), 0)
+    assert seen == [timed] and not torch.backends.cudnn.benchmark
