@@ -107,7 +107,7 @@ def forward(
 
 def upsample_forward(
     x: Tensor,
-    phase_weights: Tensor,
+    packed: Tensor,
     bias: Tensor | None,
     activation: str,
     negative_slope: float,
@@ -116,9 +116,8 @@ def upsample_forward(
 ) -> tuple[Tensor, Tensor]:
     """y (B, Cout, 2H, 2W) and pre (B, 2 Cout, 2H, 2W), empty unless kept, of x (B, Cin, H, W).
 
-    phase_weights: (2, 2, 2 Cout, Cin, 2, 2), phase of row and column first.
+    packed: (4, 2, 2, Cin, Cout, 2), see `transposed_weight.packed_phases`.
     """
-    packed = pack(phase_weights.flatten(0, 1))
     return _launch(
         x, packed, bias, (x.shape[2], x.shape[3]), 2, (1, 1), (1, 1), (1, 1), activation, negative_slope, config,
         keep_pre,

@@ -11,8 +11,8 @@ from torch import Tensor
 from fastt2i.kernels import gate as gate_kernels
 from fastt2i.kernels import gated_conv as conv_kernels
 from fastt2i.kernels.tiles import CONFIGS
+from fastt2i.kernels.transposed_weight import packed_phases
 from fastt2i.ops import gate
-from fastt2i.ops.gated_conv.torch_impl import phase_weights
 
 FAR = 2**30
 #: It takes any number of channels.
@@ -52,7 +52,7 @@ def gated_conv(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def upsampled(x: Tensor, weight: Tensor) -> Tensor:
-    return conv_kernels.upsample_forward(x, phase_weights(weight), None, "silu", 0.2, TILE, keep_pre=False)[0]
+    return conv_kernels.upsample_forward(x, packed_phases(weight), None, "silu", 0.2, TILE, keep_pre=False)[0]
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 3])
@@ -71,14 +71,14 @@ def test_images_of_other_tiles_may_lie_anywhere(device: torch.device) -> None:
 
 def test_the_gate_of_more_positions_than_32_bits_count(device: torch.device) -> None:
     """The first program of a launch for 2^32 positions: their number must not come out as 0."""
-    batch, channels, positions = 2**20, 2, 2**12
-    pre = draw(1, 2 * channels, positions, device=device)
-    y = torch.full((1, channels, positions), torch.nan, dtype=pre.dtype, device=device)
+    channels, positions, block = 2, 2**32, 512
+    pre = draw(block, 2 * channels, device=device)
+    y = torch.full((block, channels), torch.nan, dtype=pre.dtype, device=device)
     gate_kernels.forward_kernel[(1, 1)](
-        pre, y, batch, channels, positions, *pre.stride(), *y.stride(), "silu", 0.2, 512, channels,
-        **gate_kernels.OPTIONS,
+        pre, y, positions // block, positions, *[0] * 6, CHANNELS=channels, ROW=channels, WIDE=False,
+        ACTIVATION="silu", NEGATIVE_SLOPE=0.2, BLOCK_P=block, BLOCK_C=channels, **gate_kernels.OPTIONS,
     )  # fmt: skip
-    assert torch.equal(y[..., :512], gate(pre, activation="silu", impl="triton")[..., :512])
+    assert torch.equal(y, gate(pre, activation="silu", impl="triton"))
 
 
 def test_a_convolution_to_more_positions_than_32_bits_count(device: torch.device) -> None:

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastt2i.kernels import gated_conv as kernels
+from fastt2i.kernels import transposed_weight as weight_kernels
 from fastt2i.kernels.gate import forward as gate_forward
 from fastt2i.kernels.gate import like
 from fastt2i.kernels.tiles import CONFIGS
 from fastt2i.ops.gate.triton_ops import gate_backward
-from fastt2i.ops.gated_conv.torch_impl import phase_weights, transposed_weight, transposed_weight_backward
 
 #: Tiles of the one-kernel form by name; any other form is torch's convolution, and the gate in a kernel of its own.
 CONFIG_BY_NAME = {config.name: config for config in CONFIGS}
@@ -59,10 +59,22 @@ def upsample_gated_conv2d(
 ) -> tuple[Tensor, Tensor]:
     """y (B, Cout, 2H, 2W) and pre (B, 2 Cout, 2H, 2W), empty unless kept."""
     if form in CONFIG_BY_NAME:
-        phases = phase_weights(weight)
-        return kernels.upsample_forward(x, phases, bias, activation, negative_slope, CONFIG_BY_NAME[form], keep_pre)
-    pre = F.conv_transpose2d(x, transposed_weight(weight), bias, stride=2, padding=1)
+        packed = weight_kernels.packed_phases(weight)
+        return kernels.upsample_forward(x, packed, bias, activation, negative_slope, CONFIG_BY_NAME[form], keep_pre)
+    pre = F.conv_transpose2d(x, weight_kernels.forward(weight), bias, stride=2, padding=1)
     return _gated(pre, activation, negative_slope, keep_pre)
+
+
+@torch.library.custom_op("fastt2i::transposed_weight", mutates_args=())
+def transposed_weight(weight: Tensor) -> Tensor:
+    """The kernel (I, O, 4, 4) of the transposed convolution that is a 3x3 one (O, I, 3, 3) after upsampling."""
+    return weight_kernels.forward(weight)
+
+
+@torch.library.custom_op("fastt2i::transposed_weight_backward", mutates_args=())
+def transposed_weight_backward(dtransposed: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of the 3x3 kernel, of which only shape, strides and dtype are read."""
+    return weight_kernels.backward(dtransposed, weight)
 
 
 def _gated(pre: Tensor, activation: str, negative_slope: float, keep_pre: bool) -> tuple[Tensor, Tensor]:
@@ -99,8 +111,19 @@ def _(
     keep_pre: bool,
 ) -> tuple[Tensor, Tensor]:
     if form not in CONFIG_BY_NAME:
-        return _fake(F.conv_transpose2d(x, transposed_weight(weight), bias, stride=2, padding=1), keep_pre)
+        transposed = weight_kernels.transposed_like(weight)
+        return _fake(F.conv_transpose2d(x, transposed, bias, stride=2, padding=1), keep_pre)
     return _fake(like(x, len(weight), (2 * x.shape[2], 2 * x.shape[3])), keep_pre)
+
+
+@transposed_weight.register_fake
+def _(weight: Tensor) -> Tensor:
+    return weight_kernels.transposed_like(weight)
+
+
+@transposed_weight_backward.register_fake
+def _(dtransposed: Tensor, weight: Tensor) -> Tensor:
+    return torch.empty_like(weight)
 
 
 def _fake(pre: Tensor, keep_pre: bool) -> tuple[Tensor, Tensor]:
@@ -140,7 +163,8 @@ def _upsampling_backward(ctx: Any, dy: Tensor | None, dpre: Tensor | None) -> tu
     dx, dtransposed, _ = torch.ops.aten.convolution_backward(
         dpre, x, transposed_weight(weight), None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, _output_mask(ctx)
     )
-    return dx, None if dtransposed is None else transposed_weight_backward(dtransposed), dbias, *[None] * 4
+    dweight = None if dtransposed is None else transposed_weight_backward(dtransposed, weight)
+    return dx, dweight, dbias, *[None] * 4
 
 
 def _output_mask(ctx: Any) -> list[bool]:
@@ -159,5 +183,22 @@ def _gate_backward(ctx: Any, dy: Tensor | None, dpre: Tensor | None, pre: Tensor
     return own, dbias.to(pre.dtype) if ctx.biased else None
 
 
+# Both are linear, and each is the other's derivative.
+
+
+def _setup_transposed_weight(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _transposed_weight_autograd(ctx: Any, dtransposed: Tensor) -> Tensor:
+    return transposed_weight_backward(dtransposed, *ctx.saved_tensors)
+
+
+def _transposed_weight_backward_autograd(ctx: Any, dweight: Tensor) -> tuple[Tensor, None]:
+    return transposed_weight(dweight), None
+
+
+transposed_weight.register_autograd(_transposed_weight_autograd, setup_context=_setup_transposed_weight)
+transposed_weight_backward.register_autograd(_transposed_weight_backward_autograd)
 gated_conv2d.register_autograd(_gated_conv2d_backward, setup_context=_setup_gated_conv2d)
 upsample_gated_conv2d.register_autograd(_upsampling_backward, setup_context=_setup_upsampling)
