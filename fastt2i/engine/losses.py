@@ -1,6 +1,7 @@
 """What the two players minimise: adversarial losses, gradient penalties and the matching of images and text.
 
-Everything here is float32: a step casts the networks' outputs before it calls these.
+Everything here is float32, and a step casts the networks' outputs before it calls these; but the regions and keywords
+that are matched come in the networks' precision.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class StepInputs(NamedTuple):
 
 
 class RealAndFake(NamedTuple):
-    """Inputs of the discriminator's losses, float32: features of B real images and of B fakes, and the projections of
-    their captions, of the mismatched captions and of the keywords."""
+    """Inputs of the discriminator's losses, float32 but for regions and keywords: features of B real images and of B
+    fakes, and the projections of their captions, of the mismatched captions and of the keywords."""
 
     real: ImageFeatures
     fake: ImageFeatures
@@ -91,8 +91,8 @@ class GeneratedBatch(NamedTuple):
 
 
 class Fakes(NamedTuple):
-    """Inputs of the generator's losses, float32: features of B fakes, and the projections of their captions and
-    keywords."""
+    """Inputs of the generator's losses, float32 but for regions and keywords: features of B fakes, and the projections
+    of their captions and keywords."""
 
     fake: ImageFeatures
     matching: Tensor
@@ -188,8 +188,7 @@ class TrainStep:
         if self.real_distance:
             # In reverse order the noise is standard normal, too, and uncorrelated with what it was.
             sentence, noise = torch.cat([sentence, sentence[twice]]), torch.cat([noise, noise[twice].flip(1)])
-        with self.precision.autocast():
-            images, kl = self.generator.module(sentence, noise)
+        images, kl = self.generator.run(self.precision, sentence, noise)
         images, others = images[:batch], images[batch:]
         return GeneratedBatch(images, kl, (images[twice], others) if self.real_distance else None)
 
@@ -216,7 +215,8 @@ class TrainStep:
     def _encode_real_and_fake(self, inputs: StepInputs, fake: Tensor) -> RealAndFake:
         """Encode real images and fakes in one pass; the features of an image and a caption depend on no other one."""
         real, batch = to_signed(inputs.images), len(inputs.images)
-        images = torch.cat([self._augment(real, inputs, 0), self._augment(fake, inputs, 1).to(real.dtype)])
+        uniform = inputs.augmentation[:2].flatten(0, 1)
+        images = augment(torch.cat([real, fake.to(real.dtype)]), self.config.augment, uniform)
         features, sentences, words = self._discriminate(
             images, torch.cat([inputs.text.sentence, inputs.mismatched_sentence]), inputs.text.keywords
         )
@@ -322,9 +322,12 @@ class TrainStep:
     def _discriminate(
         self, images: Tensor, sentences: Tensor, keywords: Tensor
     ) -> tuple[ImageFeatures, Tensor, Tensor]:
-        with self.precision.autocast():
-            features, projected_sentences, projected_keywords = self.discriminator.module(images, sentences, keywords)
-        return features.float(), projected_sentences.float(), projected_keywords.float()
+        features, projected_sentences, projected_keywords = self.discriminator.run(
+            self.precision, images, sentences, keywords
+        )
+        # Regions and keywords stay as they are: their loss multiplies them in that precision and adds up in float32.
+        features = features._replace(global_=features.global_.float(), unconditional=features.unconditional.float())
+        return features, projected_sentences.float(), projected_keywords
 
     def _exclude(self, inputs: StepInputs) -> Tensor:
         """Pairs of images and captions that are no negatives, (B, B) bool; with a group, (B, captions of all ranks)."""

@@ -33,7 +33,7 @@ class ImageFeatures(NamedTuple):
 
     def split(self, first: int) -> tuple[ImageFeatures, ImageFeatures]:
         """The first images and the rest."""
-        parts = [(x[:first], x[first:]) for x in self]
+        parts = [x.split([min(first, len(x)), max(0, len(x) - first)]) for x in self]
         return ImageFeatures(*(a for a, _ in parts)), ImageFeatures(*(b for _, b in parts))
 
     def float(self) -> ImageFeatures:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from fastt2i.kernels.launch import unavailable_reason
+from fastt2i.ops import numerics
 from fastt2i.ops.autocast import autocast_disabled, promote_for_autocast
 from fastt2i.ops.checks import check_as_many, check_exclude, check_floating, check_positive, check_tensors
 from fastt2i.ops.gather import GlobalBatch
-from fastt2i.ops.numerics import l2_normalize, upcast
+from fastt2i.ops.numerics import upcast
+from fastt2i.ops.transforms import under_transform
 
 
 def global_match_loss(
@@ -92,15 +94,30 @@ def contrastive_loss(logits: Tensor, exclude: Tensor | None, batch: GlobalBatch 
 
 def symmetric_cross_entropy(logits: Tensor, exclude: Tensor | None) -> Tensor:
     """Cross-entropy of logits (B, B) with the diagonal, over columns plus over rows, each a mean over the batch."""
-    if len(logits) == 0:
-        return logits.sum()
-    if exclude is not None:
-        negative = exclude & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(negative, -torch.inf)
-    target = torch.arange(len(logits), device=logits.device)
-    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+    if not (_runs_triton(logits) and len(logits)):
+        return numerics.symmetric_cross_entropy(logits, exclude)
+    # Imported when first used: Triton takes a while to load.
+    from fastt2i.ops.contrastive_triton import symmetric_cross_entropy as by_triton
+
+    return by_triton(logits, exclude)[0]
 
 
 def cosines(images: Tensor, sentences: Tensor) -> Tensor:
     """Cosines (I, J) of features (I, D) and (J, D)."""
-    return l2_normalize(upcast(images)) @ l2_normalize(upcast(sentences)).T
+    return _normalized(upcast(images)) @ _normalized(upcast(sentences)).T
+
+
+def _normalized(features: Tensor) -> Tensor:
+    """Features (N, D) over their norms."""
+    if not _runs_triton(features):
+        return numerics.l2_normalize(features)
+    from fastt2i.ops.contrastive_triton import l2_normalize as by_triton
+
+    return by_triton(features)[0]
+
+
+def _runs_triton(x: Tensor) -> bool:
+    """On a GPU, where the definitions take a dozen small launches each; a compiler fuses these itself."""
+    if not x.is_cuda or x.dtype != torch.float32:
+        return False
+    return not (torch.compiler.is_compiling() or unavailable_reason("cuda") or under_transform())

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastt2i.ops.checks import DTYPES
+from fastt2i.ops.numerics import upcast
 
 # Since torch 2.13 these two have other names, and warn under the old ones.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -155,9 +156,10 @@ class _Gather(torch.autograd.Function):
             for rows, size, part in zip(gathered, ctx.sizes, gradient.split(ctx.sizes), strict=True):
                 rows[:size] = part
             gathered = gathered.flatten(0, 1)
-        own = gradient.new_empty(most, *gradient.shape[1:])
+        gathered = upcast(gathered)  # so that a sum over many ranks is rounded once
+        own = gathered.new_empty(most, *gradient.shape[1:])
         _reduce_scatter(own, gathered, group=ctx.group)
-        return own[: ctx.sizes[dist.get_rank(ctx.group)]], None, None
+        return own[: ctx.sizes[dist.get_rank(ctx.group)]].to(gradient.dtype), None, None
 
 
 class _Sum(torch.autograd.Function):

@@ -1,8 +1,9 @@
-"""Precision and norms that the definitions of several operators share."""
+"""Precision, norms and cross-entropies that the definitions of several operators share."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: XMC-GAN's floor of a squared norm.
@@ -32,3 +33,14 @@ def squared_norm(x: Tensor) -> Tensor:
 def infinity_to_nan(square: Tensor) -> Tensor:
     """NaN in the place of infinity: what is divided by that would be 0, as if it were a result."""
     return square.masked_fill(square == torch.inf, torch.nan)
+
+
+def symmetric_cross_entropy(logits: Tensor, exclude: Tensor | None) -> Tensor:
+    """Cross-entropy of logits (B, B) with the diagonal, over columns plus over rows, each a mean over the batch."""
+    if len(logits) == 0:
+        return logits.sum()
+    if exclude is not None:
+        negative = exclude & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(negative, -torch.inf)
+    target = torch.arange(len(logits), device=logits.device)
+    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)

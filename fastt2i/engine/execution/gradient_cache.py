@@ -132,7 +132,9 @@ class AccumulatedStep(TrainStep):
 
 def _surrogate_loss(features: Any, gradients: Sequence[Tensor | None]) -> Tensor:
     """A scalar that has, by the weights, the gradient of the loss whose gradients by the features are given."""
-    products = [(x * g).sum() for x, g in zip(_tensors(features), gradients, strict=True) if g is not None]
+    products = [
+        (x * g).sum(dtype=torch.float32) for x, g in zip(_tensors(features), gradients, strict=True) if g is not None
+    ]
     return torch.stack(products).sum()
 
 

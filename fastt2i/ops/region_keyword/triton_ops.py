@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastt2i.kernels import region_keyword as kernels
+from fastt2i.kernels.region_keyword_operands import Operands, operands_like
 
 
 def region_keyword_scores(
@@ -20,9 +21,10 @@ def region_keyword_scores(
 @torch.library.custom_op("fastt2i::region_keyword", mutates_args=())
 def region_keyword(
     regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scores (I, J), and the (I, J * T) cosines, log-sum-exps and squared norms that its gradient needs."""
-    return kernels.forward(regions, keywords, mask, variant, gamma_attention, gamma_pooling)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Scores (I, J), the (3, I, J * T) statistics and the five operands that its gradient needs."""
+    scores, statistics, operands = kernels.forward(regions, keywords, mask, variant, gamma_attention, gamma_pooling)
+    return scores, statistics, *operands
 
 
 @torch.library.custom_op("fastt2i::region_keyword_backward", mutates_args=())
@@ -30,11 +32,9 @@ def region_keyword_backward(
     dscores: Tensor,
     regions: Tensor,
     keywords: Tensor,
-    mask: Tensor,
     scores: Tensor,
-    cosine: Tensor,
-    lse: Tensor,
-    square: Tensor,
+    statistics: Tensor,
+    operands: list[Tensor],
     variant: str,
     gamma_attention: float,
     gamma_pooling: float,
@@ -49,11 +49,9 @@ def region_keyword_backward(
         dscores.contiguous(),
         regions,
         keywords,
-        mask,
         scores,
-        cosine,
-        lse,
-        square,
+        statistics,
+        Operands(*operands),
         variant,
         gamma_attention,
         gamma_pooling,
@@ -65,11 +63,11 @@ def region_keyword_backward(
 @region_keyword.register_fake
 def _(
     regions: Tensor, keywords: Tensor, mask: Tensor, variant: str, gamma_attention: float, gamma_pooling: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     images, (captions, count) = regions.shape[0], mask.shape
     scores = regions.new_empty(images, captions, dtype=torch.float32)
-    cosine, lse, square = (regions.new_empty(images, captions * count, dtype=torch.float32) for _ in range(3))
-    return scores, cosine, lse, square
+    statistics = regions.new_empty(3, images, captions * count, dtype=torch.float32)
+    return scores, statistics, *operands_like(regions, keywords)
 
 
 @region_keyword_backward.register_fake
@@ -82,14 +80,18 @@ def _(dscores: Tensor, regions: Tensor, keywords: Tensor, *others: Any) -> tuple
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    regions, keywords, mask, *ctx.settings = inputs
+    regions, keywords, _, *ctx.settings = inputs
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(regions, keywords, mask, *output)
+    # Regions and keywords for autograd alone: that the backward is given them makes it raise in a second derivative.
+    ctx.save_for_backward(regions, keywords, *output)
 
 
 def _autograd_backward(ctx: Any, dscores: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
     for_regions, for_keywords = ctx.needs_input_grad[:2]
-    dregions, dkeywords = region_keyword_backward(dscores, *ctx.saved_tensors, *ctx.settings, for_regions, for_keywords)
+    regions, keywords, scores, statistics, *operands = ctx.saved_tensors
+    dregions, dkeywords = region_keyword_backward(
+        dscores, regions, keywords, scores, statistics, operands, *ctx.settings, for_regions, for_keywords
+    )
     return dregions if for_regions else None, dkeywords if for_keywords else None, None, None, None, None
 
 
