@@ -344,6 +344,7 @@ def backward(
             unpack_regions(dv, share.v, share.of_regions, largest, dregions[s])
         if de is not None:
             _add_up_keywords(share, shape, variant, w, de, begun=i > 0)
+        del context, w, b  # before those of the next group are there
     if de is not None:
         unpack_keywords(de, given, dnorm, largest, dkeywords)
     return dregions, dkeywords

@@ -24,7 +24,14 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from benchmarks.kernels.table import CompiledKernel, KernelTable, source_digest
-from fastt2i.kernels import gate, gated_conv, region_keyword
+from fastt2i.kernels import (
+    contrastive_loss,
+    gate,
+    gated_conv,
+    region_keyword,
+    region_keyword_operands,
+    transposed_weight,
+)
 from fastt2i.kernels.tiles import CONFIGS, Config
 from fastt2i.ops.gate.reference import ACTIVATIONS
 
@@ -94,24 +101,28 @@ def cases() -> Iterator[Case]:
     """Every kernel and every configuration of it."""
     yield from gate_cases()
     yield from gated_conv_cases()
+    yield from transposed_weight_cases()
     yield from region_keyword_cases()
+    yield from contrastive_loss_cases()
 
 
 def gate_cases() -> Iterator[Case]:
-    """All kernels and activations for sm_90; each other dtype, architecture, alignment, layout and tile with one."""
+    """All kernels and activations for sm_90; each other dtype, architecture, width, layout and alignment with one."""
     kernels = (gate.forward_kernel, gate.backward_kernel, gate.backward_backward_kernel)
     for kernel in kernels:
         for activation in ACTIVATIONS:
             yield _gate_case(kernel, activation, "bf16")
         for dtype in ("fp16", "fp32"):
             yield _gate_case(kernel, "leaky_relu", dtype)
+            yield _gate_case(kernel, "leaky_relu", dtype, channels=24)
         for architecture in (80, 100):
             yield _gate_case(kernel, "silu", "bf16", architecture)
-        for few in (2, 16):
-            yield _gate_case(kernel, "silu", "bf16", channels=few, aligned=False)
-        for channels_last in (True, False):
-            yield _gate_case(kernel, "silu", "bf16", aligned=False, channels_last=channels_last)
-        yield _gate_case(kernel, "silu", "bf16", channels_last=False)
+            yield _gate_case(kernel, "silu", "bf16", architecture, channels=24)
+        for channels in (1, 9, 24, 96):
+            yield _gate_case(kernel, "silu", "bf16", channels=channels)
+        for aligned in (True, False):
+            yield _gate_case(kernel, "silu", "bf16", aligned=aligned, channels_last=False)
+        yield _gate_case(kernel, "silu", "bf16", aligned=False, channels_last=False, wide=True)
 
 
 def _gate_case(
@@ -122,17 +133,24 @@ def _gate_case(
     channels: int = gate.MOST_CHANNELS,
     aligned: bool = True,
     channels_last: bool = True,
+    wide: bool = False,
 ) -> Case:
-    constants = {
+    block_c = min(gate.MOST_CHANNELS, triton.next_power_of_2(channels))
+    given = {
+        "CHANNELS": channels,
+        "ROW": channels if channels_last else 0,
+        "WIDE": wide,
+        "STEPS": gate.STEPS,
         "ACTIVATION": activation,
         "NEGATIVE_SLOPE": 0.2,
-        "BLOCK_P": gate.TILE // channels,
-        "BLOCK_C": channels,
+        "BLOCK_P": gate.TILE // block_c,
+        "BLOCK_C": block_c,
     }
-    tile = "" if channels == gate.MOST_CHANNELS else f" of {channels} channels"
+    constants = {name: given[name] for name in kernel.arg_names if name in given}
+    tile = f" of {channels} channels" + (" far apart" if wide else "")
     return Case(
         kernel, f"gate {kernel.fn.__name__} {activation}{tile}", dtype, architecture, constants, gate.OPTIONS,
-        {"p_partial": "*fp32"}, aligned, channels_last=channels_last,
+        {"p_partial": "*fp32"}, aligned and channels % 8 == 0, channels_last=channels_last,
     )  # fmt: skip
 
 
@@ -198,6 +216,23 @@ def _gated_conv_case(
     )  # fmt: skip
 
 
+def transposed_weight_cases() -> Iterator[Case]:
+    """All kernels with every dtype and architecture, at channels of which a tile is not full."""
+    rows, columns = 48, 96
+    weight = dict(zip(("W_O", "W_I", "W_H", "W_W"), (9 * columns, 1, 3 * columns, columns), strict=True))
+    dout = dict(zip(("D_I", "D_O", "D_H", "D_W"), (16 * rows, 1, 4 * rows, rows), strict=True))
+    common = {"ROWS": rows, "COLUMNS": columns, "BLOCK": transposed_weight.BLOCK, **weight}
+    kinds = {
+        "forward": (transposed_weight.forward_kernel, {"PACKED": False}),
+        "packed": (transposed_weight.forward_kernel, {"PACKED": True}),
+        "backward": (transposed_weight.backward_kernel, dout),
+    }
+    for name, (kernel, own) in kinds.items():
+        for dtype, architecture in (("bf16", 80), ("bf16", 90), ("bf16", 100), ("fp16", 90), ("fp32", 90)):
+            label = f"transposed_weight {name}"
+            yield Case(kernel, label, dtype, architecture, common | own, transposed_weight.OPTIONS)
+
+
 def region_keyword_cases() -> Iterator[Case]:
     """All kernels as their launchers choose tiles, for feature sizes, captions, dtypes and architectures."""
     tiled = [(name, caption) for name in ("forward", "contexts", "weights") for caption in (0, 32)]
@@ -215,31 +250,75 @@ def region_keyword_cases() -> Iterator[Case]:
     for width in (16, 128, 384):
         yield _region_keyword_case("contexts", 0, "bf16", width, 90)
     for architecture in SHARED_MEMORY:
-        for name in ("pool", "coefficients"):
-            yield _region_keyword_case(name, 16, "fp32", 256, architecture)
+        yield _region_keyword_case("pool", 16, "fp32", 256, architecture)
+    for name in ("pack_regions", "pack_keywords", "unpack_regions", "unpack_keywords"):
+        for dtype, architecture, variant in (
+            *(("bf16", architecture, "xmc") for architecture in SHARED_MEMORY),
+            *(("bf16", 90, "damsm"), ("fp16", 90, "xmc"), ("fp32", 90, "xmc")),
+        ):
+            for width in (256, 768):
+                yield _region_keyword_operands_case(name, dtype, width, architecture, variant)
 
 
 def _region_keyword_case(name: str, caption: int, dtype: str, width: int, architecture: int) -> Case:
     """A kernel; `contexts` is the forward one as the backward pass runs it. caption: rows of a tile for each, or 0."""
     attends = name in ("forward", "contexts")
-    if name in ("pool", "coefficients"):
-        tiles = {"BLOCK_J": 64, "BLOCK_M": 128, "num_warps": 4}
+    if name == "pool":
+        tiles = {"BLOCK_J": 64, "num_warps": 4}
     else:
         blocks = region_keyword.blocks(width, DTYPES[dtype], caption, architecture // 10)
         tiles = dict(getattr(blocks, "forward" if attends else name))
     options = {option: tiles.pop(option) for option in ("num_warps", "num_stages", "maxnreg") if option in tiles}
     kernel = region_keyword.forward_kernel if attends else getattr(region_keyword, f"{name}_kernel")
     absent = {"forward": ("p_context",), "contexts": ("p_cosine", "p_lse")}.get(name, ())
-    given = {"D": width, "CAPTION": caption, "CONTEXT": name == "contexts", **tiles}
+    given = {"D": width, "CAPTION": caption, "CONTEXT": name == "contexts", "BEGUN": True, **tiles}
     features = ("p_e", "p_v", "p_context", "p_w", "p_b")
     constants = {p: given[p] for p in kernel.arg_names if p in given} | dict.fromkeys(absent)
     types = {p: "*fp32" for p in kernel.arg_names if p.startswith("p_") and p not in features}
-    types |= {"p_start": "*i32", "p_caption": "*i32", "gamma": "fp32", "divisor": "fp32"}
+    types |= {"p_start": "*i32", "p_caption": "*i32"}
+    types |= dict.fromkeys(("gamma", "gamma_attention", "gamma_pooling", "divisor"), "fp32")
     label = f"region_keyword {name} D={width}" + (f" captions of {caption}" if caption else "")
     return Case(
         kernel, label, dtype, architecture, constants, {**options, "enable_fp_fusion": True}, types,
         odd=("captions", "keywords", "regions", "images"),
     )  # fmt: skip
+
+
+def _region_keyword_operands_case(name: str, dtype: str, width: int, architecture: int, variant: str) -> Case:
+    """Features packed or gradients unpacked, of as many features as the packed ones have."""
+    kernel = getattr(region_keyword_operands, f"{name}_kernel")
+    block_d = min(width, region_keyword_operands.MOST_FEATURES)
+    given = {"FEATURES": width, "D": width, "XMC": variant == "xmc", "ROWS": region_keyword_operands.ROWS}
+    given |= {"BLOCK_D": block_d, "stride_d": 1}
+    features = ("p_regions", "p_v", "p_keywords", "p_e", "p_dregions", "p_dkeywords")
+    types = {p: "*fp32" for p in kernel.arg_names if p.startswith("p_") and p not in features}
+    types |= dict.fromkeys(("p_count", "p_start", "p_caption", "p_order"), "*i32")
+    return Case(
+        kernel, f"region_keyword {name} {variant} D={width}", dtype, architecture,
+        {p: given[p] for p in kernel.arg_names if p in given}, region_keyword_operands.OPTIONS, types,
+        odd=("captions", "keywords", "regions", "images", "words", "parts"),
+    )  # fmt: skip
+
+
+def contrastive_loss_cases() -> Iterator[Case]:
+    """All kernels for every architecture."""
+    for name in ("forward", "backward", "normalize", "normalize_backward"):
+        for architecture in SHARED_MEMORY:
+            kernel = getattr(contrastive_loss, f"{name}_kernel")
+            given = {"EXCLUDES": True, "BLOCK_M": contrastive_loss.BLOCK_M, "BLOCK_N": contrastive_loss.BLOCK_N}
+            given |= {"SIDE": contrastive_loss.SIDE, "FEATURES": 256, "FLOOR": 1e-12, "BLOCK_D": 256}
+            if name.startswith("normalize"):
+                given |= {"BLOCK_M": contrastive_loss.ROWS, "x_feature": 1, "dy_feature": 1}
+            constants = {p: given[p] for p in kernel.arg_names if p in given}
+            yield Case(
+                kernel,
+                f"contrastive_loss {name}",
+                "fp32",
+                architecture,
+                constants,
+                contrastive_loss.OPTIONS,
+                {"p_exclude": "*i1"},
+            )
 
 
 def compile_case(case: Case) -> Compiled:

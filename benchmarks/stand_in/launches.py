@@ -5,10 +5,11 @@ Works with the stand-in, and where there is a GPU, whose driver then names the a
 
 from __future__ import annotations
 
+import ast
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -49,12 +50,63 @@ class Launch(NamedTuple):
     @property
     def stored(self) -> list[str]:
         """The parameters that its code stores to."""
-        return [name for name in self.kernel.arg_names if re.search(rf"tl\.store\(\s*{name}\b", self.kernel.src)]
+        return [name for name in self.kernel.arg_names if name in _flow(self.kernel).stored]
 
     def compiled(self) -> Any:
         """The program that Triton compiles for this call, for the device that there is or is stood in for."""
         given = {name: _Pointer(a) if isinstance(a, Tensor) else a for name, a in self.arguments.items()}
         return _run(self.kernel, **given, **self.options, grid=(1,), warmup=True)
+
+
+class _Flow(NamedTuple):
+    """The parameters through which a function stores, and those that its results come from."""
+
+    stored: set[str]
+    returned: set[str]
+
+
+@cache
+def _flow(function: JITFunction) -> _Flow:
+    """Names are followed through assignments and calls; what is loaded is a number, and leads no further."""
+    leads_to: dict[str, set[str]] = {name: {name} for name in function.arg_names}
+    flow = _Flow(set(), set())
+
+    def given(call: ast.Call, names: Callable[[_Flow], set[str]]) -> list[ast.expr]:
+        """The arguments of a call of a kernel's function whose parameters are among these names."""
+        called = function.fn.__globals__.get(ast.unparse(call.func))
+        if not isinstance(called, JITFunction):
+            return []
+        return [argument for name, argument in zip(called.arg_names, call.args, strict=False)
+                if name in names(_flow(called))]  # fmt: skip
+
+    def parameters(node: ast.AST) -> set[str]:
+        parts = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name == "tl.load":
+                return set()
+            if isinstance(function.fn.__globals__.get(name), JITFunction):
+                parts = list(given(node, lambda called: called.returned))
+        own = leads_to.get(node.id, set()) if isinstance(node, ast.Name) else set()
+        return own.union(*map(parameters, parts))
+
+    def follow(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            follow(child)
+        if isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for name in (n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)):
+                leads_to[name] = leads_to.get(name, set()) | parameters(node.value)
+        elif isinstance(node, ast.Return) and node.value:
+            flow.returned.update(parameters(node.value))
+        elif isinstance(node, ast.Call):
+            stored = given(node, lambda called: called.stored)
+            if ast.unparse(node.func) == "tl.store":
+                stored = node.args[:1]
+            flow.stored.update(*map(parameters, stored))
+
+    follow(ast.parse(function.src))
+    return flow
 
 
 class _Pointer:

@@ -239,10 +239,11 @@ def test_torch_knows_the_operators(device: torch.device) -> None:
         v, e = draw((2, 3, 5, 4, 16), torch.float32, device, variant)
         mask = mask_of("ragged", 3, 4, device)
         settings = (variant, 4.0, 5.0)
-        outputs = region_keyword(v, e, mask, *settings)
+        scores, statistics, *operands = region_keyword(v, e, mask, *settings)
         torch.library.opcheck(region_keyword, (v.requires_grad_(), e.requires_grad_(), mask, *settings))
         for wanted in ((True, True), (False, True)):
-            inputs = (upstream_of(v, e), v.detach(), e.detach(), mask, *outputs, *settings, *wanted)
+            features = (v.detach(), e.detach())
+            inputs = (upstream_of(v, e), *features, scores, statistics, operands, *settings, *wanted)
             torch.library.opcheck(region_keyword_backward, inputs)
 
 

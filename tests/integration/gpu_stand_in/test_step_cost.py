@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from triton.runtime.jit import JITFunction
 
 from benchmarks.gpu.dry_step import main, predicted_seconds
 from benchmarks.stand_in.fake_step import configured
-from benchmarks.stand_in.launches import through_bodies, watched
+from benchmarks.stand_in.launches import Launch, through_bodies, watched
 from benchmarks.stand_in.step_cost import Cost, StepCost, _Counter, cost_of_step
+from fastt2i.kernels import gate, region_keyword, region_keyword_operands
 from fastt2i.ops import gated_conv2d
 from fastt2i.presets import PRESETS
 
@@ -88,6 +90,20 @@ def test_an_operator_counts_by_what_it_launches() -> None:
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(
+    ("kernel", "written"),
+    [
+        (gate.backward_kernel, {"p_dpre", "p_partial"}),
+        (region_keyword.forward_kernel, {"p_cosine", "p_lse", "p_square", "p_context"}),
+        (region_keyword_operands.unpack_keywords_kernel, {"p_dkeywords"}),
+    ],
+)
+def test_what_a_kernel_writes_is_found_through_names_and_functions(kernel: JITFunction, written: set[str]) -> None:
+    launch = Launch(kernel, {}, {})
+    assert {name for name in launch.stored if name.startswith("p_")} == written
+
+
+@pytest.mark.quick
 def test_the_program_writes_what_it_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "step.json"
     assert main(["--preset", "demo", "--batch", "8", "--json", str(file)]) == 0
@@ -119,4 +135,4 @@ def test_a_step_can_be_captured(preset: str, precision: str, penalty: int) -> No
     assert differences == []  # operators tell torch what their bodies make
     assert {"generate", "discriminator", "discriminator update", "generator", "generator update"} <= set(cost.parts)
     assert ("penalty" in cost.parts) == bool(penalty)
-    assert cost.region_dtypes
+    assert cost.region_dtypes == {{"bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")}
