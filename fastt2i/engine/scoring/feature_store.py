@@ -80,9 +80,9 @@ class FeatureStore:
         # Where none of a file's images could be decoded, nobody knew how many features there are.
         return torch.cat([part if part.shape[1] == width else part.expand(-1, width) for part in rows])
 
-    def remove(self) -> None:
-        """Remove what is kept of this source."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+    def remove(self, reader: str = "") -> None:
+        """Remove what is kept of this source, by one reader or by all."""
+        shutil.rmtree(self.directory / reader, ignore_errors=True)
 
     def _path(self, reader: str, chunk: int) -> Path:
         return self.directory / reader / f"{chunk:06d}.safetensors"

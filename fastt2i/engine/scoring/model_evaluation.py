@@ -109,8 +109,12 @@ class Evaluation:
         result = world.run_on_rank0(self._result)
         if not world.is_first:
             return None
-        # Real images' features serve the next model, too.
         self._store(drawn).remove()
+        # What networks of features say of real images serves the next model, too; what is this model's own does not.
+        kept = {extractor_reader(network).name for network in (self.extractor, self.inception) if network}
+        for reader in self._real_readers():
+            if reader.name not in kept:
+                self._store(real).remove(reader.name)
         return result
 
     @cached_property
