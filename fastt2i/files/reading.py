@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 import stat
+import unicodedata
 from pathlib import Path
 
 MAX_WHOLE_FILE = 2**31  # bytes of a file that is read whole, such as COCO's captions: millions of lines
@@ -36,6 +37,11 @@ def printable(name: str) -> str:
     # A byte that is not UTF-8 becomes `\udcff`: backslashes before such, and before that very text, are doubled.
     told = re.sub("(\\\\+)(?=udc|[\ud800-\udfff])", r"\1\1", name)
     return told.encode("utf-8", "backslashreplace").decode()
+
+
+def composed(name: str) -> str:
+    """A name as Unicode composes it: file systems and archives from macOS have accents apart from their letters."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _open_regular_file(path: str, flags: int) -> int:

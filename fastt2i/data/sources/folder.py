@@ -47,7 +47,7 @@ from fastt2i.data.sources.helpers.folder_files import (
 )
 from fastt2i.data.split import heldout_by_share, heldout_by_word
 from fastt2i.errors import UserError
-from fastt2i.files.reading import leaves_folder, printable
+from fastt2i.files.reading import composed, leaves_folder, printable
 
 CAPTION_EXTENSIONS = (".txt", ".caption")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -100,8 +100,10 @@ def _captions(files: Files, columns: tuple[str, ...]) -> dict[str, list[str]]:
     captions: dict[str, dict[str, None]] = {}
     images: dict[str, list[str]] = {}
     for image in files.images():
-        images.setdefault(posixpath.splitext(image)[0], []).append(image)
-        images.setdefault(image, []).append(image)  # `a.jpg.txt`
+        for stem in (posixpath.splitext(image)[0], image):  # the latter for `a.jpg.txt`
+            images.setdefault(stem, []).append(image)
+    alike = {composed(stem): own for stem, own in images.items()}
+    names = {composed(name): name for name in files.names}
     for name in files.names:
         folder, base = posixpath.split(name)
         stem, extension = posixpath.splitext(name)
@@ -110,7 +112,7 @@ def _captions(files: Files, columns: tuple[str, ...]) -> dict[str, list[str]]:
         if base.lower() in METADATA_NAMES:
             rows = _jsonl if extension.lower() == ".jsonl" else _csv
             for line, image, texts in rows(files, name, columns):
-                target = _target(image, folder, files)
+                target = _target(image, folder, files, names)
                 if problem := _unusable_name(image, target, files):
                     files.report(f"{name}:{line}", problem)
                     continue
@@ -118,11 +120,12 @@ def _captions(files: Files, columns: tuple[str, ...]) -> dict[str, list[str]]:
                     files.report(f"{name}:{line}", problem)
                 captions.setdefault(target, {}).update(dict.fromkeys(clean(texts)))
         elif extension.lower() in CAPTION_EXTENSIONS:
-            if stem not in images:
+            beside = images.get(stem) or alike.get(composed(stem))
+            if not beside:
                 files.report(name, "a caption file without an image beside it")
                 continue
             own = _text_captions(files, name, stem)
-            for image in images[stem]:
+            for image in beside:
                 captions.setdefault(image, {}).update(dict.fromkeys(own))
         elif _is_near_miss(base):
             files.report(name, f"not read: captions in a table are read from {' or '.join(METADATA_NAMES)}")
@@ -148,9 +151,11 @@ def _is_near_miss(base: str) -> bool:
     return extension in (".jsonl", ".csv") or (stem == "metadata" and extension.startswith((".json", ".csv", ".tsv")))
 
 
-def _target(image: str, folder: str, files: Files) -> str:
+def _target(image: str, folder: str, files: Files, composed_names: dict[str, str]) -> str:
     """The file that a metadata file in `folder` names: relative to it, or where only so there is one, to the whole
-    folder, with backslashes as Windows has them, or as an absolute path.
+    folder, with backslashes as Windows has them, as an absolute path, or with accents composed differently.
+
+    composed_names: the names of the files by `composed`.
     """
     target = posixpath.normpath(posixpath.join(folder, image))
     root = os.path.abspath(files.root)
@@ -159,6 +164,8 @@ def _target(image: str, folder: str, files: Files) -> str:
         for candidate in (posixpath.join(folder, below), below):
             if (candidate := posixpath.normpath(candidate)) in files.names:
                 return candidate
+            if (other := composed_names.get(composed(candidate))) is not None:
+                return other
     return target
 
 

@@ -24,10 +24,10 @@ from fastt2i.data.sources.helpers.folder_files import IMAGE_EXTENSIONS, MAX_IMAG
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
 from fastt2i.files.io_errors import SystemIOError, classify_io_errors
-from fastt2i.files.reading import file_stamp, leaves_folder, printable, read_file
+from fastt2i.files.reading import composed, file_stamp, leaves_folder, printable, read_file
 from fastt2i.files.user_cache import user_cache
 
-FORMAT = 3
+FORMAT = 4
 MAX_JSON = 2**24  # bytes
 MAX_HEADER = 2**20  # bytes of a member's name and what else is said of it
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -180,7 +180,7 @@ class _Reading:
 
     def _key(self, name: str) -> tuple[str, str]:
         """The key of a member and its extension in lower case, without the dot; an empty one where it is not read."""
-        folder, base = posixpath.split(name)
+        folder, base = posixpath.split(composed(name))
         stem, _, extension = base.partition(".")
         if stem and _is_read(extension):
             return posixpath.join(folder, stem), extension.lower()

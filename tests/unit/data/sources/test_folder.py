@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -270,3 +271,15 @@ def test_captions_that_are_not_utf8_are_told(tmp_path: Path, picture: Picture) -
     fill(tmp_path, {"a.png": picture(1), "a.txt": "красная".encode("cp1251"), "b.png": picture(2), "b.txt": "two"})
     found = dict(problems(load(tmp_path)))
     assert found["a.png"] == "an image without a caption" and found["a.txt"].startswith("captions that are not UTF-8")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_of_names_may_be_composed_or_not(form: str, tmp_path: Path, picture: Picture) -> None:
+    """macOS takes them apart in the names of files, and captions that are written elsewhere do not."""
+    first, second = (unicodedata.normalize(form, name) for name in ("café", "naïve"))
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    caption_file, named = (unicodedata.normalize(other, name) for name in (f"{first}.txt", f"{second}.png"))
+    fill(tmp_path, {f"{first}.png": picture(1), caption_file: "a cup", f"{second}.png": picture(2)})
+    fill(tmp_path, {"metadata.jsonl": lines({"file_name": named, "text": "a child"})})
+    dataset = load(tmp_path)
+    assert samples(dataset) == {f"{first}.png": ("a cup",), f"{second}.png": ("a child",)} and not dataset.problems

@@ -336,3 +336,12 @@ def test_a_folder_whose_name_has_signs_of_a_pattern(
         paths.append(tmp_path / folder / "*.tar")
     for path in paths:
         assert detect_format(str(path)) == "webdataset" and len(tar_dataset(str(path), "all"))
+
+
+def test_accents_of_names_in_tars_may_be_composed_or_not(
+    tmp_path: Path, cache: Path, make_tar: Callable[..., Path], members_of: Callable[[int], list[tuple[str, bytes]]]
+) -> None:
+    image = members_of(0)[0][1]
+    make_tar(tmp_path / "0.tar", [("cafe\u0301.jpg", image), ("caf\u00e9.txt", b"a cup")])
+    dataset = tar_dataset(str(tmp_path), "all")
+    assert list(dataset.captions) == [("a cup",)] and not dataset.problems
