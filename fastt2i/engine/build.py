@@ -46,10 +46,11 @@ def build_trainer(config: Config, directory: RunDirectory, world: World | None =
             config,
             captions=data.sample_features(),
             text_digest=data.encoder.digest,
+            text_sample=data.encoder.sample,
             device=device,
             precision=precision,
             world=world,
-            is_language_model=data.encoder.has_digest,
+            is_language_model=data.encoder.is_noted_as,
         )
     _synchronize_ranks(world, data, device, state)
     saver = RunSaver(config, directory, data, state, world)

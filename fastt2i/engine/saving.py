@@ -169,6 +169,7 @@ class RunSaver:
             config=self._config.model,
             text=self._config.text,
             text_digest=encoder.digest,
+            text_sample=encoder.sample,
             stop_words=encoder.stop_words,
             sentence_dim=encoder.sentence_dim,
             idf=encoder.idf,

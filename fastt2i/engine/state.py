@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,10 +28,12 @@ class TrainingState:
         config: of the run; its seed makes the first weights.
         captions: features of training captions, a sample of all: the networks take their mean and covariance.
         text_digest: SHA-256 of the language model that made them.
+        text_sample: some of its features, as `TextEncoder.sample`.
         device: where the networks live.
         precision: arithmetic of the run.
         world: the processes of the run; one by default.
-        is_language_model: whether a digest in a checkpoint is that language model's; by default, whether it is equal.
+        is_language_model: whether digest and sample in a checkpoint are that language model's; by default, whether the
+            digest is equal.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class TrainingState:
         *,
         captions: TextFeatures,
         text_digest: str,
+        text_sample: Sequence[float] = (),
         device: torch.device,
         precision: Precision,
         world: World | None = None,
-        is_language_model: Callable[[str], bool] | None = None,
+        is_language_model: Callable[[str, Sequence[float]], bool] | None = None,
     ) -> None:
         torch.manual_seed(config.train.seed)
         generator = Generator(config.model, captions.sentence.shape[-1])
@@ -56,8 +59,8 @@ class TrainingState:
         self.discriminator = make_player("discriminator", discriminator, config.optim, precision, world)
         self.ema = Ema(generator, config.optim.ema)
         self._model = dataclasses.asdict(config.model)
-        self._text_digest = text_digest
-        self._is_language_model = is_language_model or text_digest.__eq__
+        self._text = {"text_sha256": text_digest, "text_sample": list(text_sample)}
+        self._is_language_model = is_language_model or (lambda digest, sample: digest == text_digest)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a checkpoint keeps as tensors, by part."""
@@ -70,7 +73,7 @@ class TrainingState:
     def plain(self) -> dict[str, Any]:
         """Everything that a checkpoint keeps as plain values."""
         scalers = {player.name: player.scaler.state_dict() for player in (self.generator, self.discriminator)}
-        return {"identity": {"model": self._model, "text_sha256": self._text_digest}, "scalers": scalers}
+        return {"identity": {"model": self._model, **self._text}, "scalers": scalers}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint.
@@ -87,7 +90,7 @@ class TrainingState:
                 player.scaler.load_state_dict(checkpoint.state["scalers"][player.name])
 
     def _check_identity(self, saved: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-        if not self._is_language_model(saved["text_sha256"]):
+        if not self._is_language_model(saved["text_sha256"], saved.get("text_sample", ())):
             raise UserError(f"{checkpoint.path} was trained with another language model; resume with the one it had")
         ours = self._model
         theirs = dataclasses.asdict(read_section(ModelConfig, saved["model"], str(checkpoint.path)))

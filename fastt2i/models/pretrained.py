@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ class PretrainedModel:
         config: sizes of both networks.
         text: which language model, and how keywords are chosen.
         text_digest: SHA-256 of what decides that language model's features.
+        text_sample: some of its features, as `TextEncoder.sample`; empty in folders that have none.
         stop_words: words that are no keywords, in lower case.
         sentence_dim: size of its sentence feature.
         idf: inverse document frequencies of the training captions' words.
@@ -56,6 +57,7 @@ class PretrainedModel:
     discriminator: Discriminator
     facts: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    text_sample: Sequence[float] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -75,7 +77,7 @@ class PretrainedModel:
             device=device,
             idf=self.idf,
         )
-        if not encoder.has_digest(self.text_digest):
+        if not encoder.is_noted_as(self.text_digest, self.text_sample):
             raise UserError(
                 f"the language model {self.text.model} found here is not the one of the training (SHA-256 "
                 f"{encoder.digest[:12]} instead of {self.text_digest[:12]}); set the model folder's text.model to it"
@@ -113,6 +115,7 @@ def save_pretrained(model: PretrainedModel, directory: Path, card: str, pictures
             "facts": dict(model.facts),
             "stop_words": sorted(model.stop_words),
             "idf": dict(model.idf),
+            "text_sample": list(model.text_sample),
         }
         # Names of folders may hold bytes that are not UTF-8: as JSON escapes, they are read as they were.
         content = json.dumps(header, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -176,6 +179,7 @@ def _from_header(header: dict[str, Any], directory: Path, where: str) -> Pretrai
         discriminator=discriminator,
         facts=header["facts"],
         folder=directory,
+        text_sample=header.get("text_sample", ()),
     )
 
 

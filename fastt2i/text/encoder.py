@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ from fastt2i.text.sentence import SentenceNetwork, to_unit_variance
 #: No caption is read further than this many tokens, whatever the model could take.
 LONGEST = 512
 BATCH_SIZE = 128
+#: Captions whose features tell a language model from others, how many numbers of each are kept, and how far these may
+#: differ between machines, or where the model was saved anew with fewer digits. Their root mean square is 1.
+_SAMPLE_CAPTIONS = ("a small red bird with a white belly sits on a branch", "Two people and 3 dogs, at the beach!")
+_SAMPLE_NUMBERS, _SAMPLE_TOLERANCE = 32, 1e-2
 
 
 class TextEncoder:
@@ -76,9 +81,20 @@ class TextEncoder:
         self.padding = next((token for token in special if token is not None), 0)
         self.longest = min(self.tokenizer.model_max_length, positions, LONGEST)
 
-    def has_digest(self, digest: str) -> bool:
-        """Whether the model is the one that was noted by this digest, in this version or an older one."""
-        return digest in (self.digest, language_model_digest_of_bytes(self._directory))
+    @cached_property
+    def sample(self) -> list[float]:
+        """Some numbers of the features of some captions, by which a model is known whatever its files are."""
+        return self(_SAMPLE_CAPTIONS).sentence[:, :_SAMPLE_NUMBERS].flatten().tolist()
+
+    def is_noted_as(self, digest: str, sample: Sequence[float]) -> bool:
+        """Whether the model is the one that was noted by this digest, in this version or an older one, or gives such
+        features: libraries write the same model in other files. sample: empty where none was noted.
+        """
+        if digest in (self.digest, language_model_digest_of_bytes(self._directory)):
+            return True
+        return len(sample) == len(self.sample) and all(
+            abs(mine - noted) <= _SAMPLE_TOLERANCE for mine, noted in zip(self.sample, sample, strict=True)
+        )
 
     def fit_idf(self, captions: Sequence[str]) -> CaptionCoverage:
         """Take the words' inverse document frequencies from these distinct captions, and say how it reads them."""

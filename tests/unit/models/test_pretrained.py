@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from fastt2i.errors import UserError
-from fastt2i.models.pretrained import load_pretrained
+from fastt2i.models.model_card import model_card
+from fastt2i.models.pretrained import load_pretrained, save_pretrained
 from fastt2i.text.keywords import load_stop_words
 from fastt2i.text.language_model import DECISIVE_FILES
 
@@ -40,7 +41,7 @@ def test_a_folder_of_the_first_format_is_read(first_format: Path, language_model
     model = load_pretrained(first_format)
     assert model.stop_words == load_stop_words("english")
     encoder = model.load_text_encoder(torch.device("cpu"))
-    assert encoder.has_digest(model.text_digest) and encoder.digest != model.text_digest
+    assert encoder.is_noted_as(model.text_digest, ()) and encoder.digest != model.text_digest
 
 
 def test_another_language_model_is_refused_in_the_first_format_too(first_format: Path) -> None:
@@ -56,3 +57,12 @@ def test_a_format_of_the_future_is_one_sentence(first_format: Path) -> None:
     (first_format / "config.json").write_text(json.dumps(header | {"format": 3}))
     with pytest.raises(UserError, match="has format 3; this version reads formats 1 and 2"):
         load_pretrained(first_format)
+
+
+def test_names_that_are_not_utf_8_are_read_as_they_were(model_folder: Path, tmp_path: Path) -> None:
+    """A data set or an output folder may have such a name."""
+    model = load_pretrained(model_folder)
+    model.facts = {**model.facts, "data": "caf\udce9"}
+    save_pretrained(model, tmp_path / "model", model_card(model, "runs/\udce9"), {})
+    assert load_pretrained(tmp_path / "model").facts["data"] == "caf\udce9"
+    assert '"runs/\\udce9"' in (tmp_path / "model" / "README.md").read_text("utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fastt2i.errors import UserError
 from fastt2i.text.encoder import TextEncoder
@@ -105,3 +105,16 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: 
         TextEncoder()
     with pytest.raises(UserError, match=f"the language model in the directory {tmp_path} cannot be read"):
         TextEncoder(str(tmp_path))
+
+
+def test_a_model_that_is_saved_anew_is_the_same(model: Path, tmp_path: Path) -> None:
+    """Libraries write the same weights and tokenizer in other bytes; another model's features tell it."""
+    again, other = bert(tmp_path / "again"), bert(tmp_path / "other", num_hidden_layers=1)
+    weights = again / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    noted = TextEncoder(str(model))
+    for directory, same in ((again, True), (other, False)):
+        encoder = TextEncoder(str(directory))
+        assert encoder.digest != noted.digest
+        assert encoder.is_noted_as(noted.digest, noted.sample) == same
+        assert not encoder.is_noted_as(noted.digest, ())
