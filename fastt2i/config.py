@@ -27,8 +27,7 @@ class Section:
     """Checks every `Literal` field, and gives the subclasses one way to state a bound.
 
     WHEN_ABSENT: the values of fields that a file lacks because it is older than they are.
-    PATHS: fields that may name files, in which `~` is the home directory as in a shell, which knows it in some places
-    alone.
+    PATHS: fields that may name files, in which `~` is the home directory.
     """
 
     WHEN_ABSENT: ClassVar[Mapping[str, Any]] = {}
@@ -265,6 +264,8 @@ class EngineConfig(Section):
     """Where to train; `auto` takes a GPU if there is one."""
     graphs: Literal["auto", "on", "off"] = "auto"
     """Capture whole steps in CUDA graphs; `auto` does so on a GPU."""
+    threads: int = 0
+    """Threads of a step on a CPU; 0 for OMP_NUM_THREADS or the cores, and one, if faster, beside other programs."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile networks and losses with torch.compile; `auto` times steps both ways in runs of 20 minutes or more, says
     what it finds and logs it in `metrics.jsonl`."""
@@ -274,6 +275,9 @@ class EngineConfig(Section):
     tune: Literal["auto", "on", "off"] = "auto"
     """Time the forms of each operator on new shapes and take the fastest, and let cuDNN do so; `auto` does so on a GPU.
     Two machines may then choose differently, and differ in rounding."""
+
+    def _check(self) -> None:
+        self._require("threads", self.threads >= 0, "0 or more")
 
 
 @dataclass(kw_only=True)

@@ -10,6 +10,7 @@ from fastt2i.engine.distributed.world import World
 from fastt2i.engine.execution.allocator import keep_freed_memory
 from fastt2i.engine.execution.gradient_cache import AccumulatedStep
 from fastt2i.engine.execution.step_runner import StepRunner
+from fastt2i.engine.execution.thread_count import choose_threads
 from fastt2i.engine.logging.run_directory import RunDirectory
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.quarantine_log import QuarantineLog
@@ -117,6 +118,13 @@ def _build_runner(
         steps=config.train.steps,
         compiled_before=compiled_before,
         print_line=world.print_rank0,
+        threads=choose_threads(
+            config.engine.threads,
+            device,
+            exact=precision.name == "fp32",
+            alone=world.size == 1,
+            print_line=world.print_rank0,
+        ),
     )
 
 

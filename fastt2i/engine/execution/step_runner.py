@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ import torch
 from fastt2i.config import EngineConfig
 from fastt2i.engine.execution.compile_trial import CompileTrial, compile_step
 from fastt2i.engine.execution.cuda_graphs import GraphedStep, StepFunction
+from fastt2i.engine.execution.thread_count import ThreadCount
 from fastt2i.engine.logging.loss_log import LossLog
 from fastt2i.engine.schedule import StepSchedule
 from fastt2i.engine.step import StepInputs, TrainStep
@@ -27,6 +29,7 @@ class StepRunner:
         steps: of the whole run.
         compiled_before: `compiling_pays` of the run that is resumed; None if there is none.
         print_line: prints a line for the user.
+        threads: what changes how many threads compute; None where nothing does.
 
     Attributes:
         step: the training step, uncompiled.
@@ -43,10 +46,12 @@ class StepRunner:
         steps: int,
         compiled_before: bool | None,
         print_line: Callable[[str], None],
+        threads: ThreadCount | None = None,
     ) -> None:
         self.losses = LossLog(step.world)
         self.step, self._schedule = step, schedule
-        self._compiled_before = compiled_before
+        self._always_penalized = step.has_penalty(0) and step.has_penalty(1)
+        self._compiled_before, self._threads = compiled_before, threads
         self._device = device
         self._tunes = config.tune == "on" or (config.tune == "auto" and device.type == "cuda")
         if config.graphs == "on" and device.type != "cuda":
@@ -70,7 +75,7 @@ class StepRunner:
             steps=steps,
             choice=_compile_choice(config, step, compiled_before, print_line),
             required=config.compile == "on",
-            penalty_every_step=step.has_penalty(0) and step.has_penalty(1),
+            penalty_every_step=self._always_penalized,
             world=step.world,
             print_line=print_line,
         )
@@ -93,8 +98,13 @@ class StepRunner:
     def __call__(self, inputs: StepInputs, step: int) -> None:
         """Run step number `step`, counted from 0."""
         self._schedule.set(step)
+        with_penalty = self.step.has_penalty(step)
+        wall, cpu = time.perf_counter(), time.process_time()
         with self._tuning():
-            self._trial(inputs, self.step.has_penalty(step), step)
+            self._trial(inputs, with_penalty, step)
+        # Compiled code has the number of threads in it; steps with a penalty, where only some have one, take longer.
+        if self._threads and self.compiled is False and (self._always_penalized or not with_penalty):
+            self._threads.step_took(time.perf_counter() - wall, time.process_time() - cpu)
 
     @contextmanager
     def _tuning(self) -> Iterator[None]:
