@@ -18,6 +18,7 @@ from fastt2i.files.reading import file_stamp, printable, read_file
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _UNREAD_IMAGE_EXTENSIONS = (".avif", ".gif", ".heic", ".heif", ".jxl", ".jp2", ".tif", ".tiff")
 MAX_IMAGE_FILE = 2**28  # bytes
+_RUN = {"config.yaml", "checkpoints", "samples"}  # what every run makes in its folder
 
 
 @dataclass
@@ -115,6 +116,9 @@ def walk(root: Path, folders: Sequence[str] = ("",), matters: Callable[[str], bo
             files.report(folder, f"cannot be read: {error.strerror}")
             continue
         below = []
+        if folder and {entry.name for entry in found} >= _RUN:
+            files.report(folder, "the output folder of a run; what a run draws is not read")
+            continue
         for entry in found:
             name = posixpath.join(folder, entry.name)
             if entry.is_dir(follow_symlinks=False):

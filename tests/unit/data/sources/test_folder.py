@@ -283,3 +283,12 @@ def test_accents_of_names_may_be_composed_or_not(form: str, tmp_path: Path, pict
     fill(tmp_path, {"metadata.jsonl": lines({"file_name": named, "text": "a child"})})
     dataset = load(tmp_path)
     assert samples(dataset) == {f"{first}.png": ("a cup",), f"{second}.png": ("a child",)} and not dataset.problems
+
+
+def test_what_a_run_draws_is_not_read(tmp_path: Path, picture: Picture) -> None:
+    """The output folder may be in the folder of images, and a resumed run finds what it has drawn."""
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "a cup", "run/config.yaml": "", "run/checkpoints/step/state": ""})
+    fill(tmp_path, {"run/samples/step-00000002.png": picture(2), "run/curves.png": picture(3)})
+    dataset = load(tmp_path)
+    assert samples(dataset) == {"a.png": ("a cup",)}
+    assert problems(dataset) == [("run", "the output folder of a run; what a run draws is not read")]
