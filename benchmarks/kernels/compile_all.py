@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from benchmarks.kernels.case import SHARED_MEMORY, Case
+from benchmarks.kernels.fused_cases import fused_cases
 from benchmarks.kernels.table import CompiledKernel, KernelTable, source_digest
 from fastt2i.kernels import (
     contrastive_loss,
@@ -35,43 +37,7 @@ from fastt2i.kernels import (
 from fastt2i.kernels.tiles import CONFIGS, Config
 from fastt2i.ops.gate.reference import ACTIVATIONS
 
-#: Bytes of shared memory that one program may take, by compute capability.
-SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A kernel with everything that it is specialised on.
-
-    Attributes:
-        kernel: the function.
-        name: tells it from the other cases.
-        dtype: of the tensors, `bf16`, `fp16` or `fp32`.
-        architecture: compute capability times ten.
-        constants: values of the constexpr parameters, and of others that a launch would specialise.
-        options: of the compiler.
-        types: of the parameters that are neither pointers to the dtype nor integers.
-        aligned: whether sizes and strides are multiples of 16, which Triton tells the compiler.
-        odd: integers that are not, even so.
-        channels_last: whether channels have a stride of 1; else neighbouring positions have.
-    """
-
-    kernel: JITFunction
-    name: str
-    dtype: str
-    architecture: int
-    constants: dict[str, Any]
-    options: dict[str, Any]
-    types: dict[str, str] = field(default_factory=dict)
-    aligned: bool = True
-    odd: tuple[str, ...] = ()
-    channels_last: bool = True
-
-    def __str__(self) -> str:
-        aligned = "" if self.aligned else ", unaligned"
-        layout = "" if self.channels_last else ", NCHW"
-        return f"{self.name}, {self.dtype}, sm_{self.architecture}{aligned}{layout}"
 
 
 @dataclass(frozen=True)
@@ -104,6 +70,7 @@ def cases() -> Iterator[Case]:
     yield from transposed_weight_cases()
     yield from region_keyword_cases()
     yield from contrastive_loss_cases()
+    yield from fused_cases()
 
 
 def gate_cases() -> Iterator[Case]:

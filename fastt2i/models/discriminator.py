@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig
 from fastt2i.models.whitening import Whitening
-from fastt2i.nn.leaky_relu import leaky_relu
+from fastt2i.ops import leaky_conv2d
+from fastt2i.ops.leaky_conv.functional import LeakyConvOutput, Shortcut
 from fastt2i.text.features import TextFeatures
 
 CODE_SIZE = 4
@@ -46,7 +47,7 @@ class ImageFeatures(NamedTuple):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Halves the resolution: two convolutions, the first strided, beside an average-pooled 1x1 shortcut."""
+    """Halves the resolution: two convolutions, the first strided, beside a 1x1 shortcut of the average pooling."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -54,10 +55,19 @@ class DiscriminatorBlock(nn.Module):
         self.conv = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = leaky_relu(self.down(x), SLOPE)
-        y = leaky_relu(self.conv(y), SLOPE)
-        return (y + self.shortcut(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
+    def forward(self, x: Tensor, pooled: Tensor, pool: bool) -> LeakyConvOutput:
+        """The block's output and, with `pool`, its average pooling, which a next block takes; pooled: that of x."""
+        y, _ = leaky_conv2d(x, self.down.weight, self.down.bias, stride=2, padding=1, negative_slope=SLOPE)
+        return leaky_conv2d(
+            y,
+            self.conv.weight,
+            self.conv.bias,
+            padding=1,
+            negative_slope=SLOPE,
+            shortcut=Shortcut(pooled, self.shortcut.weight, self.shortcut.bias),
+            gain=math.sqrt(0.5),
+            pool=pool,
+        )
 
 
 class TextProjection(nn.Module):
@@ -114,12 +124,13 @@ class Discriminator(nn.Module):
 
         with_regions: of how many of them, the first ones, regions are computed; of all by default.
         """
-        x = leaky_relu(self.stem(images.contiguous(memory_format=torch.channels_last)), SLOPE)
+        images = images.contiguous(memory_format=torch.channels_last)
+        x, pooled = leaky_conv2d(images, self.stem.weight, self.stem.bias, padding=1, negative_slope=SLOPE, pool=True)
         for k, block in enumerate(self.blocks):
-            x = block(x)
+            x, pooled = block(x, pooled, pool=k + 1 < len(self.blocks))
             if k == self.region_block:
                 regions = self.regions(x[:with_regions]).flatten(2).transpose(1, 2)
-        global_ = leaky_relu(self.global_(x.flatten(1)), SLOPE)
+        global_ = F.leaky_relu_(self.global_(x.flatten(1)), SLOPE)
         return ImageFeatures(regions, global_, self.unconditional(global_).squeeze(1))
 
     def forward(self, images: Tensor, sentences: Tensor, keywords: Tensor) -> tuple[ImageFeatures, Tensor, Tensor]:

@@ -18,7 +18,7 @@ from fastt2i.models.noise import make_noise
 from fastt2i.models.whitening import Whitening
 from fastt2i.nn import GatedConv2d, UpsampleGatedConv2d
 from fastt2i.nn.few_channel_conv import FewChannelConv2d
-from fastt2i.nn.modulate import modulate
+from fastt2i.nn.gated_conv import Modulation
 from fastt2i.text.features import TextFeatures
 
 CODE_SIZE = 4
@@ -50,8 +50,8 @@ class GeneratorBlock(nn.Module):
         # 4,500 where 16 is usual, and the image was noise.
         scale, residual_scale = (1 + scales.tanh()).chunk(2, dim=1)
         shift, residual_shift = shifts.chunk(2, dim=1)
-        x = modulate(self.upsample(x), scale, shift)
-        return (x + modulate(self.residual(x), residual_scale, residual_shift)) * math.sqrt(0.5)
+        x = self.upsample(x, Modulation(scale, shift))
+        return self.residual(x, Modulation(residual_scale, residual_shift, residual=x, gain=math.sqrt(0.5)))
 
 
 class Generator(nn.Module):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def cast_for_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cast to the dtype of the autocast region that is open, if any; float64 and integers stay, as in torch.
+def cast_for_autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """Cast to the dtype of the autocast region that is open, if any; float64 and integers stay, as in torch; so does
+    None.
 
     So that a wrong dtype is still there when the arguments are checked.
     """
     device_type = x.device.type
     if not _is_enabled(device_type):
-        return x, weight, bias
+        return x, *others
     dtype = torch.get_autocast_dtype(device_type)
-    return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
+    return tuple(None if tensor is None else _cast(tensor, dtype) for tensor in (x, *others))
 
 
 def promote_for_autocast(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

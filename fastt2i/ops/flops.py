@@ -44,6 +44,8 @@ def _register() -> None:
     register_flop_formula(ops.region_keyword_blocks_backward)(_scores_backward)
     if INSTALLED:
         import fastt2i.ops.gated_conv.triton_ops
+        import fastt2i.ops.leaky_conv.triton_ops
+        import fastt2i.ops.modulated_gated_conv.triton_ops
         import fastt2i.ops.region_keyword.triton_ops  # noqa: F401
 
         register_flop_formula(ops.region_keyword)(_scores)

@@ -13,17 +13,20 @@ BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.
 #: Samples that the reference takes at once in float64, which needs twice to four times the memory.
 CHUNK = 4
 
-Run = Callable[..., Tensor]
+#: What computes an operator: it gives a tensor, or a tuple of them.
+Run = Callable[..., Any]
 
 
 def results(run: Run, arguments: tuple[Any, ...], training: bool) -> list[Tensor]:
-    """The result of a call, and the gradients of its arguments for a fixed upstream gradient."""
+    """The results of a call, and the gradients of its arguments for a fixed upstream gradient."""
     own = [a.detach().requires_grad_(training and a.requires_grad) if isinstance(a, Tensor) else a for a in arguments]
     y = run(*own)
+    outputs = y if isinstance(y, tuple) else (y,)
     if not training:
-        return [y]
+        return list(outputs)
     wanted = [a for a in own if isinstance(a, Tensor) and a.requires_grad]
-    return [y.detach(), *torch.autograd.grad(y, wanted, upstream(y))]
+    gradients = torch.autograd.grad(outputs, wanted, [upstream(output) for output in outputs])
+    return [*(output.detach() for output in outputs), *gradients]
 
 
 def upstream(y: Tensor) -> Tensor:
@@ -35,7 +38,13 @@ def upstream(y: Tensor) -> Tensor:
 
 
 def reference_results(
-    reference: Run, arguments: tuple[Any, ...], training: bool, chunk: int | None = CHUNK, *, kinks: bool = True
+    reference: Run,
+    arguments: tuple[Any, ...],
+    training: bool,
+    chunk: int | None = CHUNK,
+    *,
+    kinks: bool = True,
+    per_sample: tuple[int, ...] = (0,),
 ) -> list[tuple[Tensor, float]]:
     """The result and the gradients in float64, each with the relative error that a candidate may have.
 
@@ -44,13 +53,15 @@ def reference_results(
 
     Args:
         reference: the reference implementation.
-        arguments: of a call; the first holds the samples.
+        arguments: of a call.
         training: whether gradients are compared.
         chunk: samples taken at once in float64; None where samples depend on each other, as in a contrastive loss.
         kinks: whether to allow for that second rounding; not where the function is smooth and nothing is folded.
+        per_sample: places of the arguments that have a row for each sample.
     """
-    exact = _in_float64(reference, arguments, training, chunk)
-    rounded = _in_float64(reference, tuple(map(_round_again, arguments)), training, chunk) if kinks else exact
+    exact = _in_float64(reference, arguments, training, chunk, per_sample)
+    again = tuple(map(_round_again, arguments))
+    rounded = _in_float64(reference, again, training, chunk, per_sample) if kinks else exact
     own = results(reference, arguments, training)
     bound = BOUNDS[own[0].dtype]
     return [
@@ -75,19 +86,25 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
     return ((found.double() - exact).norm() / scale).item()
 
 
-def _in_float64(reference: Run, arguments: tuple[Any, ...], training: bool, chunk: int | None) -> list[Tensor]:
-    """Results in float64, a few samples at a time: gradients of the other arguments add up."""
-    first, *others = (_to_float64(a) if isinstance(a, Tensor) else a for a in arguments)
+def _in_float64(
+    reference: Run, arguments: tuple[Any, ...], training: bool, chunk: int | None, per_sample: tuple[int, ...]
+) -> list[Tensor]:
+    """Results in float64, a few samples at a time: gradients of what all samples share add up."""
+    wide = [_to_float64(a) if isinstance(a, Tensor) else a for a in arguments]
     if chunk is None:
-        return results(reference, tuple(map(_like, arguments, (first, *others))), training)
-    pieces = [
-        results(reference, (_like(arguments[0], piece), *map(_like, arguments[1:], others)), training)
-        for piece in first.split(chunk)
+        return results(reference, tuple(map(_like, arguments, wide)), training)
+    split = {place: wide[place].split(chunk) for place in per_sample if isinstance(wide[place], Tensor)}
+    pieces = []
+    for number in range(len(split[0])):
+        some = [split[place][number] if place in split else a for place, a in enumerate(wide)]
+        pieces.append(results(reference, tuple(map(_like, arguments, some)), training))
+    wanted = [place for place, a in enumerate(arguments) if training and isinstance(a, Tensor) and a.requires_grad]
+    outputs = len(pieces[0]) - len(wanted)
+    has_rows = [*[True] * outputs, *(place in split for place in wanted)]
+    return [
+        torch.cat(parts) if rows else torch.stack(parts).sum(dim=0)
+        for rows, parts in zip(has_rows, zip(*pieces, strict=True), strict=True)
     ]
-    rows, gradients = 1 + (training and arguments[0].requires_grad), []
-    for place, parts in enumerate(zip(*pieces, strict=True)):
-        gradients.append(torch.cat(parts) if place < rows else torch.stack(parts).sum(dim=0))
-    return gradients
 
 
 def _to_float64(x: Tensor) -> Tensor:

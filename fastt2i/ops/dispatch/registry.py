@@ -55,7 +55,8 @@ Reason = Callable[[Call], str | None]
 class Implementation:
     """One way to compute an operator."""
 
-    run: Callable[..., Tensor]
+    run: Callable[..., Any]
+    """Gives a tensor, or a tuple of them."""
     unavailable: Reason = lambda call: None
 
 
@@ -67,11 +68,13 @@ class Operator:
         implementations: by name.
         prefer: the heuristic: names for a call, best first.
         heuristic: the same in words.
+        per_sample: places of the arguments that have a row for each sample.
     """
 
     implementations: dict[str, Implementation]
     prefer: Callable[[Call], tuple[str, ...]]
     heuristic: str
+    per_sample: tuple[int, ...] = (0,)
 
 
 _REGISTRY: dict[str, Operator] = {}
@@ -84,9 +87,15 @@ def register(
     implementations: dict[str, Implementation],
     prefer: Callable[[Call], tuple[str, ...]] = lambda call: ("reference",),
     heuristic: str = "reference",
+    per_sample: tuple[int, ...] = (0,),
 ) -> None:
     """Name the implementations of an operator and how to choose among them where nothing was timed."""
-    _REGISTRY[op] = Operator(implementations, prefer, heuristic)
+    _REGISTRY[op] = Operator(implementations, prefer, heuristic, per_sample)
+
+
+def per_sample(op: str) -> tuple[int, ...]:
+    """Places of an operator's arguments that have a row for each sample."""
+    return _REGISTRY[op].per_sample
 
 
 def operators() -> dict[str, str]:
@@ -154,7 +163,7 @@ def recorded() -> Iterator[list[tuple[Call, str]]]:
         _choices = before
 
 
-def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable[..., Tensor]:
+def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable[..., Any]:
     """The implementation to run for a call: the fastest that was timed, else the heuristic's choice.
 
     Raises:
@@ -191,7 +200,7 @@ def _choose(call: Call, impl: str | None, operator: Operator, arguments: tuple[A
         if not set(names) <= set(times_of(call.device).get(key, {})):
             candidates = {name: operator.implementations[name].run for name in names}
             reference = operator.implementations["reference"].run
-            measure(call.device, key, call.training, candidates, reference, arguments)
+            measure(call.device, key, call.training, candidates, reference, arguments, operator.per_sample)
     name = _fastest(call, tuple(names), operator.prefer(call))
     if name is None:
         raise RuntimeError(

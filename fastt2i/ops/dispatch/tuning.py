@@ -60,8 +60,11 @@ def measure(
     candidates: dict[str, Callable[..., Tensor]],
     reference: Callable[..., Tensor],
     arguments: tuple[Any, ...],
+    per_sample: tuple[int, ...] = (0,),
 ) -> None:
     """Verify and time the candidates on a call's own arguments, and cache the times.
+
+    per_sample: places of the arguments that have a row for each sample.
 
     Raises RuntimeError while a CUDA graph is being captured.
     """
@@ -71,7 +74,7 @@ def measure(
             "run it once inside fastt2i.ops.tuning() before"
         )
     with torch.autocast(device.type, enabled=False), torch.set_grad_enabled(training):
-        exact = reference_results(reference, arguments, training)
+        exact = reference_results(reference, arguments, training, per_sample=per_sample)
         if not all(tensor.isfinite().all() for tensor, _ in exact):
             return
         verified = {n: run for n, run in candidates.items() if _verify(key, n, run, exact, arguments, training)}

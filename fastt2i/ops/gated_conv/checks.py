@@ -51,9 +51,8 @@ def check_convolution(
             )
 
 
-def check_upsample_gated_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> None:
+def check_upsample_gated_conv2d(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> None:
     """As for `gated_conv2d`, with a 3x3 kernel."""
-    check_gated_conv2d("upsample_gated_conv2d", x, weight, bias, 1, activation)
+    check_gated_conv2d(op, x, weight, bias, 1, activation)
     if weight.shape[2:] != (3, 3):
-        kernel = tuple(weight.shape[2:])
-        raise ValueError(f"upsample_gated_conv2d: weight has a kernel of {kernel}; it must be (3, 3)")
+        raise ValueError(f"{op}: weight has a kernel of {tuple(weight.shape[2:])}; it must be (3, 3)")

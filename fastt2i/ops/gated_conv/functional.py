@@ -66,12 +66,9 @@ def gated_conv2d(
         return y[0]
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_gated_conv2d("gated_conv2d", x, weight, bias, groups, activation)
-    stride = check_pair("gated_conv2d", "stride", stride)
-    dilation = check_pair("gated_conv2d", "dilation", dilation)
-    x, padding = _resolve_padding(x, weight, stride, padding, dilation)
-    check_convolution("gated_conv2d", x, weight, stride, padding, dilation)
+    x, stride, padding, dilation = resolve_convolution("gated_conv2d", x, weight, stride, padding, dilation)
     arguments = (x, weight, bias, stride, padding, dilation, groups, activation, negative_slope)
-    settings = (activation, _bias_key(bias), *stride, *padding, *dilation, groups)
+    settings = (activation, bias_key(bias), *stride, *padding, *dilation, groups)
     call = make_call("gated_conv2d", x, weight, bias, settings=settings, num_key_tensors=2)
     return select(call, impl, arguments)(*arguments)
 
@@ -113,30 +110,43 @@ def upsample_gated_conv2d(
         )
         return y[0]
     x, weight, bias = cast_for_autocast(x, weight, bias)
-    check_upsample_gated_conv2d(x, weight, bias, activation)
+    check_upsample_gated_conv2d("upsample_gated_conv2d", x, weight, bias, activation)
     arguments = (x, weight, bias, activation, negative_slope)
-    settings = (activation, _bias_key(bias))
+    settings = (activation, bias_key(bias))
     call = make_call("upsample_gated_conv2d", x, weight, bias, settings=settings, num_key_tensors=2)
     return select(call, impl, arguments)(*arguments)
 
 
-def _bias_key(bias: Tensor | None) -> str:
+def bias_key(bias: Tensor | None) -> str:
     """As it stands in the key of a call's times."""
     return "unbiased" if bias is None else "biased"
 
 
-def _resolve_padding(
-    x: Tensor, weight: Tensor, stride: Pair, padding: int | tuple[int, int] | str, dilation: Pair
-) -> tuple[Tensor, Pair]:
-    """Padding in numbers, and x, padded here by what `same` needs on one side only."""
-    check_padding("gated_conv2d", padding)
+def resolve_convolution(
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Pair,
+    padding: int | Pair | str,
+    dilation: int | Pair,
+) -> tuple[Tensor, Pair, Pair, Pair]:
+    """x, padded here by what `same` needs on one side only, and stride, padding and dilation in two numbers each.
+
+    Raises ValueError where such a convolution is not possible.
+    """
+    stride = check_pair(op, "stride", stride)
+    dilation = check_pair(op, "dilation", dilation)
+    check_padding(op, padding)
     if not isinstance(padding, str):
-        return x, check_pair("gated_conv2d", "padding", padding)
-    if padding == "valid":
-        return x, (0, 0)
-    if stride != (1, 1):
-        raise ValueError(f"gated_conv2d: padding is 'same' and the stride is {stride}; 'same' needs a stride of 1")
-    height, width = (dilation[k] * (weight.shape[2 + k] - 1) for k in range(2))
-    if height % 2 or width % 2:
-        x = F.pad(x, (0, width % 2, 0, height % 2))
-    return x, (height // 2, width // 2)
+        padding = check_pair(op, "padding", padding)
+    elif padding == "valid":
+        padding = (0, 0)
+    else:
+        if stride != (1, 1):
+            raise ValueError(f"{op}: padding is 'same' and the stride is {stride}; 'same' needs a stride of 1")
+        height, width = (dilation[k] * (weight.shape[2 + k] - 1) for k in range(2))
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, width % 2, 0, height % 2))
+        padding = (height // 2, width // 2)
+    check_convolution(op, x, weight, stride, padding, dilation)
+    return x, stride, padding, dilation

@@ -44,7 +44,7 @@ def _gated_conv2d_torch(
     return gate_torch.gate(F.conv2d(x, weight, bias, stride, padding, dilation, groups), activation, negative_slope)
 
 
-def _gated_conv2d_triton(
+def gated_conv2d_triton(
     form: str,
     x: Tensor,
     weight: Tensor,
@@ -56,6 +56,7 @@ def _gated_conv2d_triton(
     activation: str,
     negative_slope: float,
 ) -> Tensor:
+    """By one form: `conv+gate`, or a tile's name."""
     from fastt2i.ops.gated_conv.triton_ops import gated_conv2d
 
     keep_pre = make_call("gated_conv2d", x, weight, bias).training
@@ -64,16 +65,17 @@ def _gated_conv2d_triton(
     )[0]  # fmt: skip
 
 
-def _upsample_triton(
+def upsample_triton(
     form: str, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, negative_slope: float
 ) -> Tensor:
+    """By one form: `transposed+gate`, or a tile's name."""
     from fastt2i.ops.gated_conv.triton_ops import upsample_gated_conv2d
 
     keep_pre = make_call("upsample_gated_conv2d", x, weight, bias).training
     return upsample_gated_conv2d(x, weight, bias, activation, negative_slope, form, keep_pre)[0]
 
 
-def _tile_unavailable(config: Config, call: Call) -> str | None:
+def tile_unavailable(config: Config, call: Call) -> str | None:
     """Why the one-kernel convolution cannot run with a tile."""
     reason = triton_unavailable(call)
     if reason or interpreting():
@@ -86,9 +88,9 @@ def _tile_unavailable(config: Config, call: Call) -> str | None:
     return f"its tile needs {needed} bytes of shared memory and there are {there}" if needed > there else None
 
 
-def _gated_conv2d_unavailable(config: Config, call: Call) -> str | None:
+def gated_conv2d_unavailable(config: Config, call: Call) -> str | None:
     groups = call.settings[-1]
-    return f"one kernel does no groups, and there are {groups}" if groups != 1 else _tile_unavailable(config, call)
+    return f"one kernel does no groups, and there are {groups}" if groups != 1 else tile_unavailable(config, call)
 
 
 def _phases_unavailable(call: Call) -> str | None:
@@ -130,10 +132,10 @@ register(
     {
         "reference": Implementation(reference.gated_conv2d),
         "torch": Implementation(_gated_conv2d_torch),
-        "triton/conv+gate": Implementation(partial(_gated_conv2d_triton, "conv+gate"), triton_unavailable),
+        "triton/conv+gate": Implementation(partial(gated_conv2d_triton, "conv+gate"), triton_unavailable),
         **{
             f"triton/{c.name}": Implementation(
-                partial(_gated_conv2d_triton, c.name), partial(_gated_conv2d_unavailable, c)
+                partial(gated_conv2d_triton, c.name), partial(gated_conv2d_unavailable, c)
             )
             for c in CONFIGS
         },
@@ -148,9 +150,9 @@ register(
         "torch/phases": Implementation(torch_impl.by_phases, _phases_unavailable),
         "torch/transposed": Implementation(torch_impl.transposed),
         "torch/plain": Implementation(torch_impl.plain),
-        "triton/transposed+gate": Implementation(partial(_upsample_triton, "transposed+gate"), triton_unavailable),
+        "triton/transposed+gate": Implementation(partial(upsample_triton, "transposed+gate"), triton_unavailable),
         **{
-            f"triton/{c.name}": Implementation(partial(_upsample_triton, c.name), partial(_tile_unavailable, c))
+            f"triton/{c.name}": Implementation(partial(upsample_triton, c.name), partial(tile_unavailable, c))
             for c in CONFIGS
         },
     },

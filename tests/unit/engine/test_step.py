@@ -98,7 +98,7 @@ def test_a_step_takes_one_generator_pass_and_two_trunk_passes() -> None:
     step = make(LossConfig(penalty="none"))
     generated, seen, compared = [], [], []
     step.generator.module.register_forward_hook(lambda _m, inputs, _o: generated.append(len(inputs[0])))
-    step.discriminator.module.stem.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    step.discriminator.module.blocks[0].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
     step.discriminator.module.regions.register_forward_hook(lambda _m, inputs, _o: compared.append(len(inputs[0])))
     take(step, make_inputs(step), 1)
     assert generated == [BATCH] and seen == [2 * BATCH, BATCH] and compared == [BATCH, BATCH]
@@ -109,7 +109,7 @@ def test_mode_seeking_draws_every_other_caption_again_in_the_same_pass() -> None
     step, without = (make(LossConfig(penalty="none"), real_distance=distance) for distance in (0.5, None))
     generated, seen = [], []
     step.generator.module.register_forward_hook(lambda _m, inputs, _o: generated.append(inputs))
-    step.discriminator.module.stem.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    step.discriminator.module.blocks[0].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
     inputs = make_inputs(step)
     losses, others = take(step, inputs, 1), take(without, inputs, 1)
     ((sentence, noise),) = generated

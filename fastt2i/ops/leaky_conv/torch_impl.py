@@ -1,4 +1,4 @@
-"""The leaky ReLU of a layer's output, with little saved for the backward pass, compiled too."""
+"""The convolution and what follows it in PyTorch, with little saved for the backward pass, compiled too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,28 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def leaky_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_weight: Tensor | None,
+    shortcut_bias: Tensor | None,
+    gain: float,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    negative_slope: float,
+    pool: bool,
+) -> tuple[Tensor, ...]:
+    """See `reference.leaky_conv2d`."""
+    y = leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)
+    if shortcut is not None and shortcut_weight is not None:
+        y = y + F.conv2d(shortcut, shortcut_weight, shortcut_bias)
+    if gain != 1:
+        y = y * gain
+    return (y, F.avg_pool2d(y, 2)) if pool else (y,)
 
 
 def leaky_relu(x: Tensor, negative_slope: float) -> Tensor:

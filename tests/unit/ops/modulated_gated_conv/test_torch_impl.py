@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastt2i.nn.modulate import modulate
+from fastt2i.ops.modulated_gated_conv.torch_impl import modulate
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,193 @@
+"""Custom operators of what stands behind a convolution, on Triton kernels, with derivatives of every order.
+
+With its sides given the operator is linear: `leaky_shortcut_tangent` is its derivative and `leaky_shortcut_backward`
+the adjoint of that, and each of the two is the derivative of the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastt2i.kernels import leaky_shortcut as kernels
+from fastt2i.kernels.gate import like, one_position_stride
+
+
+@torch.library.custom_op("fastt2i::leaky_shortcut", mutates_args=())
+def leaky_shortcut(
+    pre: Tensor,
+    bias: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_bias: Tensor | None,
+    gain: float,
+    negative_slope: float,
+    pool: bool,
+) -> tuple[Tensor, Tensor]:
+    """gain * (leaky_relu(pre + bias) + shortcut + shortcut_bias), (B, C, H, W), and its pooling, empty without one."""
+    given = _walkable(pre), _dense(bias), _walkable(shortcut), _dense(shortcut_bias)
+    return kernels.forward(*given, gain, negative_slope, pool)
+
+
+@torch.library.custom_op("fastt2i::leaky_shortcut_tangent", mutates_args=())
+def leaky_shortcut_tangent(
+    pre: Tensor | None,
+    bias: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_bias: Tensor | None,
+    sides: Tensor,
+    sides_bias: Tensor | None,
+    gain: float,
+    negative_slope: float,
+    pool: bool,
+) -> tuple[Tensor, Tensor]:
+    """The same with the leaky ReLU steep where sides + sides_bias is positive; None stands for zeros."""
+    given = _walkable(pre), _dense(bias), _walkable(shortcut), _dense(shortcut_bias)
+    return kernels.forward(*given, gain, negative_slope, pool, _walkable(sides), _dense(sides_bias))
+
+
+@torch.library.custom_op("fastt2i::leaky_shortcut_backward", mutates_args=())
+def leaky_shortcut_backward(
+    dy: Tensor | None,
+    dpooled: Tensor | None,
+    sides: Tensor,
+    sides_bias: Tensor | None,
+    has_shortcut: bool,
+    with_sums: bool,
+    gain: float,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of pre and of the shortcut (empty without one), and of both biases (empty without sums)."""
+    given = _walkable(dy), _walkable(dpooled), _contiguous(sides), _dense(sides_bias)
+    return kernels.backward(*given, has_shortcut, with_sums, gain, negative_slope)
+
+
+def _fake_forward(model: Tensor, pool: bool) -> tuple[Tensor, Tensor]:
+    channels, (height, width) = model.shape[1], model.shape[2:]
+    return like(model, channels), like(model, channels, (height // 2, width // 2)) if pool else model.new_empty(0)
+
+
+@leaky_shortcut.register_fake
+def _(
+    pre: Tensor,
+    bias: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_bias: Tensor | None,
+    gain: float,
+    negative_slope: float,
+    pool: bool,
+) -> tuple[Tensor, Tensor]:
+    return _fake_forward(pre, pool)
+
+
+@leaky_shortcut_tangent.register_fake
+def _(
+    pre: Tensor | None,
+    bias: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_bias: Tensor | None,
+    sides: Tensor,
+    sides_bias: Tensor | None,
+    gain: float,
+    negative_slope: float,
+    pool: bool,
+) -> tuple[Tensor, Tensor]:
+    return _fake_forward(next(_contiguous(x) for x in (pre, shortcut, sides) if x is not None), pool)
+
+
+@leaky_shortcut_backward.register_fake
+def _(
+    dy: Tensor | None,
+    dpooled: Tensor | None,
+    sides: Tensor,
+    sides_bias: Tensor | None,
+    has_shortcut: bool,
+    with_sums: bool,
+    gain: float,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    channels = sides.shape[1]
+    dshortcut = like(sides, channels) if has_shortcut else sides.new_empty(0)
+    dbias = sides.new_empty(channels if with_sums else 0)
+    dshortcut_bias = sides.new_empty(channels if with_sums and has_shortcut else 0)
+    return like(sides, channels), dshortcut, dbias, dshortcut_bias
+
+
+def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    pre, bias, shortcut, ctx.shortcut_bias, ctx.gain, ctx.negative_slope, ctx.pool = inputs
+    ctx.set_materialize_grads(False)
+    ctx.has_shortcut, ctx.has_bias, ctx.has_shortcut_bias = (x is not None for x in (shortcut, bias, ctx.shortcut_bias))
+    del ctx.shortcut_bias
+    # Without a shortcut y tells the sides as well, and the next layer keeps it anyway.
+    ctx.save_for_backward(*((pre, bias) if ctx.has_shortcut else (output[0], None)))
+
+
+def _setup_tangent(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    pre, bias, shortcut, shortcut_bias, sides, sides_bias, ctx.gain, ctx.negative_slope, ctx.pool = inputs
+    ctx.set_materialize_grads(False)
+    ctx.given = [x is not None for x in (pre, bias, shortcut, shortcut_bias)]
+    ctx.save_for_backward(sides, sides_bias)
+
+
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    dy, dpooled, sides, sides_bias, ctx.has_shortcut, ctx.with_sums, ctx.gain, ctx.negative_slope = inputs
+    ctx.set_materialize_grads(False)
+    ctx.has_dy, ctx.pool = dy is not None, dpooled is not None
+    ctx.save_for_backward(sides, sides_bias)
+
+
+def _adjoint(ctx: Any, dy: Tensor | None, dpooled: Tensor | None, given: list[bool]) -> tuple[Tensor | None, ...]:
+    """The gradients of pre, bias, shortcut and its bias, of which `given` says which there are."""
+    if dy is None and dpooled is None:
+        return None, None, None, None
+    sides, sides_bias = ctx.saved_tensors
+    wanted = [there and asked for there, asked in zip(given, ctx.needs_input_grad[:4], strict=True)]
+    with_sums, with_shortcut = wanted[1] or wanted[3], wanted[2] or wanted[3]
+    dpre, dshortcut, dbias, dshortcut_bias = leaky_shortcut_backward(
+        dy, dpooled, sides, sides_bias, with_shortcut, with_sums, ctx.gain, ctx.negative_slope
+    )
+    found = dpre, dbias, dshortcut, dshortcut_bias
+    return tuple(gradient if asked else None for gradient, asked in zip(found, wanted, strict=True))
+
+
+def _forward_autograd(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tensor | None, ...]:
+    given = [True, ctx.has_bias, ctx.has_shortcut, ctx.has_shortcut_bias]
+    return *_adjoint(ctx, dy, dpooled if ctx.pool else None, given), None, None, None
+
+
+def _tangent_autograd(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *_adjoint(ctx, dy, dpooled if ctx.pool else None, ctx.given), *[None] * 5
+
+
+def _backward_autograd(
+    ctx: Any, pre: Tensor | None, shortcut: Tensor | None, bias: Tensor | None, shortcut_bias: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if not ctx.has_shortcut:
+        shortcut = shortcut_bias = None
+    if not ctx.with_sums:
+        bias = shortcut_bias = None
+    if all(x is None for x in (pre, shortcut, bias, shortcut_bias)):
+        return (None,) * 8
+    sides, sides_bias = ctx.saved_tensors
+    ddy, ddpooled = leaky_shortcut_tangent(
+        pre, bias, shortcut, shortcut_bias, sides, sides_bias, ctx.gain, ctx.negative_slope, ctx.pool
+    )
+    return ddy if ctx.has_dy else None, ddpooled if ctx.pool else None, *[None] * 6
+
+
+leaky_shortcut.register_autograd(_forward_autograd, setup_context=_setup_forward)
+leaky_shortcut_tangent.register_autograd(_tangent_autograd, setup_context=_setup_tangent)
+leaky_shortcut_backward.register_autograd(_backward_autograd, setup_context=_setup_backward)
+
+
+def _walkable(x: Tensor | None) -> Tensor | None:
+    return None if x is None else _contiguous(x)
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    return x if one_position_stride(x) else x.contiguous()
+
+
+def _dense(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.contiguous()
