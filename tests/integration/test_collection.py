@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 #: What a rented machine need not have.
-MISSING = ("tyro", "nvidia", "sklearn", "pyarrow")
+MISSING = ("tyro", "nvidia", "sklearn", "pyarrow", "pydantic", "fastapi", "uvicorn", "selenium")
 #: Python runs this first in every process that finds it, pytest's and those that tests start.
 BLOCK = f"""
 import sys
