@@ -1,8 +1,6 @@
-"""Everything that can be set, as dataclasses that check themselves; and the presets.
+"""Everything that can be set, as dataclasses that check themselves; `config.yaml` in a run directory is all of them.
 
-A preset is a whole `Config`; `config.yaml` in a run directory is one too. This module imports neither torch nor
-tyro, so that `--help` is quick and the engine runs from a bare checkout.
-"""
+Neither torch nor tyro is imported here, so that `--help` is quick and the engine runs from a bare checkout."""
 
 from __future__ import annotations
 
@@ -17,7 +15,6 @@ from fastt2i.errors import UserError
 Noise = Literal["concat", "additive", "conditioning_augmentation"]
 DataFormat = Literal["auto", "shapes", "folder", "cub", "coco", "flowers", "parquet", "webdataset"]
 Activation = Literal["identity", "leaky_relu", "relu", "elu", "silu", "tanh"]
-
 
 #: Width of the images, in pixels, at which the R1 penalty is the one of its paper.
 PENALTY_SIZE = 32
@@ -140,6 +137,8 @@ class ModelConfig(Section):
     """Size of the global feature."""
     region_grid: int = 8
     """Region features come from the trunk's map with this width and height."""
+    grown_from: tuple[int, ...] = ()
+    """Smaller sizes that the model was trained at before: what it draws at each is upscaled and added to."""
 
     def _check(self) -> None:
         self._require("image_size", self.image_size in (32, 64, 128, 256), "32, 64, 128 or 256")
@@ -156,6 +155,8 @@ class ModelConfig(Section):
         self._require("noise_sigma", self.noise_sigma >= 0, "0 or more")
         grids = [4 << k for k in range(levels - 1)]
         self._require("region_grid", self.region_grid in grids, f"one of {grids}")
+        before = [size for size in (32, 64, 128) if size < self.image_size and size in self.grown_from]
+        self._require("grown_from", list(self.grown_from) == before, "sizes below image_size, ascending")
 
 
 @dataclass(kw_only=True)
@@ -226,6 +227,8 @@ class OptimConfig(Section):
     """Adam's decay of the second moment."""
     ema: float = 0.995
     """Decay of the moving average of the generator's weights, a step."""
+    freeze: tuple[str, ...] = ()
+    """Parts that are not trained, with all that is in them, as `generator.encoder` or `discriminator.blocks.0`."""
 
     def _check(self) -> None:
         for name in ("generator_lr", "discriminator_lr"):
@@ -237,6 +240,8 @@ class OptimConfig(Section):
 
 @dataclass(kw_only=True)
 class TrainConfig(Section):
+    init_from: str = ""
+    """Model to start from, a folder or `user/name` on the hub; its settings are taken over. `--init-from` for short."""
     steps: int = 2000
     """Steps in all; a step updates both players once."""
     batch_size: int = 32
@@ -343,7 +348,7 @@ class Config:
         """The whole configuration, as `config.yaml` in a run directory holds it."""
         import yaml
 
-        plain = {name: _plain(section) for name, section in vars(self).items()}
+        plain = {name: vars(section) for name, section in vars(self).items()}
         return yaml.safe_dump(plain, sort_keys=False, width=120)
 
     @classmethod
@@ -377,10 +382,6 @@ def _with_scaled_penalty(sections: dict[str, dict[str, Any]]) -> dict[str, dict[
     if "balanced_noise" in model or loss.get("penalty") != "r1" or not (weight and size):
         return sections
     return sections | {"loss": loss | {"penalty_weight": weight * (PENALTY_SIZE / size) ** 2}}
-
-
-def _plain(section: Any) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(section).items()}
 
 
 def read_section(kind: type[Section], values: dict[str, Any], where: str) -> Any:

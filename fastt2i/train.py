@@ -93,15 +93,24 @@ def _parse(argv: list[str]) -> Arguments:
     """Two passes: the first finds where the settings start from, the second lets the options change them."""
     argv = [f"--data.path{a.removeprefix('--data')}" if a == "--data" or a.startswith("--data=") else a for a in argv]
     argv = ["--engine.profile" if a == "--profile" else a for a in argv]
+    argv = [f"--train.{a[2:]}" if a.split("=")[0] == "--init-from" else a for a in argv]
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?")
     first.add_argument("--out", nargs="?", type=_from_home)
     first.add_argument("--resume", action="store_true")
+    first.add_argument("--train.init-from", nargs="?", dest="init_from")
+    first.add_argument("--model.image-size", nargs="?", type=int, dest="image_size")
     given = first.parse_known_args(argv)[0]
     name = given.preset or "demo"
     config = preset(name)
     if given.resume and given.preset is None and not HELP.intersection(argv):
         config = choose_directory(given.out, name, resume=True).saved_config(config)
+    elif given.init_from and not HELP.intersection(argv):
+        from fastt2i.engine.initial_model import settings_from  # imports torch
+
+        config = settings_from(
+            given.init_from, config, given.image_size or (config.model.image_size if given.preset else None)
+        )
     default = Arguments(preset=name, config=config)
     arguments = tyro.cli(Arguments, args=argv, default=default, description=DESCRIPTION, prog="fastt2i train")
     if arguments.out:

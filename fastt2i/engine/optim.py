@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -19,6 +19,7 @@ from fastt2i.engine.precision import Precision
 from fastt2i.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
+PLAYERS = ("generator", "discriminator")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Player(Generic[M]):
     scaler: torch.amp.GradScaler
     gradient_mean: GradientMean | None = None
     """Averages the gradients over all ranks, where there are several."""
+    frozen: frozenset[nn.Parameter] = frozenset()
+    """Parameters that are never trained."""
+
+    def requires_grad_(self, required: bool) -> None:
+        """Whether the module's parameters get gradients; those that are never trained get none."""
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(required and parameter not in self.frozen)
 
     def run(self, precision: Precision, *inputs: Tensor) -> Any:
         """What the module returns, computed in a precision; compiled code fuses its casts with what needs them."""
@@ -73,11 +81,38 @@ def make_player(
     """A player whose learning rate is the configuration's `<name>_lr`, in a run of one process by default.
 
     Raises:
-        UserError: the optimizer asked for is not installed, or needs a GPU.
+        UserError: the optimizer asked for is not installed, or needs a GPU; or nothing of the player would be trained.
     """
+    frozen = _freeze(name, module, config.freeze)
     optimizer = _make_optimizer(module, config, getattr(config, f"{name}_lr"))
-    gradient_mean = GradientMean(module.parameters(), world.size) if world and world.size > 1 else None
-    return Player(name, module, optimizer, precision.make_scaler(), gradient_mean)
+    trained = [p for p in module.parameters() if p not in frozen]
+    gradient_mean = GradientMean(trained, world.size) if world and world.size > 1 else None
+    return Player(name, module, optimizer, precision.make_scaler(), gradient_mean, frozen)
+
+
+def _freeze(player: str, module: nn.Module, parts: Sequence[str]) -> frozenset[nn.Parameter]:
+    """The parameters of the parts that are of this player; they require no gradient any more.
+
+    Raises:
+        UserError: there is no such part, or nothing would be left to train.
+    """
+    frozen: set[nn.Parameter] = set()
+    for part in parts:
+        owner, _, path = part.partition(".")
+        if owner not in PLAYERS:
+            raise UserError(f"optim.freeze names {part}; a part begins with {' or '.join(PLAYERS)}")
+        if owner != player:
+            continue
+        own = [p for name, p in module.named_parameters() if f"{name}.".startswith(f"{path}." if path else "")]
+        if not own:
+            names = ", ".join(f"{player}.{name}" for name, _ in module.named_children())
+            raise UserError(f"optim.freeze names {part}, which has nothing to train; there are {names}")
+        frozen.update(own)
+    if all(p in frozen for p in module.parameters()):
+        raise UserError(f"optim.freeze leaves nothing of the {player} to train")
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozenset(frozen)
 
 
 def _make_optimizer(module: nn.Module, config: OptimConfig, rate: float) -> torch.optim.Optimizer:

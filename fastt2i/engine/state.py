@@ -13,6 +13,7 @@ from fastt2i.config import Config, ModelConfig, read_section
 from fastt2i.engine.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.ema import Ema
+from fastt2i.engine.initial_model import start_from
 from fastt2i.engine.optim import make_player
 from fastt2i.engine.precision import Precision
 from fastt2i.errors import UserError
@@ -34,6 +35,9 @@ class TrainingState:
         world: the processes of the run; one by default.
         is_language_model: whether digest and sample in a checkpoint are that language model's; by default, whether the
             digest is equal.
+
+    Raises:
+        UserError: the model to start from does not fit, or the optimizers cannot be made.
     """
 
     def __init__(
@@ -53,6 +57,9 @@ class TrainingState:
         discriminator = Discriminator(config.model, captions.sentence.shape[-1], captions.keywords.shape[-1])
         generator.fit(captions)
         discriminator.fit(captions)
+        self._is_language_model = is_language_model or (lambda digest, sample: digest == text_digest)
+        if config.train.init_from:
+            start_from(config, generator, discriminator, self._is_language_model)
         for module in (generator, discriminator):
             module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = make_player("generator", generator, config.optim, precision, world)
@@ -60,7 +67,6 @@ class TrainingState:
         self.ema = Ema(generator, config.optim.ema)
         self._model = dataclasses.asdict(config.model)
         self._text = {"text_sha256": text_digest, "text_sample": list(text_sample)}
-        self._is_language_model = is_language_model or (lambda digest, sample: digest == text_digest)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a checkpoint keeps as tensors, by part."""

@@ -267,11 +267,11 @@ class TrainStep:
     @contextmanager
     def _frozen_discriminator(self) -> Iterator[None]:
         """The discriminator's parameters get no gradient in this block; afterwards they do again, even on an error."""
-        self.discriminator.module.requires_grad_(False)
+        self.discriminator.requires_grad_(False)
         try:
             yield
         finally:
-            self.discriminator.module.requires_grad_(True)
+            self.discriminator.requires_grad_(True)
 
     def _generator_backward(self, inputs: StepInputs, generated: GeneratedBatch) -> dict[str, Tensor]:
         """Compute the generator's losses and leave their gradient in its parameters; returns the losses."""

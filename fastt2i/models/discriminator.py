@@ -97,6 +97,10 @@ class Discriminator(nn.Module):
         self.region_block = (config.image_size // config.region_grid).bit_length() - 2
         self.stem = nn.Conv2d(3, first, 3, padding=1)
         self.blocks = nn.ModuleList(DiscriminatorBlock(before, after) for before, after in itertools.pairwise(widths))
+        self.grown_from = config.grown_from
+        self.smaller_stems = nn.ModuleList(
+            nn.Conv2d(3, widths[(config.image_size // size).bit_length() - 1], 3, padding=1) for size in self.grown_from
+        )
         self.regions = nn.Conv2d(widths[self.region_block + 1], config.region_dim, 1)
         self.global_ = nn.Linear(last * CODE_SIZE**2, config.global_dim)
         self.unconditional = nn.Sequential(
@@ -126,8 +130,12 @@ class Discriminator(nn.Module):
         """
         images = images.contiguous(memory_format=torch.channels_last)
         x, pooled = leaky_conv2d(images, self.stem.weight, self.stem.bias, padding=1, negative_slope=SLOPE, pool=True)
+        smaller = dict(zip(self.grown_from, self.smaller_stems, strict=True))
         for k, block in enumerate(self.blocks):
             x, pooled = block(x, pooled, pool=k + 1 < len(self.blocks))
+            if (size := x.shape[-1]) in smaller:
+                x = x + F.leaky_relu(smaller[size](F.avg_pool2d(images, images.shape[-1] // size)), SLOPE)
+                pooled = F.avg_pool2d(x, 2)
             if k == self.region_block:
                 regions = self.regions(x[:with_regions]).flatten(2).transpose(1, 2)
         global_ = F.leaky_relu_(self.global_(x.flatten(1)), SLOPE)

@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig
@@ -77,6 +78,10 @@ class Generator(nn.Module):
             GeneratorBlock(before, after, text_dim, config.activation) for before, after in itertools.pairwise(widths)
         )
         self.decoder = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), FewChannelConv2d(widths[-1], 3, 3), nn.Tanh())
+        self.grown_from = config.grown_from
+        self.smaller_decoders = nn.ModuleList(
+            nn.Sequential(nn.LeakyReLU(0.2), FewChannelConv2d(widths[_level(size)], 3, 3)) for size in self.grown_from
+        )
 
     def fit(self, captions: TextFeatures) -> None:
         """Adapt to the features of training captions (N of them), before training."""
@@ -97,6 +102,21 @@ class Generator(nn.Module):
         text, kl = self.noise(self.whitening(sentence), noise)
         code = self.encoder(text).unflatten(1, (-1, CODE_SIZE, CODE_SIZE))
         x = code.contiguous(memory_format=torch.channels_last)
+        smaller = dict(zip(self.grown_from, self.smaller_decoders, strict=True))
+        below = None
         for block in self.blocks:
             x = block(x, text)
-        return Generated(self.decoder(x), kl)
+            if below is not None:
+                below = F.interpolate(below, scale_factor=2, mode="nearest")
+            if x.shape[-1] in smaller:
+                drawn = smaller[x.shape[-1]](x)
+                below = drawn if below is None else below + drawn
+        if below is None:
+            return Generated(self.decoder(x), kl)
+        activation, convolution, tanh = self.decoder
+        return Generated(tanh(convolution(activation(x)) + below), kl)
+
+
+def _level(size: int) -> int:
+    """The place in `generator_channels` of the level of this width and height."""
+    return size.bit_length() - CODE_SIZE.bit_length()

@@ -71,7 +71,7 @@ class PretrainedModel:
             UserError: it cannot be found, or another one goes by its name here.
         """
         encoder = TextEncoder(
-            self._language_model(),
+            self.language_model,
             max_keywords=self.text.max_keywords,
             stop_words=self.stop_words,
             device=device,
@@ -84,8 +84,9 @@ class PretrainedModel:
             )
         return encoder
 
-    def _language_model(self) -> str:
-        """Its name, or its directory: in the model folder or beside it, where it goes by the same name or last name."""
+    @property
+    def language_model(self) -> str:
+        """The language model's name, or its directory: it may be in the model folder or beside it."""
         name = self.text.model
         if self.folder is None or (Path(name).is_absolute() and Path(name).is_dir()):
             return name

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastt2i.data.open import open_dataset
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 pytestmark = pytest.mark.quick
@@ -90,3 +92,13 @@ def test_a_normalised_weight_stays_with_its_convolution(gated: dict[str, Any], n
     new = gated["convert"](old)
     assert kinds(new) == ["Sequential", "Conv2d", "Gate"]
     torch.testing.assert_close(new(x), expected)
+
+
+def test_the_set_to_tune_to_is_made_and_scored(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_page("fine-tuning.md")
+    data = open_dataset("words", "auto", image_size=32, split="all", heldout=0.0)
+    assert len(data) == 1152 and "a huge navy pyramid over snow" in str(data.captions)
+    assert set(names["score"](model_folder)) == {"color", "shape", "size", "position", "background", "all"}

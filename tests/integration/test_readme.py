@@ -50,6 +50,8 @@ def test_the_commands_parse(document: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(tyro, "cli", parse_only(tyro.cli))
     parser = argparse.ArgumentParser
     monkeypatch.setattr(parser, "parse_args", parse_only(parser.parse_args))
+    # The model that a run starts from is not there.
+    monkeypatch.setattr("fastt2i.engine.initial_model.settings_from", lambda folder, base, size: base)
     monkeypatch.chdir(tmp_path)
     for program, arguments in commands:
         words = shlex.split(arguments.replace("\\\n", " "), comments=True)

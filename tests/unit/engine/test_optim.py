@@ -97,3 +97,42 @@ def test_a_step_that_fails_before_the_scaler_is_done_lets_others_follow(monkeypa
 
 def fail(*_: object) -> None:
     raise RuntimeError("not this time")
+
+
+def networks() -> torch.nn.ModuleDict:
+    torch.manual_seed(0)
+    return torch.nn.ModuleDict({"blocks": torch.nn.Linear(3, 3), "blocks_of_others": torch.nn.Linear(3, 3)})
+
+
+def test_frozen_parts_stay_and_the_others_learn() -> None:
+    config = OptimConfig(freeze=("generator.blocks", "discriminator.blocks_of_others"))
+    for name, frozen, trained in (
+        ("generator", "blocks", "blocks_of_others"),
+        ("discriminator", "blocks_of_others", "blocks"),
+    ):
+        module = networks()
+        player = make_player(name, module, config, FP32)
+        before = {part: module[part].weight.detach().clone() for part in module}
+        player.requires_grad_(False)
+        player.requires_grad_(True)
+        minimize(player, sum(module[part](torch.ones(1, 3)).square().sum() for part in module))
+        assert torch.equal(module[frozen].weight, before[frozen])
+        assert not torch.equal(module[trained].weight, before[trained])
+        # What is saved can be gone on with when more is trained.
+        other = make_player(name, networks(), OptimConfig(), FP32)
+        restore_optimizer(other.optimizer, optimizer_tensors(player.optimizer))
+        minimize(other, sum(other.module[part](torch.ones(1, 3)).square().sum() for part in other.module))
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        (("blocks",), "optim.freeze names blocks; a part begins with generator or discriminator"),
+        (("generator.block",), "has nothing to train; there are generator.blocks, generator.blocks_of_others"),
+        (("generator",), "leaves nothing of the generator to train"),
+        (("generator.blocks", "generator.blocks_of_others"), "leaves nothing of the generator to train"),
+    ],
+)
+def test_parts_that_cannot_be_frozen(parts: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        make_player("generator", networks(), OptimConfig(freeze=parts), FP32)

@@ -1,0 +1,67 @@
+"""A run that starts from the model of another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastt2i import TextToImagePipeline, train
+from fastt2i.config import Config
+from fastt2i.models.pretrained import load_pretrained
+
+PROMPT = "a small red circle on a white background"
+
+
+@pytest.mark.quick
+def test_a_run_starts_from_a_model_and_leaves_what_is_frozen(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--init-from",
+        str(model_folder),
+        "--train.batch-size",
+        "4",
+        "--log.samples",
+        "4",
+        "--log.no-tensorboard",
+    ]
+    options += [
+        "--text.cache-dir",
+        str(tmp_path / "cache"),
+        "--optim.freeze",
+        "generator.encoder",
+        "discriminator.stem",
+    ]
+    assert train.main([*options, "--train.steps", "2", "--out", str(tmp_path / "run")]) == 0
+    config = Config.from_yaml((tmp_path / "run" / "config.yaml").read_text(), "config.yaml")
+    old, new = load_pretrained(model_folder), load_pretrained(tmp_path / "run")
+    assert config.model == old.config and config.optim.freeze == ("generator.encoder", "discriminator.stem")
+    assert torch.equal(new.generator.encoder[0].weight, old.generator.encoder[0].weight)
+    assert torch.equal(new.discriminator.stem.weight, old.discriminator.stem.weight)
+    assert not torch.equal(new.generator.decoder[1].weight, old.generator.decoder[1].weight)
+    assert torch.equal(new.generator.whitening.matrix, old.generator.whitening.matrix)
+    assert train.main(["--resume", "--train.steps", "3", "--out", str(tmp_path / "run")]) == 0
+
+
+def test_a_run_at_twice_the_size_begins_with_the_old_picture(model_folder: Path, tmp_path: Path) -> None:
+    options = [
+        "--init-from",
+        str(model_folder),
+        "--train.batch-size",
+        "4",
+        "--log.samples",
+        "4",
+        "--log.no-tensorboard",
+    ]
+    options += ["--text.cache-dir", str(tmp_path / "cache"), "--model.image-size", "64", "--train.steps", "1"]
+    # With rates of nearly nothing a step is none.
+    options += ["--optim.generator-lr", "1e-12", "--optim.discriminator-lr", "1e-12"]
+    assert train.main([*options, "--out", str(tmp_path / "run")]) == 0
+    old, new = (TextToImagePipeline.from_pretrained(p)(PROMPT, num=3) for p in (model_folder, tmp_path / "run"))
+    for small, large in zip(old, new, strict=True):
+        assert large.size == (64, 64)
+        upscaled = np.asarray(small).repeat(2, 0).repeat(2, 1).astype(int)
+        assert np.abs(upscaled - np.asarray(large)).max() <= 1
