@@ -20,7 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-import fastt2i.ops.flops  # noqa: F401  (brings our operators and their formulas)
+# Operators that are there before a step are gone through, and have formulas.
+import fastt2i.ops.contrastive_triton
+import fastt2i.ops.flops  # noqa: F401
 from benchmarks.stand_in.fake_step import CUDA, fake_step
 from benchmarks.stand_in.launches import Launch, through_bodies, watched
 from fastt2i.config import Config
