@@ -137,11 +137,14 @@ def test_a_model_from_before_noise_was_balanced_draws_what_it_drew(tiny: list[st
     assert train.main(["--resume", "--train.steps", "2", "--out", str(tmp_path / "run")]) == 0
 
 
-def test_another_language_model_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("noted", [True, False])
+def test_another_language_model_of_the_same_name_is_refused(noted: bool, run: Path, tmp_path: Path) -> None:
+    """Neither its files nor its features, where they were noted, are those of the training's."""
     model = tmp_path / "model"
     shutil.copytree(run / "model", model)
     header = json.loads((model / "config.json").read_text())
     header["text"]["sha256"] = "0" * 64
+    header["text_sample"] = [value + 0.1 for value in header["text_sample"]] if noted else []
     (model / "config.json").write_text(json.dumps(header))
     with pytest.raises(UserError, match="is not the one of the training"):
         TextToImagePipeline.from_pretrained(model)

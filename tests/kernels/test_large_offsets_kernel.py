@@ -23,8 +23,8 @@ def far_apart(x: Tensor, dim: int) -> Tensor:
     """x with 2^30 elements from one index of a dimension to the next; a system gives memory when it is touched."""
     strides = list(x.contiguous().stride())
     strides[dim] = FAR
-    last = sum((size - 1) * stride for size, stride in zip(x.shape, strides, strict=True))
-    far = torch.empty(last + 1, dtype=x.dtype, device=x.device).as_strided(x.shape, strides)
+    # Not by `torch.empty`: tests poison what that gives, and would touch all of it.
+    far = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
     return far.copy_(x)
 
 
