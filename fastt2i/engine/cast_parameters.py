@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 
 def cast_parameters(
-    module: nn.Module, dtype: torch.dtype, groups: Iterable[Sequence[nn.Parameter]] | None = None
+    module: nn.Module, dtype: torch.dtype, groups: Iterable[Sequence[nn.Parameter]] = ()
 ) -> dict[str, Tensor]:
     """Copies of a module's parameters in a dtype, by name, through which gradients reach the parameters.
 
@@ -22,12 +22,14 @@ def cast_parameters(
         module: whose parameters are float32 and dense; none of them has two names.
         dtype: of the copies.
         groups: the parameters in parts whose gradients are finished apart, one after another while a backward pass
-            runs; all together by default.
+            runs. Those in none of them, by default all, are together.
     """
     parameters = dict(module.named_parameters())
+    parts = [list(group) for group in groups]
+    apart = {parameter for part in parts for parameter in part}
     copies: dict[Tensor, Tensor] = {}
-    for group in [list(parameters.values())] if groups is None else groups:
-        copies.update(zip(group, _Cast.apply(dtype, *group), strict=True))
+    for part in filter(None, [*parts, [parameter for parameter in parameters.values() if parameter not in apart]]):
+        copies.update(zip(part, _Cast.apply(dtype, *part), strict=True))
     return {name: copies[parameter] for name, parameter in parameters.items()}
 
 

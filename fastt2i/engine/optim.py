@@ -45,7 +45,7 @@ class Player(Generic[M]):
         with precision.autocast():
             if not precision.casts or torch.compiler.is_compiling():
                 return self.module(*inputs)
-            groups = self.gradient_mean.groups if self.gradient_mean else None
+            groups = self.gradient_mean.groups if self.gradient_mean else ()
             copies = cast_parameters(self.module, precision.dtype, groups)
             return functional_call(self.module, copies, inputs, tie_weights=False)
 

@@ -41,7 +41,7 @@ def gradients(module: nn.Module) -> dict[str, Tensor | None]:
 def test_equals_autocast(dtype: torch.dtype, grouped: bool, channels_last: bool) -> None:
     x = torch.randn(4, 3, 9, 9).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     ours, theirs = network(), network()
-    groups = [[p] for p in reversed(list(ours.parameters()))] if grouped else None
+    groups = [[p] for p in reversed(list(ours.parameters()))] if grouped else []
     with torch.autocast("cpu", dtype=dtype):
         own = functional_call(ours, cast_parameters(ours, dtype, groups), x)
         expected = theirs(x)
@@ -82,6 +82,18 @@ def test_frozen_parameters_get_no_gradient() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         functional_call(module, cast_parameters(module, torch.bfloat16), x).sum().backward()
     assert x.grad is not None and all(gradient is None for gradient in gradients(module).values())
+
+
+def test_what_is_in_no_group_is_cast_too() -> None:
+    """As parameters are that are never trained: their gradients do not travel."""
+    module, x = network(), torch.randn(2, 3, 5, 5)
+    module.narrow.requires_grad_(False)
+    copies = cast_parameters(module, torch.bfloat16, [[*module.wide.parameters()], [*module.linear.parameters()]])
+    assert list(copies) == [name for name, _ in module.named_parameters()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        functional_call(module, copies, x).sum().backward()
+    reached = {name for name, gradient in gradients(module).items() if gradient is not None}
+    assert reached == {"wide.weight", "wide.bias", "linear.weight", "linear.bias"}
 
 
 def test_what_is_cast_cannot_be_differentiated_twice() -> None:
