@@ -53,7 +53,7 @@ def build_trainer(config: Config, directory: RunDirectory, world: World | None =
             world=world,
             is_language_model=data.encoder.is_noted_as,
         )
-    _synchronize_ranks(world, data, device, state)
+    _check_ranks(world, data, device)
     saver = RunSaver(config, directory, data, state, world)
     real_distance = world.run_on_rank0(data.real_distance)
     world.print_rank0(_describe_mode_seeking(config, real_distance))
@@ -128,8 +128,8 @@ def _build_runner(
     )
 
 
-def _synchronize_ranks(world: World, data: TrainingData, device: torch.device, state: TrainingState) -> None:
-    """Check that all ranks have the same data and kind of device, and broadcast the weights of rank 0."""
+def _check_ranks(world: World, data: TrainingData, device: torch.device) -> None:
+    """Raise UserError on all ranks unless they have the same data, language model and kind of device."""
     for what, own in (
         ("data", data.digest),
         ("language model", data.encoder.digest),
@@ -141,9 +141,6 @@ def _synchronize_ranks(world: World, data: TrainingData, device: torch.device, s
             raise world.as_collective_error(
                 UserError(f"rank {other} has another {what} than rank 0; all ranks need the same")
             )
-    for part in state.tensors().values():
-        for tensor in part.values():
-            world.broadcast_(tensor)
 
 
 def _describe(config: Config, state: TrainingState, precision: Precision, device: torch.device, world: World) -> str:

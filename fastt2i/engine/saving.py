@@ -102,15 +102,20 @@ class RunSaver:
         self._checkpoints = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
 
     def restore(self) -> Progress:
-        """Load the newest whole checkpoint into the state, if there is one.
+        """Load the newest whole checkpoint into the state; where there is none, begin with rank 0's weights.
 
         Raises:
-            UserError: it is of another model or language model.
+            UserError: it is of another model or language model, or there is no model to start from.
         """
         checkpoint, damage = self._world.run_on_rank0(self._checkpoints.latest)
         for sentence in damage:
             self._world.print_rank0(f"warning: {sentence}; an earlier checkpoint is used")
         if checkpoint is None:
+            with self._world.raise_together():
+                self._state.begin()
+            for part in self._state.tensors().values():
+                for tensor in part.values():
+                    self._world.broadcast_(tensor)
             return Progress()
         with self._world.raise_together():
             self._state.restore(checkpoint)

@@ -37,7 +37,7 @@ class TrainingState:
             digest is equal.
 
     Raises:
-        UserError: the model to start from does not fit, or the optimizers cannot be made.
+        UserError: the optimizers cannot be made.
     """
 
     def __init__(
@@ -58,15 +58,24 @@ class TrainingState:
         generator.fit(captions)
         discriminator.fit(captions)
         self._is_language_model = is_language_model or (lambda digest, sample: digest == text_digest)
-        if config.train.init_from:
-            start_from(config, generator, discriminator, self._is_language_model)
         for module in (generator, discriminator):
             module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = make_player("generator", generator, config.optim, precision, world)
         self.discriminator = make_player("discriminator", discriminator, config.optim, precision, world)
         self.ema = Ema(generator, config.optim.ema)
+        self._config = config
         self._model = dataclasses.asdict(config.model)
         self._text = {"text_sha256": text_digest, "text_sample": list(text_sample)}
+
+    def begin(self) -> None:
+        """Take the weights of the model that a new run starts from, if it does from one.
+
+        Raises:
+            UserError: there is no such model, or it does not fit.
+        """
+        if self._config.train.init_from:
+            start_from(self._config, self.generator.module, self.discriminator.module, self._is_language_model)
+            self.ema.module.load_state_dict(self.generator.module.state_dict())
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a checkpoint keeps as tensors, by part."""

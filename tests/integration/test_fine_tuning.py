@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +16,19 @@ from fastt2i.models.pretrained import load_pretrained
 PROMPT = "a small red circle on a white background"
 
 
+def start_from(model: Path, folder: Path) -> list[str]:
+    """Options of a small run that starts from a model, with its cache in a folder."""
+    small = ["--train.batch-size", "4", "--log.samples", "4", "--log.no-tensorboard"]
+    return ["--init-from", str(model), "--text.cache-dir", str(folder / "cache"), *small]
+
+
 @pytest.mark.quick
 def test_a_run_starts_from_a_model_and_leaves_what_is_frozen(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [
-        "--init-from",
-        str(model_folder),
-        "--train.batch-size",
-        "4",
-        "--log.samples",
-        "4",
-        "--log.no-tensorboard",
-    ]
-    options += [
-        "--text.cache-dir",
-        str(tmp_path / "cache"),
-        "--optim.freeze",
-        "generator.encoder",
-        "discriminator.stem",
-    ]
+    first = tmp_path / "first"
+    shutil.copytree(model_folder, first)
+    options = [*start_from(first, tmp_path), "--optim.freeze", "generator.encoder", "discriminator.stem"]
     assert train.main([*options, "--train.steps", "2", "--out", str(tmp_path / "run")]) == 0
     config = Config.from_yaml((tmp_path / "run" / "config.yaml").read_text(), "config.yaml")
     old, new = load_pretrained(model_folder), load_pretrained(tmp_path / "run")
@@ -43,20 +37,12 @@ def test_a_run_starts_from_a_model_and_leaves_what_is_frozen(
     assert torch.equal(new.discriminator.stem.weight, old.discriminator.stem.weight)
     assert not torch.equal(new.generator.decoder[1].weight, old.generator.decoder[1].weight)
     assert torch.equal(new.generator.whitening.matrix, old.generator.whitening.matrix)
+    shutil.rmtree(first)  # a run that goes on has weights of its own
     assert train.main(["--resume", "--train.steps", "3", "--out", str(tmp_path / "run")]) == 0
 
 
 def test_a_run_at_twice_the_size_begins_with_the_old_picture(model_folder: Path, tmp_path: Path) -> None:
-    options = [
-        "--init-from",
-        str(model_folder),
-        "--train.batch-size",
-        "4",
-        "--log.samples",
-        "4",
-        "--log.no-tensorboard",
-    ]
-    options += ["--text.cache-dir", str(tmp_path / "cache"), "--model.image-size", "64", "--train.steps", "1"]
+    options = [*start_from(model_folder, tmp_path), "--model.image-size", "64", "--train.steps", "1"]
     # With rates of nearly nothing a step is none.
     options += ["--optim.generator-lr", "1e-12", "--optim.discriminator-lr", "1e-12"]
     assert train.main([*options, "--out", str(tmp_path / "run")]) == 0
