@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +53,19 @@ def hold_out(pictures: Sequence[Picture], share: float) -> set[str]:
     return chosen
 
 
+def must_be_new(out: Path) -> None:
+    """Raise UserError where a folder that is to be made is there already."""
+    if out.exists():
+        raise UserError(f"{out} is there already; remove it, or choose another --out")
+
+
 def write(out: Path, pictures: Sequence[Picture], *, share: float, licence: str) -> dict[str, int]:
     """Write the folder, whole or not at all -> the number of pictures in each part.
 
     share: of pictures to hold out, at most; licence: what LICENSE says.
     Raises UserError where `out` is there already.
     """
-    if out.exists():
-        raise UserError(f"{out} is there already; remove it, or choose another --out")
+    must_be_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     chosen = hold_out(pictures, share)
     parts = {
@@ -99,8 +104,8 @@ def downloaded(command: Sequence[str], pattern: str) -> Iterator[Path]:
         yield files[0]
 
 
-def build(out: Path, pictures: Callable[[], list[Picture]], *, share: float, licence: str) -> None:
+def build(out: Path, pictures: Sequence[Picture], *, share: float, licence: str) -> None:
     """`write`, and say what there is and how to train on it."""
-    counts = write(out, pictures(), share=share, licence=licence)
+    counts = write(out, pictures, share=share, licence=licence)
     print(f"{out}: {counts['train']:,} pictures to train on, {counts['test']:,} held out")
     print(f"next: python -m fastt2i.train --data {out} --preset 64px --out runs/{out.name}")

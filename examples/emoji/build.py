@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from examples.captioned_folder import Picture, build, downloaded
+from examples.captioned_folder import Picture, build, downloaded, must_be_new
 from examples.emoji.captions import captions
 from fastt2i.cli import run
 from fastt2i.errors import UserError
@@ -35,10 +35,11 @@ def main() -> None:
     parser.add_argument("--package", type=Path, help="emoji-datasource-google-*.tgz, in place of a download")
     parser.add_argument("--names", type=Path, help="emojibase-data-*.tgz, in place of a download")
     arguments = parser.parse_args()
+    must_be_new(arguments.out)  # before anything is downloaded
     with ExitStack() as stack:
         package = arguments.package or stack.enter_context(downloaded(["npm", "pack", PICTURES], "*.tgz"))
         names = arguments.names or stack.enter_context(downloaded(["npm", "pack", NAMES], "*.tgz"))
-        build(arguments.out, lambda: read_packages(package, names), share=0.1, licence=LICENCE)
+        build(arguments.out, read_packages(package, names), share=0.1, licence=LICENCE)
 
 
 def read_packages(package: Path, names: Path) -> list[Picture]:

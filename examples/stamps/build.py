@@ -12,9 +12,10 @@ import io
 import subprocess
 import sys
 import tarfile
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
-from examples.captioned_folder import Picture, build, downloaded
+from examples.captioned_folder import Picture, build, downloaded, must_be_new
 from fastt2i.cli import run
 from fastt2i.errors import UserError
 
@@ -32,11 +33,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/stamps"), help="the folder to make")
     parser.add_argument("--package", type=Path, help=f"{PACKAGE}_*.deb, in place of a download")
     arguments = parser.parse_args()
-    if arguments.package:
-        build(arguments.out, lambda: read_package(arguments.package), share=0.1, licence=LICENCE)
-    else:
-        with downloaded(["apt-get", "download", PACKAGE], f"{PACKAGE}_*.deb") as package:
-            build(arguments.out, lambda: read_package(package), share=0.1, licence=LICENCE)
+    must_be_new(arguments.out)  # before anything is downloaded
+    with ExitStack() as stack:
+        download = downloaded(["apt-get", "download", PACKAGE], f"{PACKAGE}_*.deb")
+        package = arguments.package or stack.enter_context(download)
+        build(arguments.out, read_package(package), share=0.1, licence=LICENCE)
 
 
 def read_package(package: Path) -> list[Picture]:
