@@ -53,8 +53,11 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def plain_warnings() -> None:
-    """Show warnings as one line each, as errors are, for the rest of the program."""
+def plain_warnings(shown: bool = True) -> None:
+    """Show warnings as one line each, as errors are, for the rest of the program; or none, where another process of the
+    same machine shows the same ones."""
+    if not shown:
+        warnings.simplefilter("ignore")
     warnings.showwarning = lambda message, *_: print(f"fastt2i: warning: {plain(message)}", file=sys.stderr)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from fastt2i.cli import plain_warnings, run
 from fastt2i.config import DataFormat
 from fastt2i.engine.distributed.rendezvous import join
 from fastt2i.engine.distributed.world import World
+from fastt2i.engine.scoring.choices import Metric, Negatives, Protocol
 from fastt2i.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from fastt2i.engine.scoring.model_evaluation import Evaluation
     from fastt2i.metrics.distances import Statistics
 
-MetricName = Literal["fid", "kid", "pr", "clip", "r-precision", "spread", "attributes"]
-METRICS: tuple[MetricName, ...] = get_args(MetricName)
+METRICS: tuple[Metric, ...] = get_args(Metric)
 #: Real images without which KID, precision and recall say nothing.
 FEWEST_IMAGES = 4
 
@@ -57,9 +56,9 @@ class Arguments:
     data's images."""
     clip: Path | None = None
     """Directory with a CLIP model, for the CLIP score."""
-    protocol: Literal["default", "df-gan"] = "default"
+    protocol: Protocol = "default"
     """Whose conventions: docs/evaluation.md lists them."""
-    negatives: Literal["any", "other-class"] = "any"
+    negatives: Negatives = "any"
     """Which other captions R-precision chooses from: any, or those of images of other classes."""
     candidates: int = 100
     """Captions that R-precision chooses from."""
@@ -112,10 +111,7 @@ def _asked(arguments: Arguments) -> list[str]:
 def _main(arguments: Arguments, world: World) -> int:
     from fastt2i.engine.scoring.report import explain
 
-    if world.local_rank == 0:
-        plain_warnings()
-    else:
-        warnings.simplefilter("ignore")  # local rank 0 shows the same ones
+    plain_warnings(shown=world.local_rank == 0)
     evaluation = _prepare(arguments, world)
     result = evaluation.run(world)
     if result is None:
@@ -205,7 +201,7 @@ def _open_data(arguments: Arguments, image_size: int, heldout: float | None) -> 
     return whole, shuffled(dataset)
 
 
-def _choose_metrics(arguments: Arguments, real_images: int, captions: int, world: World) -> list[MetricName]:
+def _choose_metrics(arguments: Arguments, real_images: int, captions: int, world: World) -> list[Metric]:
     """What was asked for; else all that can be computed, and a line for each that cannot."""
     from importlib.util import find_spec
 
@@ -214,7 +210,7 @@ def _choose_metrics(arguments: Arguments, real_images: int, captions: int, world
     asked = _asked(arguments)
     if asked:
         return [name for name in METRICS if name in asked]
-    lacking: dict[MetricName, str] = {}
+    lacking: dict[Metric, str] = {}
     packages = ("torchmetrics", *([PACKAGE] if arguments.extractor == "efficientnet-lite0" else []))
     if any(find_spec(package) is None for package in packages):
         lacking |= dict.fromkeys(("kid", "pr"), 'pip install "fastt2i[eval]" brings what it needs')

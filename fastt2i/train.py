@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -63,10 +62,7 @@ def _train(argv: list[str], world: World) -> int:
 def _run(arguments: Arguments, directory: RunDirectory, world: World) -> int:
     from fastt2i.engine.build import build_trainer  # imports torch, which --help does without
 
-    if world.local_rank == 0:
-        plain_warnings()
-    else:
-        warnings.simplefilter("ignore")  # local rank 0 shows the same ones
+    plain_warnings(shown=world.local_rank == 0)
     world.print_rank0(f"output: {directory.path}")
     if arguments.dry_run:
         world.print_rank0(arguments.config.to_yaml())

@@ -231,25 +231,26 @@ def _plan(y: Tensor, *given: Tensor) -> Plan:
         batch, positions = 1, batch * positions
     block_c = min(MOST_CHANNELS, triton.next_power_of_2(channels))
     block_p = TILE // block_c
-    strides = [_strides(x) for x in given]
+    by_tensor = [strides(x) for x in given]
     tiles = triton.cdiv(positions, block_p)
     farthest = max(block_p * stride_p + x.shape[1] * stride_c
-                   for x, (_, stride_c, stride_p) in zip(given, strides, strict=True))  # fmt: skip
+                   for x, (_, stride_c, stride_p) in zip(given, by_tensor, strict=True))  # fmt: skip
     constants = {"CHANNELS": channels, "ROW": channels if rows else 0, "WIDE": not rows and farthest >= 2**31}
     return Plan(
         (batch * tiles, triton.cdiv(channels, block_c)),
         tiles,
         positions,
-        [0] * (3 * len(given)) if rows else [stride for three in strides for stride in three],
+        [0] * (3 * len(given)) if rows else [stride for three in by_tensor for stride in three],
         constants | {"BLOCK_P": block_p, "BLOCK_C": block_c},
     )
 
 
-def _strides(x: Tensor) -> tuple[int, int, int]:
-    """Strides of batch, channel and position; the caller sees to it that positions have one."""
-    return x.stride(0), x.stride(1), x.stride(-1) if x.ndim > 2 else 1
+def strides(x: Tensor | None) -> tuple[int, int, int]:
+    """Strides of batch, channel and position; the caller sees to it that positions have one. Of no tensor, zeros."""
+    return (0, 0, 0) if x is None else (x.stride(0), x.stride(1), x.stride(-1) if x.ndim > 2 else 1)
 
 
-def one_position_stride(x: Tensor) -> bool:
-    """Whether all dimensions behind the channels can be walked with one stride, as in NCHW and channels-last."""
-    return all(x.stride(k) == x.stride(k + 1) * x.shape[k + 1] for k in range(2, x.ndim - 1))
+def with_one_position_stride(x: Tensor) -> Tensor:
+    """x itself in NCHW, channels-last and all else that has one stride for positions; a copy of anything stranger."""
+    one = all(x.stride(k) == x.stride(k + 1) * x.shape[k + 1] for k in range(2, x.ndim - 1))
+    return x if one else x.contiguous()

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gate import MOST_CHANNELS, TILE, like
+from .gate import MOST_CHANNELS, TILE, like, strides
 from .partial_sums import sum_groups
 
 #: Tiles of a program.
@@ -172,7 +172,7 @@ def forward(
         grid, sizes, tiles = _launch(y, pool, pre, shortcut, sides)
         forward_kernel[grid](
             pre, bias, shortcut, shortcut_bias, sides, sides_bias, y, pooled if pool else None, sizes[0],
-            *_strides(pre), *_strides(shortcut), *_strides(sides), *_strides(y), *_strides(pooled if pool else None),
+            *strides(pre), *strides(shortcut), *strides(sides), *strides(y), *strides(pooled if pool else None),
             pre is not None, bias is not None, shortcut is not None, shortcut_bias is not None, sides is not None,
             sides_bias is not None, pool, *sizes[1:], gain, negative_slope, *tiles, **OPTIONS,
         )  # fmt: skip
@@ -207,7 +207,7 @@ def backward(
     partial = torch.empty(grid[0] if with_sums else 0, columns, dtype=torch.float32, device=sides.device)
     backward_kernel[grid](
         dy, dpooled, sides, sides_bias, dpre, dshortcut if has_shortcut else None, partial if with_sums else None,
-        sizes[0], *_strides(dy), *_strides(dpooled), *_strides(sides), *_strides(dpre), dy is not None,
+        sizes[0], *strides(dy), *strides(dpooled), *strides(sides), *strides(dpre), dy is not None,
         sides_bias is not None, has_shortcut, with_sums, dpooled is not None, *sizes[1:], gain, negative_slope, *tiles,
         **OPTIONS,
     )  # fmt: skip
@@ -236,8 +236,3 @@ def _launch(
         (elements, channels, height, width),
         (wide, block_p, block_c),
     )
-
-
-def _strides(x: Tensor | None) -> tuple[int, int, int]:
-    """Strides of batch, channel and position; of no tensor, zeros."""
-    return (0, 0, 0) if x is None else (x.stride(0), x.stride(1), x.stride(-1))

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gate import MOST_CHANNELS, TILE, activate, like
+from .gate import MOST_CHANNELS, TILE, activate, like, strides
 from .partial_sums import sum_groups
 
 #: The most tiles that a program takes in turn: partial sums then take an eightieth of the bytes, or less.
@@ -151,7 +151,7 @@ def forward(
     if y.numel():
         grid, sizes, tiles = _launch(y, pre, y if residual is None else residual)
         forward_kernel[grid](
-            pre, bias, scale, shift, residual, y, *sizes, *_strides(pre), *_strides(residual), *_strides(y),
+            pre, bias, scale, shift, residual, y, *sizes, *strides(pre), *strides(residual), *strides(y),
             *scale.stride(), *shift.stride(), y.shape[1], bias is not None, residual is not None, gain,
             activation, negative_slope, *tiles, **OPTIONS,
         )  # fmt: skip
@@ -181,8 +181,8 @@ def backward(
     grid, sizes, tiles = _launch(dy, pre, dpre)
     partial = torch.empty(grid[0], 4 * channels, dtype=torch.float32, device=pre.device)
     backward_kernel[grid](
-        dy, pre, bias, scale, dpre, dresidual if has_residual else None, partial, *sizes, *_strides(dy),
-        *_strides(pre), *_strides(dpre), *_strides(dresidual if has_residual else None), *scale.stride(), channels,
+        dy, pre, bias, scale, dpre, dresidual if has_residual else None, partial, *sizes, *strides(dy),
+        *strides(pre), *strides(dpre), *strides(dresidual if has_residual else None), *scale.stride(), channels,
         bias is not None, has_residual, gain, activation, negative_slope, *tiles, **OPTIONS,
     )  # fmt: skip
     images = torch.empty(batch, 2 * channels, dtype=torch.float32, device=pre.device)
@@ -201,14 +201,9 @@ def _launch(y: Tensor, *others: Tensor) -> tuple[tuple[int, int], tuple[int, int
     # Of small images, as many programs as there are tiles: they would not fill a GPU otherwise.
     steps = min(MOST_STEPS, max(1, triton.next_power_of_2(positions // block_p) // 64))
     programs = triton.cdiv(positions, steps * block_p)
-    furthest = max(x.stride(1) * x.shape[1] + _strides(x)[2] * (positions + steps * block_p) for x in (y, *others))
+    furthest = max(x.stride(1) * x.shape[1] + strides(x)[2] * (positions + steps * block_p) for x in (y, *others))
     return (
         (batch * programs, triton.cdiv(channels, block_c)),
         (positions, programs),
         (furthest >= 2**31, steps, block_p, block_c),
     )
-
-
-def _strides(x: Tensor | None) -> tuple[int, int, int]:
-    """Strides of batch, channel and position; of no tensor, zeros."""
-    return (0, 0, 0) if x is None else (x.stride(0), x.stride(1), x.stride(-1))

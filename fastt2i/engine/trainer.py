@@ -183,26 +183,30 @@ class Trainer:
         )
 
     def _log_samples(self, logger: NullLogger) -> None:
-        """The time that samples take counts as the run's, and not as the steps'."""
-        started = time.perf_counter()
-        self.progress.scores = log_samples(
-            logger, self.progress.step, self.captions, self.prompts, self.state, self.data.encoder, self.config
-        )
-        self.progress.seconds += time.perf_counter() - started
-        self._start_clock()
+        with self._beside_steps():
+            self.progress.scores = log_samples(
+                logger, self.progress.step, self.captions, self.prompts, self.state, self.data.encoder, self.config
+            )
 
     def _evaluate(self, logger: NullLogger) -> None:
         """Score the model, and keep it where it is the best so far."""
         assert self.evaluation is not None
-        started = time.perf_counter()
-        scores = self.evaluation.score(self.saver.pretrained(self.progress, []), self.world)
-        name, best = self.config.log.best, self.progress.best
-        if self.world.is_first:  # the others have no scores, and nothing of theirs depends on them
+        with self._beside_steps():
+            scores = self.evaluation.score(self.saver.pretrained(self.progress, []), self.world)
+            if not self.world.is_first:  # the others have no scores, and nothing of theirs depends on them
+                return
+            name, best = self.config.log.best, self.progress.best
             better = best is None or best.is_beaten_by(name, scores[name])
             if better:
                 self.progress.best = Best(name, scores[name], self.progress.step)
                 self.saver.save_model(self.progress, self._example_prompts())
             logger.log_evaluation(self.progress.step, scores, best=better)
+
+    @contextmanager
+    def _beside_steps(self) -> Iterator[None]:
+        """The time that this block takes counts as the run's, and not as the steps'."""
+        started = time.perf_counter()
+        yield
         self.progress.seconds += time.perf_counter() - started
         self._start_clock()
 

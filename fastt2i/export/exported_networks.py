@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastt2i.models.generator import Generator
+from fastt2i.pictures.pixels import quantized
 from fastt2i.text.sentence import SentenceNetwork
 
 What = Literal["generator", "whole"]
@@ -23,8 +24,7 @@ class ImagesFromSentences(nn.Module):
         self.generator = generator
 
     def forward(self, sentence: Tensor, noise: Tensor) -> Tensor:
-        scaled = (self.generator(sentence, noise).images.permute(0, 2, 3, 1) + 1) * 127.5
-        return scaled.round().clamp(0, 255).to(torch.uint8)
+        return quantized(self.generator(sentence, noise).images)
 
 
 class ImagesFromTokens(nn.Module):

@@ -54,13 +54,25 @@ def attribute_accuracy(images: NDArray[np.uint8], expected: Sequence[Attributes]
 
     images: uint8 (N, S, S, 3), N at least 1. Raises ValueError where the numbers of images and expectations differ.
     """
+    return attribute_shares(right_attributes(images, expected))
+
+
+def right_attributes(images: NDArray[np.uint8], expected: Sequence[Attributes]) -> NDArray[np.bool_]:
+    """Which attributes are read as expected, (N, 5), of images uint8 (N, S, S, 3), N at least 1.
+
+    Raises ValueError where the numbers of images and expectations differ.
+    """
     if len(images) != len(expected) or not len(images):
         raise ValueError(
             f"there are {len(images)} images and {len(expected)} expectations; both must be the same, 1 or more"
         )
-    right = np.array(
+    return np.array(
         [[a == b for a, b in zip(r, e, strict=True)] for r, e in zip(read_attributes(images), expected, strict=True)]
     )
+
+
+def attribute_shares(right: NDArray[np.bool_]) -> dict[str, float]:
+    """The share of images on which each attribute, and `all` of them together, is right, from booleans (N, 5)."""
     return {**dict(zip(Attributes._fields, right.mean(0).tolist(), strict=True)), "all": float(right.all(1).mean())}
 
 

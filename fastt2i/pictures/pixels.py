@@ -17,10 +17,15 @@ def to_signed(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_uint8(images: Tensor) -> np.ndarray:
+def quantized(images: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] → uint8 (B, H, W, 3)."""
     scaled = (images.float().permute(0, 2, 3, 1) + 1) * 127.5
-    return scaled.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """As `quantized`, on the CPU."""
+    return quantized(images).cpu().numpy()
 
 
 def to_pillow(images: Tensor) -> list[Image.Image]:

@@ -114,9 +114,7 @@ class ThreadCount:
         elif len(self._disturbed) == 2:
             self._wait = min(2 * self._wait, LONGEST_WAIT)
             self._postpone()
-            kept = self._alone
             self._use(1, self._stay_with_one)
-            self._alone = kept
 
     def _use(self, threads: int, phase: Callable[[float, float], None]) -> None:
         self._set_threads(threads)

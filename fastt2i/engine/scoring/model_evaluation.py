@@ -18,13 +18,13 @@ import fastt2i
 from fastt2i.data.dataset import Dataset
 from fastt2i.devices.capabilities import processor
 from fastt2i.engine.distributed.world import World
-from fastt2i.engine.evaluation import CaptionSet
+from fastt2i.engine.evaluation import SPREAD_CAPTIONS, CaptionSet
+from fastt2i.engine.scoring.choices import Metric
 from fastt2i.engine.scoring.feature_pass import DrawnImages, Reader, RealImages, read_images
 from fastt2i.engine.scoring.feature_store import FeatureStore
 from fastt2i.engine.scoring.plan import Plan
 from fastt2i.engine.scoring.scores import (
     Features,
-    Metric,
     RPrecision,
     attribute_reader,
     attribute_scores,
@@ -43,8 +43,6 @@ from fastt2i.metrics.distances import KID_SUBSETS, NEIGHBOUR, Statistics
 from fastt2i.metrics.extractors import Extractor
 from fastt2i.models.pretrained import PretrainedModel
 from fastt2i.text.encoder import TextEncoder
-
-SPREAD_CAPTIONS = 32
 
 
 class Result(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from fastt2i.data.dataset import Dataset
 from fastt2i.data.hashing import hash64
 from fastt2i.engine.inputs import seeded
+from fastt2i.engine.scoring.choices import Protocol
 
-ProtocolName = Literal["default", "df-gan"]
 #: Images of the default protocol, where nobody says how many; and how many DF-GAN draws at least, roughly.
 MOST_IMAGES, DF_GAN_IMAGES = 1000, 30_000
 #: DF-GAN's noise: normal, cut off at two standard deviations by drawing anew, times this.
@@ -36,7 +35,7 @@ class Plan:
         rounded: whether images are rounded to 8 bits, as in files, before anything is computed of them.
     """
 
-    protocol: ProtocolName
+    protocol: Protocol
     captions: list[str]
     places: NDArray[np.int64]
     classes: NDArray[np.int64] | None
@@ -67,7 +66,7 @@ def shuffled(dataset: Dataset) -> Dataset:
 
 
 def make_plan(
-    dataset: Dataset, *, protocol: ProtocolName = "default", images: int | None, seed: int, truncation: float = 1.0
+    dataset: Dataset, *, protocol: Protocol = "default", images: int | None, seed: int, truncation: float = 1.0
 ) -> Plan:
     """Which captions of a dataset are drawn, in which order.
 

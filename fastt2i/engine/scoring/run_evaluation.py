@@ -9,9 +9,10 @@ import torch
 
 from fastt2i.config import Config
 from fastt2i.engine.distributed.world import World
+from fastt2i.engine.scoring.choices import Metric
 from fastt2i.engine.scoring.model_evaluation import Evaluation
 from fastt2i.engine.scoring.plan import make_plan, shuffled
-from fastt2i.engine.scoring.scores import Metric, RPrecision, attribute_reader
+from fastt2i.engine.scoring.scores import RPrecision, attribute_reader
 from fastt2i.engine.training_data import TrainingData
 from fastt2i.errors import UserError
 from fastt2i.metrics.extractors import EFFICIENTNET_LITE0, open_extractor

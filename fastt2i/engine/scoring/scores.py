@@ -5,17 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastt2i.data.shapes import parse_caption
+from fastt2i.engine.scoring.choices import Negatives
 from fastt2i.engine.scoring.feature_pass import Reader
 from fastt2i.engine.scoring.plan import Plan
 from fastt2i.errors import UserError
-from fastt2i.metrics.attributes import read_attributes
+from fastt2i.metrics.attributes import attribute_shares, right_attributes
 from fastt2i.metrics.clip import ClipScorer, clip_score
 from fastt2i.metrics.distances import (
     FEW_FOR_FRECHET,
@@ -27,10 +28,6 @@ from fastt2i.metrics.distances import (
 from fastt2i.metrics.extractors import Extractor
 from fastt2i.metrics.r_precision import r_precision
 from fastt2i.models.discriminator import Discriminator
-
-Metric = Literal["fid", "kid", "pr", "clip", "r-precision", "spread", "attributes"]
-Negatives = Literal["any", "other-class"]
-ATTRIBUTES = ("color", "shape", "size", "position", "background")
 
 
 def extractor_reader(extractor: Extractor) -> Reader:
@@ -52,10 +49,14 @@ def clip_reader(scorer: ClipScorer, plan: Plan) -> Reader:
     """Cosines of images and their captions."""
 
     def read(levels: Tensor, numbers: Sequence[int]) -> Tensor:
-        images = levels.float().round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return torch.from_numpy(scorer(images, [plan.captions[number] for number in numbers]))[:, None]
+        return torch.from_numpy(scorer(_as_files(levels), [plan.captions[number] for number in numbers]))[:, None]
 
     return Reader(f"clip-{scorer.digest[:16]}", read)
+
+
+def _as_files(levels: Tensor) -> NDArray[np.uint8]:
+    """Levels 0 to 255 (N, 3, S, S), uint8 or float32, as files would have them: uint8 (N, S, S, 3)."""
+    return levels.float().round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def attribute_reader(plan: Plan) -> Reader | None:
@@ -65,10 +66,8 @@ def attribute_reader(plan: Plan) -> Reader | None:
         return None
 
     def read(levels: Tensor, numbers: Sequence[int]) -> Tensor:
-        images = levels.float().round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        said = [expected[number] or () for number in numbers]
-        found = read_attributes(images)
-        return torch.tensor([[a == b for a, b in zip(f, s, strict=True)] for f, s in zip(found, said, strict=True)])
+        said = [attributes for number in numbers if (attributes := expected[number])]
+        return torch.from_numpy(right_attributes(_as_files(levels), said))
 
     return Reader("attributes", read)
 
@@ -119,9 +118,7 @@ def frechet_scores(real: Tensor | Statistics, drawn: Tensor, extractor: Extracto
 
 def attribute_scores(right: Tensor) -> dict[str, float]:
     """Shares of images whose attributes are as said, from booleans (N, 5)."""
-    scores = dict(zip(ATTRIBUTES, right.double().mean(0).tolist(), strict=True))
-    scores["all"] = float(right.bool().all(1).double().mean())
-    return {f"accuracy_{name}": share for name, share in scores.items()}
+    return {f"accuracy_{name}": share for name, share in attribute_shares(right.bool().numpy()).items()}
 
 
 def clip_scores(real: Tensor, drawn: Tensor) -> dict[str, float]:

@@ -125,13 +125,9 @@ def _from_halves(
         return None
     if halves[0].place == 1:
         return "its gate half comes first"
-    if activated[1] is None:
-        return "the activation of its feature half is none that the gate has"
     source = halves[0].source
     inside = nodes | halves[0].nodes | halves[1].nodes
-    if any(user not in inside for node in (inside - {product}) | {source} for user in node.users):
-        return "what it gates is used elsewhere too"
-    return GatePattern(source=source, product=product, nodes=inside, activation=activated[1], slope=activated[2])
+    return _checked(source, product, inside, activated, (inside - {product}) | {source})
 
 
 def _from_convs(
@@ -147,12 +143,25 @@ def _from_convs(
         return None
     if feature.args != gate.args:
         return None
-    if activated[1] is None:
+    return _checked(feature, product, nodes, activated, nodes - {product}, gate)
+
+
+def _checked(
+    source: fx.Node,
+    product: fx.Node,
+    nodes: set[fx.Node],
+    activated: tuple[fx.Node, str | None, float],
+    private: set[fx.Node],
+    gate_conv: fx.Node | None = None,
+) -> GatePattern | str:
+    """The pattern; a reason where the gate lacks its activation, or where one of `private` is used outside of it."""
+    _, activation, slope = activated
+    if activation is None:
         return "the activation of its feature half is none that the gate has"
-    if any(user not in nodes for node in (nodes - {product}) for user in node.users):
+    if any(user not in nodes for node in private for user in node.users):
         return "what it gates is used elsewhere too"
     return GatePattern(
-        source=feature, product=product, nodes=nodes, activation=activated[1], slope=activated[2], gate_conv=gate
+        source=source, product=product, nodes=nodes, activation=activation, slope=slope, gate_conv=gate_conv
     )
 
 

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from fastt2i.kernels import gate as kernels
+from fastt2i.kernels.gate import with_one_position_stride
 
 
 @torch.library.custom_op("fastt2i::gate", mutates_args=())
 def gate(pre: Tensor, activation: str, negative_slope: float) -> Tensor:
     """act(f) * sigmoid(g) of pre (B, 2C, ...)."""
-    return kernels.forward(_with_one_position_stride(pre), activation, negative_slope)
+    return kernels.forward(with_one_position_stride(pre), activation, negative_slope)
 
 
 @torch.library.custom_op("fastt2i::gate_backward", mutates_args=())
 def gate_backward(dy: Tensor, pre: Tensor, activation: str, negative_slope: float) -> tuple[Tensor, Tensor]:
     """The gradients of pre, and of a bias that was added to it (float32)."""
-    return kernels.backward(_with_one_position_stride(dy), _with_one_position_stride(pre), activation, negative_slope)
+    return kernels.backward(with_one_position_stride(dy), with_one_position_stride(pre), activation, negative_slope)
 
 
 @torch.library.custom_op("fastt2i::gate_backward_backward", mutates_args=())
@@ -28,9 +29,9 @@ def gate_backward_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of dy and pre, given that of the dpre that `gate_backward` returns."""
     return kernels.backward_backward(
-        _with_one_position_stride(ddpre),
-        _with_one_position_stride(dy),
-        _with_one_position_stride(pre),
+        with_one_position_stride(ddpre),
+        with_one_position_stride(dy),
+        with_one_position_stride(pre),
         activation,
         negative_slope,
     )
@@ -75,8 +76,3 @@ def _backward_autograd(ctx: Any, ddpre: Tensor, ddbias: Tensor) -> tuple[Tensor,
 
 gate.register_autograd(_gate_autograd, setup_context=_setup_gate)
 gate_backward.register_autograd(_backward_autograd, setup_context=_setup_backward)
-
-
-def _with_one_position_stride(x: Tensor) -> Tensor:
-    """x itself in NCHW, channels-last and all else that has one stride for positions; a copy of anything stranger."""
-    return x if kernels.one_position_stride(x) else x.contiguous()

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastt2i.ops.leaky_conv import reference
+
 
 def leaky_conv2d(
     x: Tensor,
@@ -24,11 +26,7 @@ def leaky_conv2d(
 ) -> tuple[Tensor, ...]:
     """See `reference.leaky_conv2d`."""
     y = leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)
-    if shortcut is not None and shortcut_weight is not None:
-        y = y + F.conv2d(shortcut, shortcut_weight, shortcut_bias)
-    if gain != 1:
-        y = y * gain
-    return (y, F.avg_pool2d(y, 2)) if pool else (y,)
+    return reference.finish(y, shortcut, shortcut_weight, shortcut_bias, gain, pool)
 
 
 def leaky_relu(x: Tensor, negative_slope: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastt2i.kernels import leaky_shortcut as kernels
-from fastt2i.kernels.gate import like, one_position_stride
+from fastt2i.kernels.gate import like, with_one_position_stride
 
 
 @torch.library.custom_op("fastt2i::leaky_shortcut", mutates_args=())
@@ -59,7 +59,7 @@ def leaky_shortcut_backward(
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of pre and of the shortcut (empty without one), and of both biases (empty without sums)."""
-    given = _walkable(dy), _walkable(dpooled), _contiguous(sides), _dense(sides_bias)
+    given = _walkable(dy), _walkable(dpooled), with_one_position_stride(sides), _dense(sides_bias)
     return kernels.backward(*given, has_shortcut, with_sums, gain, negative_slope)
 
 
@@ -93,7 +93,7 @@ def _(
     negative_slope: float,
     pool: bool,
 ) -> tuple[Tensor, Tensor]:
-    return _fake_forward(next(_contiguous(x) for x in (pre, shortcut, sides) if x is not None), pool)
+    return _fake_forward(next(with_one_position_stride(x) for x in (pre, shortcut, sides) if x is not None), pool)
 
 
 @leaky_shortcut_backward.register_fake
@@ -115,12 +115,11 @@ def _(
 
 
 def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    pre, bias, shortcut, ctx.shortcut_bias, ctx.gain, ctx.negative_slope, ctx.pool = inputs
+    pre, bias, shortcut, shortcut_bias, ctx.gain, ctx.negative_slope, ctx.pool = inputs
     ctx.set_materialize_grads(False)
-    ctx.has_shortcut, ctx.has_bias, ctx.has_shortcut_bias = (x is not None for x in (shortcut, bias, ctx.shortcut_bias))
-    del ctx.shortcut_bias
+    ctx.given = [x is not None for x in (pre, bias, shortcut, shortcut_bias)]
     # Without a shortcut y tells the sides as well, and the next layer keeps it anyway.
-    ctx.save_for_backward(*((pre, bias) if ctx.has_shortcut else (output[0], None)))
+    ctx.save_for_backward(*((output[0], None) if shortcut is None else (pre, bias)))
 
 
 def _setup_tangent(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -137,12 +136,13 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.save_for_backward(sides, sides_bias)
 
 
-def _adjoint(ctx: Any, dy: Tensor | None, dpooled: Tensor | None, given: list[bool]) -> tuple[Tensor | None, ...]:
-    """The gradients of pre, bias, shortcut and its bias, of which `given` says which there are."""
+def _adjoint(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients of pre, bias, shortcut and its bias, as far as they were given."""
+    dpooled = dpooled if ctx.pool else None
     if dy is None and dpooled is None:
         return None, None, None, None
     sides, sides_bias = ctx.saved_tensors
-    wanted = [there and asked for there, asked in zip(given, ctx.needs_input_grad[:4], strict=True)]
+    wanted = [there and asked for there, asked in zip(ctx.given, ctx.needs_input_grad[:4], strict=True)]
     with_sums, with_shortcut = wanted[1] or wanted[3], wanted[2] or wanted[3]
     dpre, dshortcut, dbias, dshortcut_bias = leaky_shortcut_backward(
         dy, dpooled, sides, sides_bias, with_shortcut, with_sums, ctx.gain, ctx.negative_slope
@@ -152,12 +152,11 @@ def _adjoint(ctx: Any, dy: Tensor | None, dpooled: Tensor | None, given: list[bo
 
 
 def _forward_autograd(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tensor | None, ...]:
-    given = [True, ctx.has_bias, ctx.has_shortcut, ctx.has_shortcut_bias]
-    return *_adjoint(ctx, dy, dpooled if ctx.pool else None, given), None, None, None
+    return *_adjoint(ctx, dy, dpooled), *[None] * 3
 
 
 def _tangent_autograd(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_adjoint(ctx, dy, dpooled if ctx.pool else None, ctx.given), *[None] * 5
+    return *_adjoint(ctx, dy, dpooled), *[None] * 5
 
 
 def _backward_autograd(
@@ -182,11 +181,7 @@ leaky_shortcut_backward.register_autograd(_backward_autograd, setup_context=_set
 
 
 def _walkable(x: Tensor | None) -> Tensor | None:
-    return None if x is None else _contiguous(x)
-
-
-def _contiguous(x: Tensor) -> Tensor:
-    return x if one_position_stride(x) else x.contiguous()
+    return None if x is None else with_one_position_stride(x)
 
 
 def _dense(bias: Tensor | None) -> Tensor | None:

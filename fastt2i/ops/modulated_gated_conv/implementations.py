@@ -76,7 +76,7 @@ def _by_tile(
     *settings: Any,
 ) -> Tensor:
     """A gated convolution in one kernel, which does not modulate, and the rest in PyTorch."""
-    return torch_impl.finish(torch_impl.modulate(gated(x, weight, bias, *settings), scale, shift), residual, gain)
+    return reference.finish(torch_impl.modulate(gated(x, weight, bias, *settings), scale, shift), residual, gain)
 
 
 def _tiles(run: Callable[..., Tensor], unavailable: Callable[[Config, Call], str | None]) -> dict[str, Implementation]:

@@ -27,7 +27,7 @@ def modulated_gated_conv2d(
 ) -> Tensor:
     """gain * (residual + scale * gated + shift) with the gated convolution of x."""
     y = gated_conv.gated_conv2d(x, weight, bias, stride, padding, dilation, groups, activation, negative_slope)
-    return _modulated(y, scale, shift, residual, gain)
+    return finish(modulate(y, scale, shift), residual, gain)
 
 
 def modulated_upsample_gated_conv2d(
@@ -43,10 +43,15 @@ def modulated_upsample_gated_conv2d(
 ) -> Tensor:
     """The same with the gated convolution of the nearest-neighbour 2x upsampling of x."""
     y = gated_conv.upsample_gated_conv2d(x, weight, bias, activation, negative_slope)
-    return _modulated(y, scale, shift, residual, gain)
+    return finish(modulate(y, scale, shift), residual, gain)
 
 
-def _modulated(y: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, gain: float) -> Tensor:
-    y = torch.addcmul(shift[:, :, None, None], scale[:, :, None, None], y)
+def modulate(y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """scale * y + shift of y (B, C, H, W) with scale and shift (B, C)."""
+    return torch.addcmul(shift[:, :, None, None], y, scale[:, :, None, None])
+
+
+def finish(y: Tensor, residual: Tensor | None, gain: float) -> Tensor:
+    """gain * (residual + y)."""
     y = y if residual is None else residual + y
-    return y if gain == 1 else gain * y
+    return y if gain == 1 else y * gain

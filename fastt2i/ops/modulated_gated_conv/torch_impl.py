@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastt2i.devices.capabilities import VECTOR_REGISTER
 from fastt2i.ops.gated_conv.functional import gated_conv2d, upsample_gated_conv2d
+from fastt2i.ops.modulated_gated_conv import reference
 
 Pair = tuple[int, int]
 
@@ -31,7 +32,7 @@ def modulated_gated_conv2d(
         x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation,
         negative_slope=negative_slope,
     )  # fmt: skip
-    return finish(modulate(y, scale, shift), residual, gain)
+    return reference.finish(modulate(y, scale, shift), residual, gain)
 
 
 def modulated_upsample_gated_conv2d(
@@ -47,13 +48,7 @@ def modulated_upsample_gated_conv2d(
 ) -> Tensor:
     """See `reference.modulated_upsample_gated_conv2d`."""
     y = upsample_gated_conv2d(x, weight, bias, activation=activation, negative_slope=negative_slope)
-    return finish(modulate(y, scale, shift), residual, gain)
-
-
-def finish(y: Tensor, residual: Tensor | None, gain: float) -> Tensor:
-    """gain * (residual + y)."""
-    y = y if residual is None else residual + y
-    return y if gain == 1 else y * gain
+    return reference.finish(modulate(y, scale, shift), residual, gain)
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -66,4 +61,4 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         row_scale, row_shift = (each.repeat(1, width)[:, None] for each in (scale, shift))
         rows = torch.addcmul(row_shift, x.permute(0, 2, 3, 1).flatten(2), row_scale)
         return rows.unflatten(2, (width, -1)).permute(0, 3, 1, 2)
-    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
+    return reference.modulate(x, scale, shift)

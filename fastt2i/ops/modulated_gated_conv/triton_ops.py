@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastt2i.kernels import modulated_gate as kernels
-from fastt2i.kernels.gate import like, one_position_stride
+from fastt2i.kernels.gate import like, with_one_position_stride
 from fastt2i.ops.gate.triton_ops import gate, gate_backward
 
 
@@ -28,8 +28,8 @@ def modulated_gate(
     negative_slope: float,
 ) -> Tensor:
     """gain * (residual + scale * gate(pre + bias) + shift), (B, C, H, W), of pre (B, 2C, H, W)."""
-    pre, bias = _with_one_position_stride(pre), None if bias is None else bias.contiguous()
-    residual = None if residual is None else _with_one_position_stride(residual)
+    pre, bias = with_one_position_stride(pre), None if bias is None else bias.contiguous()
+    residual = None if residual is None else with_one_position_stride(residual)
     return kernels.forward(pre, bias, scale, shift, residual, gain, activation, negative_slope)
 
 
@@ -45,7 +45,7 @@ def modulated_gate_backward(
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of pre, residual (empty without one), scale and shift (B, 2, C), and bias."""
-    dy, pre = _with_one_position_stride(dy), _with_one_position_stride(pre)
+    dy, pre = with_one_position_stride(dy), with_one_position_stride(pre)
     bias = None if bias is None else bias.contiguous()
     return kernels.backward(dy, pre, bias, scale, has_residual, gain, activation, negative_slope)
 
@@ -114,7 +114,3 @@ def _differentiable_backward(
 
 
 modulated_gate.register_autograd(_backward, setup_context=_setup)
-
-
-def _with_one_position_stride(x: Tensor) -> Tensor:
-    return x if one_position_stride(x) else x.contiguous()
