@@ -33,6 +33,9 @@ WAITING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "mas
 #: Operators that launch nothing: they give another view of a tensor, or memory.
 FREE = {"_unsafe_view", "_reshape_alias", "lift_fresh", "empty", "empty_like", "empty_strided", "empty_permuted",
         "new_empty", "new_empty_strided", "resize_", "set_", "record_stream"}  # fmt: skip
+#: Operators that do not read what they are given first: they overwrite it, or take only its shape.
+UNREAD = {"copy_", "_foreach_copy_", "fill_", "zero_", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones",
+          "new_full"}  # fmt: skip
 
 
 @dataclass
@@ -161,7 +164,8 @@ class _Counter(TorchDispatchMode):
             self._add(f"fastt2i.{name}", Cost(flops=self._flops(function, arguments, options, out)), given)
             return out
         written = _written(function, arguments, options) + made
-        read = [t for t in given if name not in ("copy_", "fill_", "zero_") or t is not given[0]]
+        unread = {id(t) for t in _tensors(arguments[:1])} if name in UNREAD else set()
+        read = [t for t in given if id(t) not in unread]
         flops = 0 if self._inside else self._flops(function, arguments, options, out)
         self._note_dtypes(name, given, made)
         self._add(name, Cost(1, _size(read), _size(written), flops), given)

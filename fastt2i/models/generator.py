@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,12 @@ class Generated(NamedTuple):
 
 
 class GeneratorBlock(nn.Module):
-    """Doubles the resolution: an upsampling gated convolution, then a residual one, each scaled and shifted by text."""
+    """Doubles the resolution: an upsampling gated convolution, then a residual one, each scaled and shifted by text.
+
+    Attributes:
+        modulation: of the text, in this order scales of both convolutions, each of `out_channels`, and their shifts;
+            `modulate` computes those of all blocks.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, text_dim: int, activation: str) -> None:
         super().__init__()
@@ -45,14 +51,32 @@ class GeneratorBlock(nn.Module):
         nn.init.normal_(self.modulation.weight, std=0.5 / math.sqrt(text_dim))
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:
-        scales, shifts = self.modulation(text).chunk(2, dim=1)
-        # Bounded: with factors that were not, features of an unseen combination of words grew from block to block, to
-        # 4,500 where 16 is usual, and the image was noise.
-        scale, residual_scale = (1 + scales.tanh()).chunk(2, dim=1)
-        shift, residual_shift = shifts.chunk(2, dim=1)
+    def forward(
+        self, x: Tensor, scale: Tensor, residual_scale: Tensor, shift: Tensor, residual_shift: Tensor
+    ) -> Tensor:
+        """x: (B, in_channels, H, W); the rest: (B, out_channels), what `modulate` gives for this block."""
         x = self.upsample(x, Modulation(scale, shift))
         return self.residual(x, Modulation(residual_scale, residual_shift, residual=x, gain=math.sqrt(0.5)))
+
+
+def modulate(layers: Sequence[nn.Linear], text: Tensor, is_scale: Tensor) -> list[tuple[Tensor, ...]]:
+    """The scales and shifts of all blocks by one product; see `GeneratorBlock.modulation`.
+
+    Args:
+        layers: the blocks' `modulation`.
+        text: (B, text_dim).
+        is_scale: (features of all layers,) bool, which of them are scales.
+
+    Returns:
+        for each block both scales and both shifts, (B, its channels).
+    """
+    weight, bias = (torch.cat(parts) for parts in zip(*((layer.weight, layer.bias) for layer in layers), strict=True))
+    modulation = F.linear(text, weight, bias)
+    # Bounded: with factors that were not, features of an unseen combination of words grew from block to block, to
+    # 4,500 where 16 is usual, and the image was noise.
+    modulation = torch.where(is_scale, 1 + modulation.tanh(), modulation)
+    parts = modulation.split([layer.out_features // 4 for layer in layers for _ in range(4)], dim=1)
+    return [parts[k : k + 4] for k in range(0, len(parts), 4)]
 
 
 class Generator(nn.Module):
@@ -62,6 +86,8 @@ class Generator(nn.Module):
         config: the model's sizes; `generator_channels` lists the widths from the 4x4 code to the image.
         sentence_dim: size of the sentence feature.
     """
+
+    _is_scale: Tensor
 
     def __init__(self, config: ModelConfig, sentence_dim: int) -> None:
         super().__init__()
@@ -77,6 +103,8 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             GeneratorBlock(before, after, text_dim, config.activation) for before, after in itertools.pairwise(widths)
         )
+        is_scale = [torch.arange(4 * width) < 2 * width for width in widths[1:]]
+        self.register_buffer("_is_scale", torch.cat(is_scale), persistent=False)
         self.decoder = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), FewChannelConv2d(widths[-1], 3, 3), nn.Tanh())
         self.grown_from = config.grown_from
         self.smaller_decoders = nn.ModuleList(
@@ -104,8 +132,10 @@ class Generator(nn.Module):
         x = code.contiguous(memory_format=torch.channels_last)
         smaller = dict(zip(self.grown_from, self.smaller_decoders, strict=True))
         below = None
-        for block in self.blocks:
-            x = block(x, text)
+        layers = cast(list[nn.Linear], [block.modulation for block in self.blocks])
+        modulation = modulate(layers, text, self._is_scale)
+        for block, scales_and_shifts in zip(self.blocks, modulation, strict=True):
+            x = block(x, *scales_and_shifts)
             if below is not None:
                 below = F.interpolate(below, scale_factor=2, mode="nearest")
             if x.shape[-1] in smaller:

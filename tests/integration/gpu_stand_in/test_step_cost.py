@@ -51,6 +51,13 @@ def test_each_tensor_is_read_and_written_once() -> None:
 def test_what_is_copied_to_is_not_read() -> None:
     x, y = on_gpu(64, dtype=torch.bfloat16), on_gpu(64)
     assert counted(lambda: y.copy_(x)).total == Cost(1, 2 * 64, 4 * 64, 0)
+    assert counted(lambda: torch._foreach_copy_([y], [x])).total == Cost(1, 2 * 64, 4 * 64, 0)
+
+
+@pytest.mark.quick
+def test_what_only_a_shape_is_taken_of_is_not_read() -> None:
+    x = on_gpu(64)
+    assert counted(lambda: torch.zeros_like(x)).total == counted(lambda: x.new_zeros(64)).total == Cost(1, 0, 4 * 64, 0)
 
 
 @pytest.mark.quick

@@ -9,7 +9,7 @@ import torch
 
 from fastt2i.config import ModelConfig
 from fastt2i.models.discriminator import Discriminator, ImageFeatures
-from fastt2i.models.generator import Generator
+from fastt2i.models.generator import Generator, modulate
 from fastt2i.models.model_card import parameter_count
 from fastt2i.presets import PRESETS, preset
 
@@ -55,6 +55,16 @@ def test_every_size_and_region_grid(size: int, grid: int) -> None:
     assert features.regions.shape == (2, grid**2, 9)
     assert features.global_.shape == (2, 11) and features.unconditional.shape == (2,)
     assert sentences.shape == (5, 11) and keywords.shape == (2, 4, 9)
+
+
+def test_all_modulations_at_once_are_those_of_each_layer() -> None:
+    generator = Generator(small(), SENTENCE).double()
+    layers = [block.modulation for block in generator.blocks]
+    text = torch.randn(3, layers[0].in_features, dtype=torch.float64)
+    for layer, found in zip(layers, modulate(layers, text, generator._is_scale), strict=True):
+        scales, shifts = layer(text).chunk(2, dim=1)
+        expected = *(1 + scales.tanh()).chunk(2, dim=1), *shifts.chunk(2, dim=1)
+        torch.testing.assert_close(found, expected)
 
 
 def test_regions_are_where_their_pixels_are() -> None:
