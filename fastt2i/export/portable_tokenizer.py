@@ -30,12 +30,12 @@ def portable_tokenizer(encoder: TextEncoder) -> str:
     right, and cuts off at the longest caption that the encoder reads. Emoji in a row are one word here, and several in
     training.
     """
-    tokenizer = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    tokenizer = Tokenizer.from_str(encoder.tokenizer.backend.to_str())
     rules = [normalizers.Replace(pattern, content) for pattern, content in _SEPARATE_WORDS]
     tokenizer.normalizer = normalizers.Sequence([*rules, *filter(None, [tokenizer.normalizer])])
     emoji = pre_tokenizers.Split(_EMOJI, "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([emoji, *filter(None, [tokenizer.pre_tokenizer])])
-    tokenizer.enable_truncation(max_length=encoder.longest)
-    token = tokenizer.id_to_token(encoder.padding)
-    tokenizer.enable_padding(direction="right", pad_id=encoder.padding, pad_token=token or "")
+    tokenizer.enable_truncation(max_length=encoder.tokenizer.longest)
+    padding = encoder.tokenizer.padding
+    tokenizer.enable_padding(direction="right", pad_id=padding, pad_token=tokenizer.id_to_token(padding) or "")
     return json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))

@@ -74,7 +74,7 @@ def export_model(model: PretrainedModel, path: str | Path, *, what: What = "whol
     expected = _Comparison(model, encoder, generator, tokenizer)
     if int8:
         quantize_weights(network)
-    sizes = open_sizes(what, encoder.longest)
+    sizes = open_sizes(what, encoder.tokenizer.longest)
     program = _trace(network.eval(), example_inputs(what, generator, model.sentence_dim), sizes)
     file = OnnxFile(program, sizes) if path.suffix == ".onnx" else Pt2File(program)
     difference = expected.difference(file.run)

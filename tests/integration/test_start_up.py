@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "triton", "transformers", "numpy", "PIL", "nvidia", "matplotlib"}
+#: What drawing a picture on a CPU needs none of. Together these take longer to import than all that it needs.
+NOT_FOR_DRAWING = {"transformers", "huggingface_hub", "triton", "torch._dynamo", "torch._inductor", "sympy", "scipy"}
+NOT_FOR_DRAWING |= {"torch.distributed.tensor", "torchmetrics", "sklearn", "pandas", "pyarrow", "matplotlib", "fastapi"}
 TRIES = 3  # the quickest counts
 
 pytestmark = pytest.mark.quick
@@ -33,6 +36,14 @@ def test_importing_the_package_is_cheap() -> None:
     both = [(seconds("-c", "import fastt2i"), seconds("-c", "pass")) for _ in range(TRIES)]
     package, nothing = map(min, zip(*both, strict=True))
     assert package - nothing < 0.15
+
+
+def test_drawing_imports_what_it_needs(model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "circle.png"
+    options = ["--model", str(model_folder), "--prompt", "a small red circle", "--out", str(out), "--device", "cpu"]
+    code = f"import sys; from fastt2i.generate import main; main({options}); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert out.is_file() and not NOT_FOR_DRAWING & set(loaded.split())
 
 
 @pytest.mark.parametrize(

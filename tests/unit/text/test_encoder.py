@@ -185,10 +185,10 @@ def test_code_of_a_model_is_not_run_and_nobody_is_asked(tmp_path: Path, monkeypa
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_tokenizer_that_is_not_fast_is_one_sentence(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_is_not_fast_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.is_fast", False)
     with pytest.raises(UserError, match="has no fast tokenizer, which keywords need"):
-        TextEncoder(str(model))
+        TextEncoder(str(distilbert(tmp_path / "slow")))
 
 
 def test_loading_says_nothing(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
