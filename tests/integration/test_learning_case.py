@@ -10,9 +10,9 @@ from benchmarks.cases.bench_learning import learn_in_turns, save_picture
 from fastt2i.presets import preset
 
 
-def test_both_learn_in_turns(make_layout: Callable[[str, Path], str], language_model: Path, tmp_path: Path) -> None:
+def test_both_learn_in_turns(captioned_folder: Callable[..., Path], language_model: Path, tmp_path: Path) -> None:
     config = preset("demo")
-    config.data = replace(config.data, path=make_layout("cub", tmp_path / "set"))
+    config.data = replace(config.data, path=str(captioned_folder(16)), heldout=0.5)
     config.text = replace(config.text, model=str(language_model), cache_dir=str(tmp_path / "cache"))
     config.train = replace(config.train, batch_size=2)
     config.model = replace(
@@ -22,6 +22,7 @@ def test_both_learn_in_turns(make_layout: Callable[[str, Path], str], language_m
     assert list(found) == ["ours", "DF-GAN"]
     for learner in found.values():
         assert learner.seconds >= 0.1 and learner.curve[-1].images == 2 * learner.steps
-        assert learner.curve[-1].scores["spread"] > 0
+        scores = learner.curve[-1].scores
+        assert scores["spread"] > 0 and "kid" in scores and 0 <= scores["retrieval_r10"] <= 1
     save_picture({name: learner.curve for name, learner in found.items()}, tmp_path / "learning.png")
     assert (tmp_path / "learning.png").stat().st_size > 1000

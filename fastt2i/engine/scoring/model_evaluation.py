@@ -19,7 +19,7 @@ from fastt2i.data.dataset import Dataset
 from fastt2i.devices.capabilities import processor
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.evaluation import SPREAD_CAPTIONS, CaptionSet
-from fastt2i.engine.scoring.choices import Metric
+from fastt2i.engine.scoring.choices import EXTRACTED, Metric
 from fastt2i.engine.scoring.feature_pass import DrawnImages, Reader, RealImages, read_images
 from fastt2i.engine.scoring.feature_store import FeatureStore
 from fastt2i.engine.scoring.plan import Plan
@@ -35,6 +35,7 @@ from fastt2i.engine.scoring.scores import (
     frechet_scores,
     kid_scores,
     precision_recall_scores,
+    retrieval_scores,
 )
 from fastt2i.errors import UserError
 from fastt2i.files.tensors import tensors_digest
@@ -66,7 +67,7 @@ class Evaluation:
         directory: where features are kept.
         real_count: real images, the first ones of the dataset.
         real_distance: mean absolute difference of two real images of one caption, in [-1, 1]; None if none are known.
-        extractor: for KID, precision and recall.
+        extractor: for KID, precision, recall and retrieval.
         inception: for FID.
         reference: what FID compares with, in place of the real images.
         clip: for the CLIP score.
@@ -149,7 +150,7 @@ class Evaluation:
     def _networks(self, *, of_real: bool) -> list[Reader]:
         """What reads real and drawn images alike; what FID compares with may be given in place of real images."""
         wants_inception = set() if of_real and self.reference else {"fid"}
-        pairs = ((self.extractor, {"kid", "pr"}), (self.inception, wants_inception))
+        pairs = ((self.extractor, set(EXTRACTED)), (self.inception, wants_inception))
         found = [extractor for extractor, use in pairs if extractor and use.intersection(self.metrics)]
         readers = {extractor.digest: extractor_reader(extractor) for extractor in found}
         extra = [self._discriminator] if "r-precision" in self.metrics else []
@@ -197,7 +198,7 @@ class Evaluation:
             name = extractor_reader(self.inception).name
             reference = real[name][there] if self.reference is None else self.reference
             scores |= frechet_scores(reference, drawn[name], self.inception)
-        if self.extractor and {"kid", "pr"}.intersection(self.metrics):
+        if self.extractor and set(EXTRACTED).intersection(self.metrics):
             name = extractor_reader(self.extractor).name
             features = Features(real[name][there], drawn[name])
             if "kid" in self.metrics:
@@ -205,6 +206,8 @@ class Evaluation:
                 scores |= values
             if "pr" in self.metrics:
                 scores |= precision_recall_scores(features)
+            if "retrieval" in self.metrics:
+                scores |= retrieval_scores(real[name], drawn[name])
         if self.clip and "clip" in self.metrics:
             name = clip_reader(self.clip, self.plan).name
             scores |= clip_scores(real[self._clip_of_real(self.clip).name][there], drawn[name])
@@ -249,7 +252,7 @@ class Evaluation:
             "model": self.model.digest,
             "language_model": self.encoder.digest,
         }
-        if extractor and {"kid", "pr"}.intersection(self.metrics):
+        if extractor and set(EXTRACTED).intersection(self.metrics):
             facts |= {"extractor": extractor.name, "extractor_sha256": extractor.digest}
             facts |= {"extractor_resize": extractor.resize, "kid_subsets": KID_SUBSETS, "neighbour": NEIGHBOUR}
         if inception and "fid" in self.metrics:

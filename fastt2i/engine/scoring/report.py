@@ -25,6 +25,9 @@ images; kid_std: its standard deviation over subsets. Lower is better; equal set
 _PRECISION = """\
 precision, recall ({extractor}): shares of generated images near a real one, and of real images near a generated
 one; near is within the distance of that one's neighbour number {neighbour}."""
+_RETRIEVAL = """\
+retrieval_r1, retrieval_r10 ({extractor}): shares of generated images to which the real image of their caption
+is the nearest of all {real_images} real ones, or among the ten nearest; retrieval_rank: the median of its rank."""
 _FRECHET = """\
 {name}: the Fréchet distance of features of {inception}. Lower is better."""
 _CLIP = """\
@@ -49,6 +52,8 @@ def _notes(result: Result) -> list[str]:
         notes.append(_KID.format(**protocol))
     if "precision" in scores:
         notes.append(_PRECISION.format(**protocol))
+    if "retrieval_r1" in scores:
+        notes.append(_RETRIEVAL.format(**protocol))
     if "clip" in scores:
         notes.append(_CLIP)
     if "r_precision" in scores:

@@ -27,6 +27,7 @@ from fastt2i.metrics.distances import (
 )
 from fastt2i.metrics.extractors import Extractor
 from fastt2i.metrics.r_precision import r_precision
+from fastt2i.metrics.retrieval import retrieval_ranks
 from fastt2i.models.discriminator import Discriminator
 
 
@@ -96,6 +97,24 @@ def precision_recall_scores(features: Features) -> dict[str, float]:
     except ValueError as error:
         raise UserError(f"{error}; take more with --images") from error
     return {"precision": precision, "recall": recall}
+
+
+def retrieval_scores(real: Tensor, drawn: Tensor) -> dict[str, float]:
+    """`retrieval_r1` and `retrieval_r10`, shares of drawn images whose own real image is the nearest or among the ten
+    nearest, and `retrieval_rank`, the median rank of that.
+
+    Args:
+        real: features (R, D) of the images of the first R samples; NaN where there is no image.
+        drawn: features (N, D) of drawn images, the first R of which are of these samples, in their order.
+    """
+    there = ~real.isnan().any(1)
+    rows = there[: len(drawn)].nonzero().flatten()
+    ranks = retrieval_ranks(drawn[rows], real[there], (there.cumsum(0) - 1)[rows]).double()
+    return {
+        "retrieval_r1": float((ranks == 1).double().mean()),
+        "retrieval_r10": float((ranks <= 10).double().mean()),
+        "retrieval_rank": float(ranks.quantile(0.5)),
+    }
 
 
 def frechet_scores(real: Tensor | Statistics, drawn: Tensor, extractor: Extractor) -> dict[str, float]:
