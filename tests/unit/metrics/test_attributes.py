@@ -48,13 +48,13 @@ def test_blurred_and_noisy_images_are_read_right(image_size: int) -> None:
     assert accuracy["all"] >= 0.995
 
 
-def test_reading_is_quick() -> None:
+def test_reading_takes_little_processor_time() -> None:
     images, _ = draw(256, 32, seed=1)
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         read_attributes(images)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 1
 
 
