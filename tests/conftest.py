@@ -26,6 +26,7 @@ from tests.layouts import (
     shown,
     write_tar,
 )
+from tests.tiny_runs import write_language_model, write_model
 
 # How many examples every property is tried with; `make test-full` asks for the second. A loaded machine is no failure.
 settings.register_profile("quick", max_examples=20, deadline=None)
@@ -76,59 +77,16 @@ def programs_are_no_workers() -> None:
     os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 
-VOCABULARY = """
-a an the small large little big red orange yellow green cyan blue purple pink circle square triangle cross in
-on at of center middle top left right bottom upper lower corner black white gray brown background picture
-image canvas there is it and against placed with handwritten digit zero one two three four five six seven
-eight nine , .
-"""
-
-
 @pytest.fixture(scope="session")
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT with 16 features and a vocabulary of whole words."""
-    from benchmarks.cases.baselines.untrained_language_model import write_untrained
-
-    return write_untrained(tmp_path_factory.mktemp("language-model"), VOCABULARY.split(), features=16, layers=1)
+    return write_language_model(tmp_path_factory.mktemp("language-model"))
 
 
 @pytest.fixture(scope="session")
 def model_folder(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model of 32 px, whose images differ from prompt to prompt and from seed to seed."""
-    import torch
-
-    from fastt2i.config import ModelConfig, TextConfig
-    from fastt2i.models.discriminator import Discriminator
-    from fastt2i.models.generator import Generator
-    from fastt2i.models.model_card import model_card
-    from fastt2i.models.pretrained import PretrainedModel, save_pretrained
-    from fastt2i.text.encoder import TextEncoder
-
-    captions = [f"a {size} {color} circle" for size in ("small", "large") for color in ("red", "blue", "green", "pink")]
-    encoder = TextEncoder(str(language_model))
-    encoder.fit_idf(captions)
-    config = ModelConfig(
-        generator_channels=(4,) * 4, discriminator_channels=(4,) * 4, noise_dim=3, region_dim=8, global_dim=8
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        generator, discriminator = Generator(config, 16), Discriminator(config, 16, 16)
-    for network in (generator, discriminator):
-        network.fit(encoder(captions))
-    model = PretrainedModel(
-        config=config,
-        text=TextConfig(model=str(language_model)),
-        text_digest=encoder.digest,
-        stop_words=encoder.stop_words,
-        sentence_dim=16,
-        idf=encoder.idf,
-        generator=generator,
-        discriminator=discriminator,
-        facts={"steps": 0, "data": "none", "example_prompts": captions[:2]},
-    )
-    folder = tmp_path_factory.mktemp("models") / "untrained"
-    save_pretrained(model, folder, model_card(model), {})
-    return folder
+    return write_model(tmp_path_factory.mktemp("models") / "untrained", language_model)
 
 
 @pytest.fixture

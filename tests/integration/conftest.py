@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_runs import run_options
+
 HERE = Path(__file__).parent
 
 
@@ -20,30 +22,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of a run that takes a moment."""
-    options = {
-        "text.model": language_model,
-        "text.cache-dir": tmp_path_factory.mktemp("text-cache"),
-        "train.batch-size": 4,
-        "train.steps": 6,
-        "model.noise-dim": 3,
-        "model.region-dim": 8,
-        "model.global-dim": 8,
-        "log.every": 1,
-        "log.samples": 4,
-        "checkpoint.every": 2,
-        "loss.penalty-every": 3,
-    }
-    channels = [
-        "--log.no-tensorboard",
-        "--model.generator-channels",
-        "4",
-        "4",
-        "4",
-        "4",
-        "--model.discriminator-channels",
-        "4",
-        "4",
-        "4",
-        "4",
-    ]
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))] + channels
+    return run_options(language_model, tmp_path_factory.mktemp("text-cache"))
