@@ -1,8 +1,8 @@
 """Failure detection: a rank that dies ends all ranks, with a sentence that names it.
 
 A collective operation does not tell which rank is missing, and on a GPU it does not even return. So every rank polls in
-threads of its own: the processes of its node by their ids, and the other nodes by a counter that one rank of each node
-increments in the store of the rendezvous.
+threads of its own: the processes of its node by their ids and states, and the other nodes by a counter that one rank of
+each node increments in the store of the rendezvous.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch.distributed as dist
@@ -22,6 +23,8 @@ POLL_SECONDS = 1.0
 #: Seconds without a heartbeat after which a node counts as dead: far more than a thread is ever kept waiting, and so
 #: few that all ranks have ended within a minute.
 TIMEOUT_SECONDS = 25.0
+#: Seconds between two polls that tell a process that it was stopped itself, as by Ctrl-Z, and has heard nobody since.
+PAUSE_SECONDS = 10.0
 #: Exit status of ranks that end because another one has.
 EXIT_STATUS = 1
 
@@ -95,9 +98,21 @@ class Heartbeat:
         return first
 
     def _poll_local(self) -> None:
+        stopped: dict[int, float] = {}
+        last = time.monotonic()
         while not self._closed.wait(POLL_SECONDS):
             self.check_local()
-            if time.monotonic() - self._last_answer > TIMEOUT_SECONDS:
+            now = time.monotonic()
+            if now - last > PAUSE_SECONDS:  # this process was stopped itself, and hears again from now on
+                self._last_answer = now
+                stopped.clear()
+            last = now
+            for member in self._local_members:
+                if not _is_stopped(member.pid):
+                    stopped.pop(member.rank, None)
+                elif now - stopped.setdefault(member.rank, now) > TIMEOUT_SECONDS:
+                    self._end(f"{member} has been stopped for {TIMEOUT_SECONDS:.0f} seconds")
+            if now - self._last_answer > TIMEOUT_SECONDS:
                 first = self._nodes[min(self._nodes)][0]
                 self._end(
                     f"{first.host} with rank 0, at {self._address}, has been silent for {TIMEOUT_SECONDS:.0f} seconds"
@@ -105,7 +120,7 @@ class Heartbeat:
 
     def _poll_nodes(self) -> None:
         heard = {node: (b"", time.monotonic()) for node in self._nodes if node != self._me.node}
-        beats = 0
+        beats, last = 0, time.monotonic()
         try:
             while not self._closed.wait(POLL_SECONDS):
                 if self._read.check([_ENDED]):
@@ -113,16 +128,18 @@ class Heartbeat:
                 if self._sends_heartbeat and heard:
                     beats += 1
                     self._read.set(_heartbeat_key(self._me.node), str(beats))
-                    self._read_heartbeats(heard)
-                self._last_answer = time.monotonic()
+                    self._read_heartbeats(heard, last)
+                self._last_answer = last = time.monotonic()
         except RuntimeError:
             return  # `_poll_local` notices that there are no more answers
 
-    def _read_heartbeats(self, heard: dict[int, tuple[bytes, float]]) -> None:
+    def _read_heartbeats(self, heard: dict[int, tuple[bytes, float]], last: float) -> None:
+        """last: when they were read before."""
         now = time.monotonic()
-        for node, (last, at) in heard.items():
+        paused = now - last > PAUSE_SECONDS
+        for node, (before, at) in heard.items():
             beat = self._read.get(_heartbeat_key(node)) if self._read.check([_heartbeat_key(node)]) else b""
-            if beat != last:
+            if beat != before or paused:
                 heard[node] = (beat, now)
             elif now - at > TIMEOUT_SECONDS:
                 ranks = ", ".join(str(member.rank) for member in self._nodes[node])
@@ -157,3 +174,11 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process of this machine is stopped, as by SIGSTOP; False where the system does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False
