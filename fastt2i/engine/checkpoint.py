@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fastt2i.errors import UserError
-from fastt2i.files.atomic import new_directory, sha256, write_file
+from fastt2i.files.atomic import new_directory, write_file
+from fastt2i.files.sealed import sealed, unsealed
 from fastt2i.files.tensors import load_tensors, save_tensors
 
 STATE_FILE = "state.json"
@@ -48,13 +49,14 @@ class CheckpointStore:
 
         Raises:
             UserError: the disk is full or cannot be written; earlier checkpoints are untouched.
+            NotFinite: a tensor holds what is not finite; earlier checkpoints are untouched.
         """
         path = self.directory / f"step-{step:08d}"
         try:
             with new_directory(path) as temporary:
                 digests = {part: save_tensors(temporary / _file(part), values) for part, values in tensors.items()}
                 content = json.dumps({"step": step, "sha256": digests, "state": state}, indent=1).encode()
-                write_file(temporary / STATE_FILE, content + f"\n{sha256(content)}\n".encode())
+                write_file(temporary / STATE_FILE, sealed(content))
         except OSError as error:
             newest = max(self._paths(), default=None)
             kept = f"{newest} is whole: make room and go on with --resume" if newest else "there is no earlier one"
@@ -85,10 +87,7 @@ def _file(part: str) -> str:
 
 def _load(path: Path) -> Checkpoint:
     try:
-        content, digest = (path / STATE_FILE).read_bytes().rstrip(b"\n").rsplit(b"\n", 1)
-        if sha256(content).encode() != digest:
-            raise ValueError("its digest is not the one noted in it")
-        header = json.loads(content)
+        header = json.loads(unsealed((path / STATE_FILE).read_bytes()))
     except (OSError, ValueError) as error:
         raise UserError(f"{path / STATE_FILE} is damaged ({error})") from error
     tensors = {part: load_tensors(path / _file(part), digest) for part, digest in header["sha256"].items()}

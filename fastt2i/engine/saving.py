@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from fastt2i.engine.logging.run_directory import RunDirectory
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.training_data import TrainingData
 from fastt2i.errors import UserError
+from fastt2i.files.tensors import NotFinite
 from fastt2i.models.model_card import model_card
 from fastt2i.models.pretrained import PretrainedModel, save_pretrained
 
@@ -120,6 +122,8 @@ class RunSaver:
         with self._world.raise_together():
             self._state.restore(checkpoint)
         self._world.print_rank0(f"resumed from {checkpoint.path} after {checkpoint.step} steps")
+        if changed := _changed_settings(checkpoint.state.get("settings"), self._config.to_yaml()):
+            self._world.print_rank0(f"settings changed since then: {changed}")
         if checkpoint.state["data"] != self._data.digest:
             self._world.print_rank0(
                 "warning: the data has changed since then; the samples will not be those of an uninterrupted run"
@@ -130,12 +134,13 @@ class RunSaver:
         """Write a checkpoint and, unless that holds the best one, the model folder; prompts: examples for its card.
 
         Raises:
-            UserError: the disk is full or cannot be written.
+            UserError: the disk is full or cannot be written, or a weight is not finite.
         """
         if not self._world.is_first:
             return
-        state = self._state.plain() | progress.to_state(self._data.digest)
-        self._checkpoints.save(progress.step, self._state.tensors(), state)
+        state = self._state.plain() | progress.to_state(self._data.digest) | {"settings": self._config.to_yaml()}
+        with self._only_finite(progress.step):
+            self._checkpoints.save(progress.step, self._state.tensors(), state)
         if progress.best is None:
             self.save_model(progress, prompts)
 
@@ -143,7 +148,7 @@ class RunSaver:
         """Write the model folder; prompts: examples for its card.
 
         Raises:
-            UserError: the disk is full or cannot be written.
+            UserError: the disk is full or cannot be written, or a weight is not finite.
         """
         if not self._world.is_first:
             return
@@ -153,14 +158,25 @@ class RunSaver:
             for name, prefix in (("samples", "step"), ("variations", "variations"))
         }
         try:
-            save_pretrained(
-                model,
-                self._directory.model,
-                model_card(model, str(self._directory.path)),
-                {name: newest.read_bytes() for name, newest in pictures.items() if newest},
-            )
+            with self._only_finite(progress.step):
+                save_pretrained(
+                    model,
+                    self._directory.model,
+                    model_card(model, str(self._directory.path)),
+                    {name: newest.read_bytes() for name, newest in pictures.items() if newest},
+                )
         except OSError as error:
             raise UserError(f"cannot save the model in {self._directory.model}: {error.strerror}") from error
+
+    @contextmanager
+    def _only_finite(self, step: int) -> Iterator[None]:
+        """What the steps since the last loss have ruined is told, and not saved."""
+        try:
+            yield
+        except NotFinite as error:
+            raise UserError(
+                f"{error} after step {step}, and is not saved; {self.last_good()}; try lower learning rates"
+            ) from error
 
     def last_good(self) -> str:
         """A clause that names the newest whole checkpoint."""
@@ -194,3 +210,16 @@ class RunSaver:
             | progress.scores
             | ({f"best_{progress.best.score}": progress.best.value} if progress.best else {}),
         )
+
+
+def _changed_settings(before: str | None, now: str) -> str:
+    """What differs between two configurations as `Config.to_yaml` writes them; before: None where none was kept."""
+    import yaml
+
+    if before is None or before == now:
+        return ""
+    old, new = (
+        {f"{section}.{name}": value for section, own in yaml.safe_load(text).items() for name, value in own.items()}
+        for text in (before, now)
+    )
+    return ", ".join(f"{name} {value} (was {old.get(name)})" for name, value in new.items() if old.get(name) != value)

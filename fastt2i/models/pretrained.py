@@ -15,7 +15,7 @@ from torch import nn
 
 from fastt2i.config import ModelConfig, TextConfig, read_section
 from fastt2i.errors import UserError
-from fastt2i.files.atomic import new_directory, write_file
+from fastt2i.files.atomic import new_directory, sha256, write_file
 from fastt2i.files.tensors import load_tensors, save_tensors, tensors_digest
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
@@ -118,6 +118,7 @@ def save_pretrained(model: PretrainedModel, directory: Path, card: str, pictures
             "idf": dict(model.idf),
             "text_sample": list(model.text_sample),
         }
+        digests["config"] = _config_digest(header)
         # Names of folders may hold bytes that are not UTF-8: as JSON escapes, they are read as they were.
         content = json.dumps(header, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
         write_file(temporary / CONFIG_FILE, content)
@@ -150,6 +151,8 @@ def load_pretrained(folder: str | Path, *, revision: str | None = None, offline:
         if header["format"] not in READ_FORMATS:
             formats = " and ".join(map(str, READ_FORMATS))
             raise UserError(f"{path} has format {header['format']}; this version reads formats {formats}")
+        if header["sha256"].get("config", digest := _config_digest(header)) != digest:
+            raise ValueError("its values are not those whose SHA-256 was noted when it was saved")
         model = _from_header(header, directory, str(path))
         digests = {name: header["sha256"][name] for name in ("generator", "discriminator")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -157,6 +160,13 @@ def load_pretrained(folder: str | Path, *, revision: str | None = None, offline:
     for name, module in (("generator", model.generator), ("discriminator", model.discriminator)):
         _load_weights(module, directory / f"{name}.safetensors", digests[name])
     return model
+
+
+def _config_digest(header: Mapping[str, Any]) -> str:
+    """SHA-256 of the values of a `config.json`, but for the language model's place, which may be set by hand."""
+    values = {name: value for name, value in header.items() if name != "sha256"}
+    values["text"] = {name: value for name, value in values["text"].items() if name != "model"}
+    return sha256(json.dumps(values, sort_keys=True).encode())
 
 
 def _from_header(header: dict[str, Any], directory: Path, where: str) -> PretrainedModel:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fastt2i.errors import UserError
+from fastt2i.files.tensors import NotFinite
 from fastt2i.models.model_card import model_card
 from fastt2i.models.pretrained import load_pretrained, save_pretrained
 from fastt2i.text.keywords import load_stop_words
@@ -31,7 +32,7 @@ def first_format(model_folder: Path, language_model: Path, tmp_path: Path) -> Pa
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     header = json.loads((folder / "config.json").read_text())
-    del header["stop_words"]
+    del header["stop_words"], header["sha256"]["config"]
     header |= {"format": 1, "text": header["text"] | {"sha256": digest_of_bytes(language_model)}}
     (folder / "config.json").write_text(json.dumps(header))
     return folder
@@ -57,6 +58,33 @@ def test_a_format_of_the_future_is_one_sentence(first_format: Path) -> None:
     (first_format / "config.json").write_text(json.dumps(header | {"format": 3}))
     with pytest.raises(UserError, match="has format 3; this version reads formats 1 and 2"):
         load_pretrained(first_format)
+
+
+def test_a_value_of_the_configuration_that_has_changed_is_found(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    header = json.loads(config.read_text())
+    header["idf"] = {word: value + 1e-3 for word, value in header["idf"].items()}
+    config.write_text(json.dumps(header))
+    with pytest.raises(UserError, match=f"{config} is damaged: .* its values are not those whose SHA-256 was noted"):
+        load_pretrained(tmp_path / "model")
+
+
+def test_the_place_of_the_language_model_may_be_changed(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    header = json.loads(config.read_text())
+    header["text"]["model"] = "another/place"
+    config.write_text(json.dumps(header, indent=4))
+    assert load_pretrained(tmp_path / "model").text.model == "another/place"
+
+
+def test_weights_that_are_not_finite_are_not_saved(model_folder: Path, tmp_path: Path) -> None:
+    model = load_pretrained(model_folder)
+    next(model.generator.parameters()).data.view(-1)[0] = float("inf")
+    with pytest.raises(NotFinite, match=r"\S+ of the generator is not finite"):
+        save_pretrained(model, tmp_path / "model", model_card(model), {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_are_not_utf_8_are_read_as_they_were(model_folder: Path, tmp_path: Path) -> None:
