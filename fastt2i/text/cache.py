@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -27,14 +28,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from fastt2i.errors import UserError
 from fastt2i.files.atomic import move_directory, sync_file
 from fastt2i.files.user_cache import user_cache
 from fastt2i.text.features import TextFeatures
 
-FORMAT = 2
+FORMAT = 3
 #: Captions encoded at once. The last bits of features depend on the batch, so an interrupted cache goes on at a chunk.
 CHUNK = 512
-DTYPES: Mapping[str, Any] = {"sentence": np.float16, "keywords": np.float16, "mask": np.bool_}
+DTYPES: Mapping[str, Any] = {"sentence": np.float16, "keywords": np.float16, "mask": np.bool_, "digest": np.uint32}
 
 
 class Encoder(Protocol):
@@ -53,29 +55,52 @@ class TextCache:
     """Features of N captions, a row each.
 
     Args:
-        arrays: sentence (N, d) and keywords (N, T, d) float16, mask (N, T) bool.
+        arrays: sentence (N, d) and keywords (N, T, d) float16, mask (N, T) bool; and, for rows that are checked when
+            they are read, digest (N, 2) uint32, the CRC-32 of each row's sentence, and of its keywords and mask.
+        path: where they are, for the error that one is damaged.
     """
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], path: Path | None = None) -> None:
         # Keywords come first in a row: columns that no caption fills would only cost time in every step.
         used = arrays["mask"].any(axis=0).nonzero()[0]
-        width = int(used.max(initial=0)) + 1
-        self._arrays = {"sentence": arrays["sentence"]} | {
-            name: arrays[name][:, :width] for name in ("keywords", "mask")
-        }
+        self._width = int(used.max(initial=0)) + 1
+        self._arrays, self._path = arrays, path
 
     def __len__(self) -> int:
         return len(self._arrays["mask"])
 
     def rows(self, ids: Tensor) -> TextFeatures:
-        """Features of the captions with these ids (B,), float32 on the CPU; T is the most keywords of any caption."""
+        """Features of the captions with these ids (B,), float32 on the CPU; T is the most keywords of any caption.
+
+        Raises:
+            UserError: the disk gives other rows than were written.
+        """
         places = ids.numpy()
-        keywords, mask = (torch.from_numpy(self._arrays[name][places]) for name in ("keywords", "mask"))
-        return TextFeatures(self.sentences(ids), keywords.float(), mask)
+        keywords, mask = (self._arrays[name][places] for name in ("keywords", "mask"))
+        self._check(places, 1, keywords, mask)
+        keywords, mask = (np.ascontiguousarray(values[:, : self._width]) for values in (keywords, mask))
+        return TextFeatures(self.sentences(ids), torch.from_numpy(keywords).float(), torch.from_numpy(mask))
 
     def sentences(self, ids: Tensor) -> Tensor:
-        """Sentence features (B, d) alone of the captions with these ids (B,), float32 on the CPU."""
-        return torch.from_numpy(self._arrays["sentence"][ids.numpy()]).float()
+        """Sentence features (B, d) alone of the captions with these ids (B,), float32 on the CPU.
+
+        Raises:
+            UserError: the disk gives other rows than were written.
+        """
+        places = ids.numpy()
+        sentences = self._arrays["sentence"][places]
+        self._check(places, 0, sentences)
+        return torch.from_numpy(sentences).float()
+
+    def _check(self, places: NDArray[np.int64], column: int, *rows: NDArray[Any]) -> None:
+        if "digest" not in self._arrays:
+            return
+        damaged = np.flatnonzero(_digests(*rows) != self._arrays["digest"][places, column])
+        if len(damaged):
+            raise UserError(
+                f"the text features in {self._path} are damaged (row {places[damaged[0]]}): remove that folder, and "
+                "they are computed anew"
+            )
 
     @classmethod
     def open(
@@ -95,11 +120,11 @@ class TextCache:
         shapes = _shapes(encoder, len(captions))
         arrays = _read(path, shapes)
         if arrays:
-            return cls(arrays)
+            return cls(arrays, path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):  # of several processes one computes, and the others wait
-                return cls(_read(path, shapes) or _build(path, shapes, encoder, captions, progress))
+                return cls(_read(path, shapes) or _build(path, shapes, encoder, captions, progress), path)
         except (OSError, NotImplementedError) as error:  # the latter where the file system knows no locks
             warnings.warn(f"text features cannot be kept in {path.parent} ({error}); they stay in memory", stacklevel=2)
         arrays = {name: np.zeros(shape, DTYPES[name]) for name, shape in shapes.items()}
@@ -121,17 +146,29 @@ def cache_key(encoder: Encoder, captions: Sequence[str]) -> str:
 
 def _shapes(encoder: Encoder, count: int) -> dict[str, tuple[int, ...]]:
     keywords, dim = encoder.max_keywords, encoder.sentence_dim
-    return {"sentence": (count, dim), "keywords": (count, keywords, dim), "mask": (count, keywords)}
+    return {
+        "sentence": (count, dim),
+        "keywords": (count, keywords, dim),
+        "mask": (count, keywords),
+        "digest": (count, 2),
+    }
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]] | None:
     """The arrays of a cache, if it is there with every byte that it should have."""
     try:
-        arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in shapes}
-    except (OSError, ValueError):
+        whole = all(_is_whole(path / f"{name}.npy", name, shape) for name, shape in shapes.items())
+        return {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in shapes} if whole else None
+    except OSError:
         return None
-    right = all(arrays[name].shape == shape and arrays[name].dtype == DTYPES[name] for name, shape in shapes.items())
-    return arrays if right else None
+
+
+def _is_whole(path: Path, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a file has the size and the first bytes that it should have. Raises OSError."""
+    header = _header(name, shape)
+    with path.open("rb") as file:
+        begins = file.read(len(header)) == header
+    return begins and path.stat().st_size == len(header) + math.prod(shape) * np.dtype(DTYPES[name]).itemsize
 
 
 def _build(
@@ -212,5 +249,18 @@ def _encode(
         for start in range(first, len(captions), CHUNK):
             chunk = captions[start : start + CHUNK]
             features = encoder(chunk)._asdict()
-            yield start, {name: values.cpu().numpy().astype(DTYPES[name]) for name, values in features.items()}
+            rows = {name: values.cpu().numpy().astype(DTYPES[name]) for name, values in features.items()}
+            columns = [_digests(rows["sentence"]), _digests(rows["keywords"], rows["mask"])]
+            yield start, rows | {"digest": np.stack(columns, axis=1)}
             bar.update(len(chunk))
+
+
+def _digests(*arrays: NDArray[Any]) -> NDArray[np.uint32]:
+    """CRC-32 of each row of arrays (n, ...), taken together -> (n,). It finds every run of up to 32 changed bits."""
+    digests = []
+    for rows in zip(*map(np.ascontiguousarray, arrays), strict=True):
+        digest = 0
+        for row in rows:
+            digest = zlib.crc32(row, digest)
+        digests.append(digest)
+    return np.array(digests, dtype=np.uint32)

@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from fastt2i.data.captions import parse_json
 from fastt2i.data.dataset import Dataset, Problem
-from fastt2i.data.tools.manifest import NAME, Entry, entry_of, manifest
+from fastt2i.data.tools.manifest import NAME, Entry, difference, entry_of, manifest
 from fastt2i.data.tools.pack import LOCK, Content, extensions, new_folder, refuse_nothing
 from fastt2i.files.atomic import replace_file, sync_file, write_file
 from fastt2i.files.atomic import sha256 as sha256_of
+from fastt2i.files.sealed import sealed, unsealed
 
 _FORMAT = 1
 _PROGRESS = "progress.json"
@@ -49,16 +50,16 @@ class _Progress:
             "next": self.next,
             "problems": [(problem.where, problem.what) for problem in self.problems],
         }
-        replace_file(folder / _PROGRESS, json.dumps(content).encode())
+        replace_file(folder / _PROGRESS, sealed(json.dumps(content).encode()))
 
     @classmethod
     def resume(cls, folder: Path, settings: str) -> _Progress:
         """What the folder has, if it was begun with the same settings; what is not part of it is removed."""
         found = cls(settings)
         try:
-            content = parse_json((folder / _PROGRESS).read_bytes())
+            content = parse_json(unsealed((folder / _PROGRESS).read_bytes()))
             shards = [entry_of(row) for row in content["shards"]]
-            if content["settings"] == settings and all((folder / s.name).stat().st_size == s.bytes for s in shards):
+            if content["settings"] == settings and not any(difference(folder / s.name, s) for s in shards):
                 problems = [Problem(str(where), str(what)) for where, what in content["problems"]]
                 found = cls(settings, shards, int(content["next"]), problems)
         except (OSError, ValueError, KeyError, TypeError):

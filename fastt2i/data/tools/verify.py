@@ -30,7 +30,7 @@ from fastt2i.files.io_errors import classify_io_errors
 from fastt2i.files.reading import file_stamp
 from fastt2i.files.user_cache import user_cache
 
-_FORMAT = 1
+_FORMAT = 2
 _BATCH = 32  # results that go to the journal at a time
 _SIZE = 8  # pixels: an image is cut, turned and resized as for training, and then not needed
 
@@ -73,7 +73,8 @@ def verify(dataset: Dataset, *, workers: int, afresh: bool = False, progress: bo
 class _Journal:
     """What is known of files, by a digest of what they are and when they changed: None, or what is wrong.
 
-    Lines that a killed process has cut short are dropped, with all after them.
+    Each line ends with its SHA-256. Lines that are damaged, or that a killed process has cut short, are dropped, with
+    all after them.
     """
 
     def __init__(self, path: Path, afresh: bool) -> None:
@@ -89,7 +90,10 @@ class _Journal:
             try:
                 if not line.endswith(b"\n"):
                     break
-                own = json.loads(line)
+                content, _, digest = line[:-1].rpartition(b"\t")
+                if sha256(content).encode() != digest:
+                    break
+                own = json.loads(content)
                 self._known |= dict.fromkeys(own["good"]) | own["bad"]
             except (ValueError, KeyError, TypeError):
                 break
@@ -142,7 +146,8 @@ def _header() -> bytes:
 def _line(results: dict[str, str | None]) -> bytes:
     good = [name for name, what in results.items() if what is None]
     bad = {name: what for name, what in results.items() if what is not None}
-    return json.dumps({"good": good, "bad": bad}).encode() + b"\n"
+    content = json.dumps({"good": good, "bad": bad}).encode()
+    return content + f"\t{sha256(content)}\n".encode()
 
 
 def _name(dataset: Dataset) -> str:

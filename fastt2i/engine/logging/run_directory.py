@@ -62,19 +62,24 @@ class RunDirectory:
         replace_file(self.config, config.to_yaml().encode())
 
     def saved_config(self, default: Config) -> Config:
-        """The configuration of the run that was started here, or `default` if none was."""
+        """The configuration of the run that was started here, or `default` if none was.
+
+        Raises:
+            UserError: its file cannot be read, or is no configuration.
+        """
         if not self.exists():
             return default
-        return Config.from_yaml(self.config.read_text(), str(self.config))
+        try:
+            return Config.from_yaml(self.config.read_text("utf-8"), str(self.config))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.config} cannot be read: {error}") from error
 
     def records(self) -> Iterator[dict[str, float]]:
-        """The lines of `metrics.jsonl`; a last line that was cut off is left out."""
+        """The lines of `metrics.jsonl`; those that are damaged, as one that was cut off, are left out."""
         if self.metrics.is_file():
-            for line in self.metrics.read_text().splitlines():
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    return
+            for line in self.metrics.read_text("utf-8", "replace").splitlines():
+                if (record := _record(line)) is not None:
+                    yield record
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after `step`: the steps that follow will be logged again."""
@@ -85,6 +90,16 @@ class RunDirectory:
         """Note what was left out and why, a line of JSON each."""
         lines = "".join(json.dumps({"where": p.where, "what": p.what}, ensure_ascii=False) + "\n" for p in problems)
         replace_file(self.quarantine, lines.encode("utf-8", "backslashreplace"))
+
+
+def _record(line: str) -> dict[str, float] | None:
+    """A line of `metrics.jsonl`: numbers by name, with the number of the step; None where it is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    numbers = isinstance(record, dict) and all(isinstance(value, int | float) for value in record.values())
+    return record if numbers and "step" in record else None
 
 
 @contextmanager

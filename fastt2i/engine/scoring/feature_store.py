@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
+from fastt2i.files.sealed import sealed, unsealed
 
 #: Images whose features are in one file. It decides the size of passes, which round otherwise at other sizes: so it is
 #: the same for every number of processes.
@@ -57,7 +58,7 @@ class FeatureStore:
         path = self._path(reader, chunk)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, safetensors.torch.save({"features": features.float().contiguous()}))
+            replace_file(path, sealed(safetensors.torch.save({"features": features.float().contiguous()})))
         except OSError as error:
             raise UserError(f"cannot keep features in {path.parent}: {error.strerror or error}") from error
 
@@ -89,7 +90,7 @@ class FeatureStore:
 
     def _read(self, reader: str, chunk: int) -> Tensor | None:
         try:
-            features = safetensors.torch.load(self._path(reader, chunk).read_bytes())["features"]
-        except (OSError, SafetensorError, KeyError):
+            features = safetensors.torch.load(unsealed(self._path(reader, chunk).read_bytes()))["features"]
+        except (OSError, ValueError, SafetensorError, KeyError):
             return None
         return features if len(features) == len(self.numbers(chunk)) else None

@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastt2i.errors import UserError
 from fastt2i.text.cache import TextCache, cache_key
 from fastt2i.text.features import TextFeatures
 
@@ -106,6 +107,20 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: str) -> None:
     assert files(tmp_path) == whole
 
 
+@pytest.mark.parametrize("name", ["sentence", "keywords", "mask", "digest"])
+def test_a_flipped_bit_is_found_where_its_row_is_read(tmp_path: Path, name: str) -> None:
+    TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
+    victim = next(tmp_path.glob(f"*/{name}.npy"))
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    encoder = FakeEncoder()
+    cache = TextCache.open(encoder, CAPTIONS, tmp_path, progress=False)
+    torch.testing.assert_close(cache.rows(torch.arange(1299)).sentence, encoder(CAPTIONS[:1299]).sentence)
+    with pytest.raises(UserError, match=rf"{victim.parent} are damaged \(row 1299\): remove that folder"):
+        cache.rows(torch.tensor([3, 1299]))
+
+
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="they stay in memory"):
@@ -153,9 +168,9 @@ class Interrupted(FakeEncoder):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(chunks=st.integers(0, 2), cut=st.tuples(*[st.integers(0, 30_000)] * 3))
+@given(chunks=st.integers(0, 2), cut=st.tuples(*[st.integers(0, 30_000)] * 4))
 def test_an_interrupted_build_goes_on_whatever_the_disk_has_of_it(
-    tmp_path: Path, chunks: int, cut: tuple[int, int, int]
+    tmp_path: Path, chunks: int, cut: tuple[int, int, int, int]
 ) -> None:
     directory = tmp_path / "interrupted"
     shutil.rmtree(directory, ignore_errors=True)
@@ -173,7 +188,7 @@ def test_half_precision_on_disk_and_mapped_not_read(tmp_path: Path) -> None:
     cache = TextCache.open(FakeEncoder(), CAPTIONS, tmp_path, progress=False)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     kinds = {path.stem: np.load(path).dtype for path in folder.iterdir()}
-    assert kinds == {"sentence": np.float16, "keywords": np.float16, "mask": np.bool_}
+    assert kinds == {"sentence": np.float16, "keywords": np.float16, "mask": np.bool_, "digest": np.uint32}
     mapped = Path("/proc/self/maps").read_text()
     assert all(str(folder / f"{name}.npy") in mapped for name in kinds)
     assert cache.rows(torch.arange(2)).keywords.dtype == torch.float32

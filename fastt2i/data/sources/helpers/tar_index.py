@@ -25,9 +25,10 @@ from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
 from fastt2i.files.io_errors import SystemIOError, classify_io_errors
 from fastt2i.files.reading import composed, file_stamp, leaves_folder, printable, read_file
+from fastt2i.files.sealed import sealed, unsealed
 from fastt2i.files.user_cache import user_cache
 
-FORMAT = 4
+FORMAT = 5
 MAX_JSON = 2**24  # bytes
 MAX_HEADER = 2**20  # bytes of a member's name and what else is said of it
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -62,7 +63,7 @@ def load_shard(path: str, columns: Sequence[str]) -> Shard | None:
     expected = _header(path, columns)
     for place in _places(path):
         try:
-            content = json.loads(read_file(place))
+            content = json.loads(unsealed(read_file(place)))
             if content["header"] == expected:
                 tar_size = os.path.getsize(path)
                 samples = [_sample(row, tar_size) for row in content["samples"]]
@@ -90,12 +91,12 @@ def make_shard(path: str, columns: Sequence[str]) -> Shard:
     shard = read_shard(path, columns)
     shard.stamp = str(header["stamp"])
     problems = [(problem.where, problem.what) for problem in shard.problems]
-    content = json.dumps({"header": header, "samples": shard.samples, "problems": problems}).encode()
+    content = json.dumps({"header": header, "samples": shard.samples, "problems": problems})
     failures = []
     for place in _places(path):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(place, content)
+            replace_file(place, sealed(content.encode()))
             return shard
         except OSError as error:
             failures.append(f"{place.parent}: {error.strerror or error}")

@@ -11,6 +11,7 @@ import pytest
 from fastt2i.data.sources.helpers import tar_index
 from fastt2i.data.sources.helpers.tar_index import read_shard
 from fastt2i.data.sources.webdataset import tar_dataset
+from fastt2i.files.sealed import sealed, unsealed
 from tests.unit.data.sources.test_webdataset import MakeTar, MembersOf, Numbers, problems
 
 
@@ -91,13 +92,21 @@ def test_a_folder_that_cannot_be_written(
 def test_an_index_that_no_reading_of_the_tar_makes_does_not_count(shards: Path, sample: list[object]) -> None:
     tar_dataset(str(shards), "all")
     path = shards / ".test-00000.tar.index.json"
-    good = path.read_text()
-    content = json.loads(good)
+    good = path.read_bytes()
+    content = json.loads(unsealed(good))
     content["samples"][0] = sample
-    path.write_text(json.dumps(content))
+    path.write_bytes(sealed(json.dumps(content).encode()))
     assert tar_index.load_shard(str(shards / "test-00000.tar"), content["header"]["columns"]) is None
-    path.write_text(good)
+    path.write_bytes(good)
     assert tar_index.load_shard(str(shards / "test-00000.tar"), content["header"]["columns"]) is not None
+
+
+def test_an_index_with_a_flipped_bit_does_not_count(shards: Path) -> None:
+    dataset = tar_dataset(str(shards), "all")
+    path = shards / ".test-00000.tar.index.json"
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b"a picture of", b"a picturd of"))
+    assert list(tar_dataset(str(shards), "all")) == list(dataset) and path.read_bytes() == good
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
