@@ -14,6 +14,7 @@ from fastt2i.errors import UserError
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
 from fastt2i.models.pretrained import load_pretrained
+from fastt2i.text.features import TextFeatures
 
 
 def settings_from(folder: str, base: Config, image_size: int | None) -> Config:
@@ -61,8 +62,12 @@ def start_from(
     generator: Generator,
     discriminator: Discriminator,
     is_language_model: Callable[[str, Sequence[float]], bool],
-) -> None:
-    """Give new networks the weights of the model that `train.init_from` names.
+    captions: TextFeatures,
+) -> str:
+    """Give new networks the weights of the model that `train.init_from` names; returns what was done in a sentence.
+
+    The model's whitening of text features is taken over where these captions are like those that it was fitted to;
+    where they are not, that of the new networks stays, which were fitted to them.
 
     At a larger image size the new levels draw nothing and judge nothing at first, so that the picture is the old one's
     upscaled, and the score is the old one's of the picture averaged down.
@@ -81,14 +86,22 @@ def start_from(
     if levels > 0 and old.image_size not in config.model.grown_from:
         raise UserError(f"{where} draws {old.image_size} px; to grow it, set model.grown_from to {old.image_size}")
     place = list(config.model.grown_from).index(old.image_size) if levels > 0 else 0
-    _load(generator, _generator_weights(trained.generator.state_dict(), place, levels), where)
-    _load(discriminator, _discriminator_weights(trained.discriminator.state_dict(), place, levels), where)
+    alike = trained.generator.whitening.is_for(captions.sentence.cpu())
+    weights = (
+        _generator_weights(trained.generator.state_dict(), place, levels),
+        _discriminator_weights(trained.discriminator.state_dict(), place, levels),
+    )
+    for network, own in zip((generator, discriminator), weights, strict=True):
+        _load(network, own if alike else {n: v for n, v in own.items() if "whitening." not in n}, where)
     if levels > 0:
         with torch.no_grad():
             # Only what new levels end in: behind a level of zeros, another one would have nothing to learn from.
             last = discriminator.blocks[levels - 1]
             for convolution in (generator.decoder[1], last.conv, last.shortcut):
                 _silence(convolution)  # type: ignore[arg-type]
+    if alike:
+        return f"starting from {where}"
+    return f"starting from {where}, but for the whitening of text features: its captions said other things than these"
 
 
 def _generator_weights(weights: dict[str, Tensor], place: int, levels: int) -> dict[str, Tensor]:

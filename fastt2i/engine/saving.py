@@ -114,7 +114,9 @@ class RunSaver:
             self._world.print_rank0(f"warning: {sentence}; an earlier checkpoint is used")
         if checkpoint is None:
             with self._world.raise_together():
-                self._state.begin()
+                taken = self._state.begin(self._data.sample_features())
+            if taken:
+                self._world.print_rank0(taken)
             for part in self._state.tensors().values():
                 for tensor in part.values():
                     self._world.broadcast_(tensor)

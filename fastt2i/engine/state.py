@@ -67,15 +67,21 @@ class TrainingState:
         self._model = dataclasses.asdict(config.model)
         self._text = {"text_sha256": text_digest, "text_sample": list(text_sample)}
 
-    def begin(self) -> None:
-        """Take the weights of the model that a new run starts from, if it does from one.
+    def begin(self, captions: TextFeatures) -> str | None:
+        """Take the weights of the model that a new run starts from, if it does from one; returns what was taken.
+
+        Args:
+            captions: as those that the state was made with.
 
         Raises:
             UserError: there is no such model, or it does not fit.
         """
-        if self._config.train.init_from:
-            start_from(self._config, self.generator.module, self.discriminator.module, self._is_language_model)
-            self.ema.module.load_state_dict(self.generator.module.state_dict())
+        if not self._config.train.init_from:
+            return None
+        networks = self.generator.module, self.discriminator.module
+        taken = start_from(self._config, *networks, self._is_language_model, captions)
+        self.ema.module.load_state_dict(self.generator.module.state_dict())
+        return taken
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a checkpoint keeps as tensors, by part."""

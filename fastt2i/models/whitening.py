@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 #: Eigenvalues of the covariance are raised by this share of their mean, so that directions without variance stay quiet.
 SHRINKAGE = 0.1
+#: Mean square of whitened features, 1 for those that were fitted, above which captions say what none of these said.
+LOUDEST = 4.0
 
 
 class Whitening(nn.Module):
@@ -42,6 +44,11 @@ class Whitening(nn.Module):
             return
         self.mean.copy_(mean)
         self.matrix.copy_(matrix * scale)
+
+    def is_for(self, features: Tensor) -> bool:
+        """Whether features (N, d) are like those that it was fitted to: others come out far louder, since what those
+        hardly varied in is raised most."""
+        return bool(self(features).square().mean() <= LOUDEST)
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean) @ self.matrix

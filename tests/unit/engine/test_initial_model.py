@@ -16,6 +16,7 @@ from fastt2i.errors import UserError
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
 from fastt2i.models.pretrained import PretrainedModel, load_pretrained, save_pretrained
+from fastt2i.text.features import TextFeatures
 
 SENTENCES, NOISE = torch.randn(5, 16), torch.randn(5, 3)
 KEYWORDS = torch.randn(5, 2, 16)
@@ -32,9 +33,16 @@ def networks(config: ModelConfig) -> tuple[Generator, Discriminator]:
 
 
 def started(folder: Path, config: ModelConfig) -> tuple[Generator, Discriminator]:
+    """From a model whose captions were like this run's: a little beside the mean of them."""
     made = networks(config)
-    start_from(Config(model=config, train=TrainConfig(init_from=str(folder))), *made, lambda *_: True)
+    mean = load_pretrained(folder).generator.whitening.mean
+    run = Config(model=config, train=TrainConfig(init_from=str(folder)))
+    assert "but for" not in start_from(run, *made, lambda *_: True, text_features(mean + 0.01 * SENTENCES))
     return made
+
+
+def text_features(sentences: Tensor) -> TextFeatures:
+    return TextFeatures(sentences, KEYWORDS, torch.ones(5, 2, dtype=torch.bool))
 
 
 @torch.no_grad()
@@ -54,6 +62,19 @@ def test_the_same_size_is_the_same_model(model: PretrainedModel, model_folder: P
     images = drawn(generator)
     for ours, theirs in zip(judged(discriminator, images), judged(model.discriminator, images), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_captions_that_say_other_things_keep_their_own_whitening(model: PretrainedModel, model_folder: Path) -> None:
+    made, captions = networks(model.config), text_features(1e3 * SENTENCES)
+    for network in made:
+        network.fit(captions)
+    own = [{name: value for name, value in network.state_dict().items() if "whitening" in name} for network in made]
+    config = Config(model=model.config, train=TrainConfig(init_from=str(model_folder)))
+    assert "but for the whitening of text features" in start_from(config, *made, lambda *_: True, captions)
+    for network, whitenings, trained in zip(made, own, (model.generator, model.discriminator), strict=True):
+        weights = trained.state_dict()
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, whitenings.get(name, weights[name]))
 
 
 @pytest.mark.parametrize("size", [64, 128])
@@ -115,4 +136,4 @@ def test_mistakes_are_one_sentence(model: PretrainedModel, model_folder: Path, t
         started(model_folder, wider)
     config = Config(model=model.config, train=TrainConfig(init_from=str(model_folder)))
     with pytest.raises(UserError, match="was trained with the language model"):
-        start_from(config, *networks(model.config), lambda *_: False)
+        start_from(config, *networks(model.config), lambda *_: False, text_features(SENTENCES))

@@ -39,3 +39,13 @@ def test_fewer_captions_than_dimensions() -> None:
     x = torch.randn(8, 50)
     whitening.fit(x)
     assert whitening(x).isfinite().all() and whitening(torch.randn(8, 50)).abs().max() < 100
+
+
+def test_it_is_for_features_like_those_that_it_was_fitted_to() -> None:
+    torch.manual_seed(0)
+    spread = torch.tensor([10.0, 5.0, 3.0, 1e-3, 1e-3, 1e-3])
+    whitening = Whitening(6)
+    assert whitening.is_for(torch.randn(50, 6))
+    whitening.fit(torch.randn(500, 6) * spread)
+    assert whitening.is_for(torch.randn(50, 6) * spread) and whitening.is_for(torch.randn(3, 6) * spread / 2)
+    assert not whitening.is_for(torch.randn(50, 6) * spread.flip(0))
