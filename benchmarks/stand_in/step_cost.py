@@ -164,7 +164,7 @@ class _Counter(TorchDispatchMode):
             self._add(f"fastt2i.{name}", Cost(flops=self._flops(function, arguments, options, out)), given)
             return out
         written = _written(function, arguments, options) + made
-        unread = {id(t) for t in _tensors(arguments[:1])} if name in UNREAD else set()
+        unread = {id(t) for t in _tensors(_unread(name, arguments))}
         read = [t for t in given if id(t) not in unread]
         flops = 0 if self._inside else self._flops(function, arguments, options, out)
         self._note_dtypes(name, given, made)
@@ -216,6 +216,15 @@ class _Counter(TorchDispatchMode):
 def _tensors(tree: Any) -> list[Tensor]:
     """Each once."""
     return list({id(leaf): leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}.values())
+
+
+def _unread(name: str, arguments: tuple[Any, ...]) -> Any:
+    """What an operator is given and does not read: see `UNREAD`; and of a convolution's backward the input, where only
+    its gradient is asked for, or the weight."""
+    if name == "convolution_backward":
+        of_input, of_weight, _ = arguments[10]
+        return [x for x, needed in ((arguments[1], of_weight), (arguments[2], of_input)) if not needed]
+    return arguments[:1] if name in UNREAD else ()
 
 
 def _written(function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> list[Tensor]:

@@ -6,6 +6,8 @@ that are matched come in the networks' precision.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch.distributed import ProcessGroup
 from fastt2i.config import PENALTY_SIZE, LossConfig
 from fastt2i.models.discriminator import ImageFeatures
 from fastt2i.ops import global_match_loss, region_keyword_loss
+from fastt2i.ops.convolution import only_input_gradients
 
 #: Share of the distance of real images that is added to the distance of generated ones, to bound its inverse.
 MODE_SEEKING_MARGIN = 0.1
@@ -63,7 +66,7 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
         logits: (B,) logits of real images under their captions, computed from `images`.
         images: (B, 3, S, S) real images that require a gradient.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    (gradient,) = _input_gradients(logits, images)
     return (images.shape[-1] / PENALTY_SIZE) ** 2 * gradient.square().sum(dim=(1, 2, 3)).mean() / 2
 
 
@@ -78,9 +81,16 @@ def ma_gp_penalty(logits: Tensor, images: Tensor, sentences: Tensor) -> Tensor:
         images: (B, 3, S, S) real images that require a gradient.
         sentences: (B, d) sentence features that require a gradient.
     """
-    gradients = torch.autograd.grad(logits.sum(), [images, sentences], create_graph=True)
+    gradients = _input_gradients(logits, images, sentences)
     squared_norm = sum((g.flatten(1).square().sum(dim=1) for g in gradients), start=logits.new_zeros(()))
     return squared_norm.pow(3).mean()
+
+
+def _input_gradients(logits: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of the sum of logits (B,), which can be differentiated in turn."""
+    # A compiler leaves out by itself what nothing needs.
+    with nullcontext() if torch.compiler.is_compiling() else only_input_gradients():
+        return torch.autograd.grad(logits.sum(), inputs, create_graph=True)
 
 
 def mode_seeking_loss(images: Tensor, others: Tensor, distance: float) -> Tensor:

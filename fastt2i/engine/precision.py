@@ -1,5 +1,5 @@
-"""Which arithmetic the networks use. Losses and penalties are float32 whatever is chosen here, but for the products of
-regions with keywords."""
+"""Which arithmetic the networks use. Losses are float32 whatever is chosen here, but for the products of regions with
+keywords."""
 
 from __future__ import annotations
 
@@ -57,6 +57,16 @@ class Precision:
         finally:
             torch.set_float32_matmul_precision(before[0])
             torch.backends.cudnn.allow_tf32 = before[1]
+
+    def of_penalty(self) -> Precision:
+        """What the discriminator's gradient penalty is computed in: bf16 on a GPU, where it is asked for.
+
+        Its gradient is then as exact as the other losses' (`tests/unit/engine/test_precision.py`). In fp16 the squares
+        of an image's gradient would need a scale of their own, and on a CPU float32 is what training was tried with.
+        """
+        if (self.name == "bf16" and self._device_type == "cuda") or not self.casts:
+            return self
+        return Precision("fp32", torch.device(self._device_type))
 
     def make_scaler(self) -> torch.amp.GradScaler:
         """A loss scaler for one optimizer; it does nothing unless the precision is fp16."""

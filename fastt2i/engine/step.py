@@ -128,6 +128,7 @@ class TrainStep:
         self.discriminator = discriminator
         self.ema = ema
         self.precision = precision
+        self._penalty_precision = precision.of_penalty()
         self.world = world or World()
         self.real_distance = real_distance if config.mode_seeking else None
         self._group = self.world.group if config.gather else None
@@ -250,12 +251,12 @@ class TrainStep:
         return self.config.penalty_weight * self.config.penalty_every
 
     def _penalty(self, inputs: StepInputs, images: Tensor, sentences: Tensor) -> Tensor:
-        """The gradient penalty in float32, on a pass of its own: few steps have it, and only for real images.
+        """The gradient penalty, on a pass of its own: few steps have it, and only for real images.
 
         images, sentences: those of the inputs, which require a gradient.
         """
-        features, projected, _ = self.discriminator.module(
-            self._augment(images, inputs, 0), sentences, inputs.text.keywords
+        features, projected, _ = self._discriminate(
+            self._augment(images, inputs, 0), sentences, inputs.text.keywords, self._penalty_precision
         )
         logits = features.logits(projected)
         if self.config.penalty == "r1":
@@ -320,10 +321,10 @@ class TrainStep:
     # Both turns
 
     def _discriminate(
-        self, images: Tensor, sentences: Tensor, keywords: Tensor
+        self, images: Tensor, sentences: Tensor, keywords: Tensor, precision: Precision | None = None
     ) -> tuple[ImageFeatures, Tensor, Tensor]:
         features, projected_sentences, projected_keywords = self.discriminator.run(
-            self.precision, images, sentences, keywords
+            precision or self.precision, images, sentences, keywords
         )
         # Regions and keywords stay as they are: their loss multiplies them in that precision and adds up in float32.
         features = features._replace(global_=features.global_.float(), unconditional=features.unconditional.float())

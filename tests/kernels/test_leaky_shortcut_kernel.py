@@ -12,6 +12,7 @@ from torch import Tensor
 from fastt2i.kernels import leaky_shortcut as kernels
 from fastt2i.kernels import partial_sums
 from fastt2i.ops import leaky_conv2d
+from fastt2i.ops.convolution import only_input_gradients
 from fastt2i.ops.leaky_conv.functional import Shortcut
 from tests.kernels.test_gate_kernel import BOUNDS, draw, error
 from tests.kernels.test_large_offsets_kernel import far_apart
@@ -158,6 +159,24 @@ def test_the_whole_operator(device: torch.device) -> None:
         first = torch.autograd.grad(total, own, create_graph=True)
         second = torch.autograd.grad(first[0].square().sum(), own)
         found.append([y, pooled, *first, *second])
+    for ours_, truth in zip(*found, strict=True):
+        assert ours_.shape == truth.shape and error(ours_, truth) < 1e-5
+
+
+def test_a_penalty_on_two_layers(device: torch.device) -> None:
+    """Gradients by all parameters of a function of the input's gradient, beside which those were not computed."""
+    shapes = [(2, 4, 6, 4), (3, 4, 3, 3), (3,), (3, 3, 4, 4), (3,), (3, 3, 1, 1), (3,)]
+    found = []
+    for impl, dtype in (("triton", torch.float32), ("reference", torch.float64)):
+        own = [
+            draw(s, torch.float32, device, "channels_last", n).to(dtype).requires_grad_() for n, s in enumerate(shapes)
+        ]
+        y, pooled = leaky_conv2d(*own[:3], padding=1, pool=True, impl=impl)
+        beside = Shortcut(pooled, *own[5:])
+        z, _ = leaky_conv2d(y, *own[3:5], stride=2, padding=1, shortcut=beside, gain=GAIN, impl=impl)
+        with only_input_gradients():
+            (gradient,) = torch.autograd.grad(z.square().sum(), own[0], create_graph=True)
+        found.append([gradient, *torch.autograd.grad(gradient.square().sum(), own)])
     for ours_, truth in zip(*found, strict=True):
         assert ours_.shape == truth.shape and error(ours_, truth) < 1e-5
 

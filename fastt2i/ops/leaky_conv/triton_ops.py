@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastt2i.kernels import leaky_shortcut as kernels
 from fastt2i.kernels.gate import like, with_one_position_stride
+from fastt2i.ops.convolution import parameters_want_gradients
 
 
 @torch.library.custom_op("fastt2i::leaky_shortcut", mutates_args=())
@@ -143,6 +144,7 @@ def _adjoint(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tenso
         return None, None, None, None
     sides, sides_bias = ctx.saved_tensors
     wanted = [there and asked for there, asked in zip(ctx.given, ctx.needs_input_grad[:4], strict=True)]
+    wanted[1::2] = [asked and parameters_want_gradients() for asked in wanted[1::2]]
     with_sums, with_shortcut = wanted[1] or wanted[3], wanted[2] or wanted[3]
     dpre, dshortcut, dbias, dshortcut_bias = leaky_shortcut_backward(
         dy, dpooled, sides, sides_bias, with_shortcut, with_sums, ctx.gain, ctx.negative_slope

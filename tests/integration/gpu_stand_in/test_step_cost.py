@@ -55,6 +55,19 @@ def test_what_is_copied_to_is_not_read() -> None:
 
 
 @pytest.mark.quick
+def test_a_gradient_of_the_input_reads_no_input() -> None:
+    x, weight, dy = on_gpu(2, 3, 8, 8), on_gpu(5, 3, 3, 3), on_gpu(2, 5, 6, 6)
+
+    def read(of_input: bool, of_weight: bool) -> int:
+        options = (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (of_input, of_weight, False)
+        return counted(lambda: torch.ops.aten.convolution_backward(dy, x, weight, None, *options)).total.bytes_read
+
+    assert read(True, True) == 4 * (x.numel() + weight.numel() + dy.numel())
+    assert read(True, False) == 4 * (weight.numel() + dy.numel())
+    assert read(False, True) == 4 * (x.numel() + dy.numel())
+
+
+@pytest.mark.quick
 def test_what_only_a_shape_is_taken_of_is_not_read() -> None:
     x = on_gpu(64)
     assert counted(lambda: torch.zeros_like(x)).total == counted(lambda: x.new_zeros(64)).total == Cost(1, 0, 4 * 64, 0)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from fastt2i.config import LossConfig
+from fastt2i.config import LossConfig, OptimConfig
+from fastt2i.engine.losses import r1_penalty
+from fastt2i.engine.optim import make_player
 from fastt2i.engine.precision import Precision
+from fastt2i.models.discriminator import Discriminator
+from fastt2i.presets import preset
 from tests.unit.engine.test_step import make, make_inputs, take
 
-GPU = torch.device("cuda")
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
 
 def flags() -> tuple[str, bool]:
@@ -63,6 +70,51 @@ def test_a_whole_step_has_its_precision(dry: bool, monkeypatch: pytest.MonkeyPat
     else:
         take(step, make_inputs(step), 0)
     assert len(seen) == 6 and all(seen) and not open_[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "of_penalty"),
+    [("bf16", "cuda", "bf16"), ("fp16", "cuda", "fp32"), ("tf32", "cuda", "tf32"), ("bf16", "cpu", "fp32")],
+)
+def test_what_a_penalty_is_computed_in(name: str, device: str, of_penalty: str) -> None:
+    assert Precision(name, torch.device(device)).of_penalty().name == of_penalty
+
+
+def test_in_bf16_a_penalty_has_the_gradient_that_rounding_allows() -> None:
+    """Against float64, of each parameter.
+
+    In bf16 a number is off by up to 2^-8 of itself, 0.4 * 2^-8 in the root mean square. A layer rounds what comes in,
+    its weights and what goes out, so the n-th one's sums, errors being independent, are off by s = 0.4 * 2^-8 *
+    sqrt(3 n) of their deviation, and a share s / pi of normal ones, the angle between two such variables, has the
+    wrong sign. There the leaky ReLU's slope is 0.2 and not 1, or the reverse, which changes a gradient's square by
+    0.8^2 where it is (1 + 0.2^2) / 2 on average. That is the error of any gradient through such layers; that of the
+    penalty goes through them twice, by the same slopes, and is off by twice as much at most.
+    """
+    config, random = preset("64px").model, torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    module = Discriminator(config, 24, 24)
+    wide = copy.deepcopy(module).double()
+    smooth = F.interpolate(torch.randn(4, 3, 8, 8, generator=random), size=config.image_size, mode="bicubic").tanh()
+    given = [smooth, torch.randn(4, 24, generator=random), torch.randn(4, 5, 24, generator=random)]
+    for network, precision in ((wide, Precision("fp32", CPU)), (module, Precision("bf16", CPU))):
+        images, *text = [x.to(next(network.parameters()).dtype) for x in given]
+        images.requires_grad_()
+        player = make_player("discriminator", network, OptimConfig(), precision)
+        features, sentences, _ = player.run(precision, images, *text)
+        dtype = torch.float64 if network is wide else torch.float32
+        features = features._replace(global_=features.global_.to(dtype), unconditional=features.unconditional.to(dtype))
+        r1_penalty(features.logits(sentences.to(dtype)), images).backward()
+    layers = 1 + 2 * len(module.blocks)
+    signs = sum(0.4 * 2**-8 * math.sqrt(3 * n) / math.pi for n in range(1, layers + 1))
+    bound = 2 * math.sqrt(signs * 0.8**2 / ((1 + 0.2**2) / 2))
+    assert bound < 0.3
+    convolutions = [name for name, p in wide.named_parameters() if p.grad is not None and p.ndim == 4]
+    assert len(convolutions) == 1 + 3 * len(module.blocks)
+    for name in convolutions:
+        truth = wide.get_parameter(name).grad
+        found = module.get_parameter(name).grad
+        assert truth is not None and found is not None
+        assert (found - truth).norm() < bound * truth.norm(), name
 
 
 @pytest.mark.gpu
