@@ -215,9 +215,9 @@ class TrainStep:
 
     def _encode_real_and_fake(self, inputs: StepInputs, fake: Tensor) -> RealAndFake:
         """Encode real images and fakes in one pass; the features of an image and a caption depend on no other one."""
-        real, batch = to_signed(inputs.images), len(inputs.images)
-        uniform = inputs.augmentation[:2].flatten(0, 1)
-        images = augment(torch.cat([real, fake.to(real.dtype)]), self.config.augment, uniform)
+        batch, precision = len(inputs.images), self.precision
+        real = self._rounded(to_signed(inputs.images), precision)
+        images = self._augment(torch.cat([real, fake.to(real.dtype)]), inputs.augmentation[:2].flatten(0, 1), precision)
         features, sentences, words = self._discriminate(
             images, torch.cat([inputs.text.sentence, inputs.mismatched_sentence]), inputs.text.keywords
         )
@@ -255,8 +255,9 @@ class TrainStep:
 
         images, sentences: those of the inputs, which require a gradient.
         """
+        precision = self._penalty_precision
         features, projected, _ = self._discriminate(
-            self._augment(images, inputs, 0), sentences, inputs.text.keywords, self._penalty_precision
+            self._augment(images, inputs.augmentation[0], precision), sentences, inputs.text.keywords, precision
         )
         logits = features.logits(projected)
         if self.config.penalty == "r1":
@@ -305,7 +306,8 @@ class TrainStep:
 
     def _encode_fake(self, inputs: StepInputs, fake: Tensor) -> Fakes:
         """Encode the fakes; the features of an image and a caption depend on no other one."""
-        return Fakes(*self._discriminate(self._augment(fake, inputs, 2), inputs.text.sentence, inputs.text.keywords))
+        images = self._augment(fake, inputs.augmentation[2], self.precision)
+        return Fakes(*self._discriminate(images, inputs.text.sentence, inputs.text.keywords))
 
     def _generator_loss_terms(self, inputs: StepInputs, encoded: Fakes) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's losses that depend on the discriminator, and their weighted sum."""
@@ -338,8 +340,13 @@ class TrainStep:
             exclude = exclude | (inputs.class_ids[:, None] == others.class_ids)
         return exclude
 
-    def _augment(self, images: Tensor, inputs: StepInputs, turn: int) -> Tensor:
-        return augment(images, self.config.augment, inputs.augmentation[turn])
+    def _augment(self, images: Tensor, uniform: Tensor, precision: Precision) -> Tensor:
+        return augment(self._rounded(images, precision), self.config.augment, uniform)
+
+    def _rounded(self, images: Tensor, precision: Precision) -> Tensor:
+        """Images as the discriminator rounds them first, where that changes nothing: not before colors are computed.
+        Moved and cut out they are the same numbers, in half of the bytes."""
+        return images.to(precision.dtype) if precision.casts and "color" not in self.config.augment else images
 
     # Compilation and measurement
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastt2i.engine.augment import augment
 from fastt2i.engine.losses import discriminator_adversarial, region_match, sentence_match
 from fastt2i.engine.step import StepInputs, TrainStep
 from fastt2i.pictures.pixels import to_signed
@@ -42,9 +43,12 @@ class SeparatePasses(TrainStep):
     def _discriminator_losses(self, inputs: StepInputs, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, (sentence, keywords, mask) = self.config, inputs.text
         real, exclude = to_signed(inputs.images), inputs.caption_ids[:, None] == inputs.caption_ids
-        seen, matching, words = self._discriminate(self._augment(real, inputs, 0), sentence, keywords)
-        wrong, mismatched, _ = self._discriminate(self._augment(real, inputs, 0), inputs.mismatched_sentence, keywords)
-        drawn, _, _ = self._discriminate(self._augment(fake, inputs, 1).to(real.dtype), sentence, keywords)
+        of_real, of_fake = inputs.augmentation[:2]
+        seen, matching, words = self._discriminate(augment(real, config.augment, of_real), sentence, keywords)
+        wrong, mismatched, _ = self._discriminate(
+            augment(real, config.augment, of_real), inputs.mismatched_sentence, keywords
+        )
+        drawn, _, _ = self._discriminate(augment(fake, config.augment, of_fake).to(real.dtype), sentence, keywords)
         losses = {
             "d_adversarial": discriminator_adversarial(
                 config.adversarial,
