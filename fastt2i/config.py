@@ -4,13 +4,11 @@ Neither torch nor tyro is imported here, so that `--help` is quick and the engin
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from fastt2i.errors import UserError
+from fastt2i.sections import Section, is_of, read_section
 
 Noise = Literal["concat", "additive", "conditioning_augmentation"]
 DataFormat = Literal["auto", "shapes", "folder", "cub", "coco", "flowers", "parquet", "webdataset"]
@@ -18,36 +16,6 @@ Activation = Literal["identity", "leaky_relu", "relu", "elu", "silu", "tanh"]
 
 #: Width of the images, in pixels, at which the R1 penalty is the one of its paper.
 PENALTY_SIZE = 32
-
-
-class Section:
-    """Checks every `Literal` field, and gives the subclasses one way to state a bound.
-
-    WHEN_ABSENT: the values of fields that a file lacks because it is older than they are.
-    PATHS: fields that may name files, in which `~` is the home directory.
-    """
-
-    WHEN_ABSENT: ClassVar[Mapping[str, Any]] = {}
-    PATHS: ClassVar[tuple[str, ...]] = ()
-
-    def __post_init__(self) -> None:
-        for name in self.PATHS:
-            setattr(self, name, "::".join(map(os.path.expanduser, getattr(self, name).split("::"))))
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                self._reject(name, "one of " + ", ".join(map(str, get_args(hint))))
-        self._check()
-
-    def _check(self) -> None:
-        """Raise through `_require` where a value is out of bounds."""
-
-    def _require(self, name: str, holds: bool, right: str) -> None:
-        if not holds:
-            self._reject(name, right)
-
-    def _reject(self, name: str, right: str) -> None:
-        section = type(self).__name__.removesuffix("Config").lower()
-        raise ValueError(f"{section}.{name} is {getattr(self, name)!r}; it must be {right}")
 
 
 @dataclass(kw_only=True)
@@ -205,8 +173,6 @@ class LossConfig(Section):
         for name in ("gamma_attention", "gamma_pooling", "gamma_matching", "temperature"):
             self._require(name, getattr(self, name) > 0, "more than 0")
         self._require("penalty_every", self.penalty_every >= 1, "1 or more")
-        policies = ("translation", "cutout", "color")
-        self._require("augment", all(a in policies for a in self.augment), "a choice of " + ", ".join(policies))
 
 
 @dataclass(kw_only=True)
@@ -362,14 +328,15 @@ class Config:
 
         try:
             sections = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that there is not is a ValueError
             raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(sections, dict) or not all(isinstance(v, dict) for v in sections.values()):
             raise UserError(f"{where} is not a configuration: it must map sections such as `train` to their fields")
         kinds = get_type_hints(cls)
         unknown = sections.keys() - kinds.keys()
         if unknown:
-            raise UserError(f"{where} has an unknown section {sorted(unknown)[0]}; there are {', '.join(kinds)}")
+            first = sorted(map(str, unknown))[0]
+            raise UserError(f"{where} has an unknown section {first}; there are {', '.join(kinds)}")
         sections = _with_scaled_penalty(sections)
         return cls(**{name: read_section(kinds[name], values, f"{where}: {name}") for name, values in sections.items()})
 
@@ -379,22 +346,7 @@ def _with_scaled_penalty(sections: dict[str, dict[str, Any]]) -> dict[str, dict[
     older than that hold the weight at their own resolution."""
     model, loss = sections.get("model", {}), sections.get("loss", {})
     weight, size = loss.get("penalty_weight"), model.get("image_size")
-    if "balanced_noise" in model or loss.get("penalty") != "r1" or not (weight and size):
+    known = is_of(weight, float) and is_of(size, int) and size != 0
+    if "balanced_noise" in model or loss.get("penalty") != "r1" or not known:
         return sections
     return sections | {"loss": loss | {"penalty_weight": weight * (PENALTY_SIZE / size) ** 2}}
-
-
-def read_section(kind: type[Section], values: dict[str, Any], where: str) -> Any:
-    """A section of the configuration from plain values.
-
-    Raises:
-        UserError: a field does not exist, or its value is none that it can have.
-    """
-    unknown = values.keys() - {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if unknown:
-        raise UserError(f"{where} has no field {sorted(unknown)[0]}")
-    try:
-        present = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return kind(**{**kind.WHEN_ABSENT, **present})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastt2i.config import Config, ModelConfig, read_section
+from fastt2i.config import Config, ModelConfig
 from fastt2i.engine.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.ema import Ema
@@ -19,6 +19,7 @@ from fastt2i.engine.precision import Precision
 from fastt2i.errors import UserError
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
+from fastt2i.sections import read_section
 from fastt2i.text.features import TextFeatures
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastt2i.config import ModelConfig, TextConfig, read_section
+from fastt2i.config import ModelConfig, TextConfig
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import new_directory, sha256, write_file
 from fastt2i.files.tensors import load_tensors, save_tensors, tensors_digest
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
 from fastt2i.models.hub import find_model
+from fastt2i.sections import read_section
 from fastt2i.text.encoder import TextEncoder
 from fastt2i.text.keywords import load_stop_words
 
