@@ -51,7 +51,7 @@ class Case:
 
 
 class BitFlips(Part):
-    name, unit, planned, share = "flips", "damaged file", 300, 0.15
+    name, unit, planned, share = "flips", "damaged file", 300, 0.12
 
     def prepare(self, folder: Path) -> None:
         self._folder, self._log = folder, folder / "output.txt"

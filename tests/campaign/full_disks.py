@@ -20,7 +20,7 @@ ROOMY = ("64m", "100000")
 
 
 class FullDisks(Part):
-    name, unit, planned, share = "disks", "full disk", 150, 0.12
+    name, unit, planned, share = "disks", "full disk", 150, 0.08
 
     def prepare(self, folder: Path) -> None:
         self._disk, self._log = folder / "disk", folder / "output.txt"

@@ -46,7 +46,7 @@ class Target:
 
 
 class FuzzedFiles(Part):
-    name, unit, planned, share = "fuzz", "input", 100_000, 0.25
+    name, unit, planned, share = "fuzz", "input", 100_000, 0.34
     ROUNDS = 10
 
     def prepare(self, folder: Path) -> None:

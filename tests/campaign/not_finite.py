@@ -35,7 +35,7 @@ VALUES = (float("nan"), float("inf"), float("-inf"))
 
 
 class NotFinite(Part):
-    name, unit, planned, share = "nan", "value", 120, 0.13
+    name, unit, planned, share = "nan", "value", 120, 0.09
 
     def prepare(self, folder: Path) -> None:
         self._log = folder / "output.txt"

@@ -28,7 +28,7 @@ MEETING = timedelta(seconds=40)
 
 
 class StoppedRanks(Part):
-    name, unit, planned, share = "ranks", "rank", 60, 0.2
+    name, unit, planned, share = "ranks", "rank", 60, 0.12
 
     def prepare(self, folder: Path) -> None:
         self._folder = folder
