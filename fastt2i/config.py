@@ -345,7 +345,8 @@ def _with_scaled_penalty(sections: dict[str, dict[str, Any]]) -> dict[str, dict[
     """Sections in which R1's weight is that at 32 px, as it is since the penalty is scaled by the resolution; files
     older than that hold the weight at their own resolution."""
     model, loss = sections.get("model", {}), sections.get("loss", {})
-    weight, size = loss.get("penalty_weight"), model.get("image_size")
+    weight: Any = loss.get("penalty_weight")
+    size: Any = model.get("image_size")
     known = is_of(weight, float) and is_of(size, int) and size != 0
     if "balanced_noise" in model or loss.get("penalty") != "r1" or not known:
         return sections
