@@ -61,9 +61,15 @@ class CheckpointStore:
             newest = max(self._paths(), default=None)
             kept = f"{newest} is whole: make room and go on with --resume" if newest else "there is no earlier one"
             raise UserError(f"cannot save a checkpoint in {self.directory}: {error.strerror}; {kept}") from error
-        for old in sorted(self._paths())[: -self._keep]:
-            shutil.rmtree(old)
+        self.remove_old()
         return path
+
+    def remove_old(self) -> None:
+        """Remove all but the newest checkpoints, and what a process that was killed meanwhile has left of one."""
+        for old in sorted(self._paths())[: -self._keep]:
+            old.rename(old.with_name(f".{old.name}.old"))  # or a kill would leave a part of it under its name
+        for leftover in self.directory.glob(".step-*.old"):
+            shutil.rmtree(leftover)
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint, and a sentence for each newer one that is damaged."""

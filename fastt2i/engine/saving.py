@@ -19,7 +19,7 @@ from fastt2i.engine.training_data import TrainingData
 from fastt2i.errors import UserError
 from fastt2i.files.tensors import NotFinite
 from fastt2i.models.model_card import model_card
-from fastt2i.models.pretrained import PretrainedModel, save_pretrained
+from fastt2i.models.pretrained import PretrainedModel, save_pretrained, saved_steps
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,18 @@ class RunSaver:
                 )
         except OSError as error:
             raise UserError(f"cannot save the model in {self._directory.model}: {error.strerror}") from error
+
+    def complete(self, progress: Progress, prompts: Sequence[str]) -> None:
+        """Do what is left to do after a run's last checkpoint, where it was killed between that and its end.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
+        if not self._world.is_first:
+            return
+        self._checkpoints.remove_old()
+        if progress.best is None and saved_steps(self._directory.model) != progress.step:
+            self.save_model(progress, prompts)
 
     @contextmanager
     def _only_finite(self, step: int) -> Iterator[None]:

@@ -82,6 +82,8 @@ class Trainer:
             if stopped:
                 self._log_losses(logger, loader.quarantine)
                 self._save()
+            else:
+                self.saver.complete(self.progress, self._example_prompts())
             if summary := self.quarantine.summary():
                 logger.print(summary)
             if stopped and stop.signal:

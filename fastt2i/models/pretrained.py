@@ -128,6 +128,14 @@ def save_pretrained(model: PretrainedModel, directory: Path, card: str, pictures
             write_file(temporary / name, content)
 
 
+def saved_steps(folder: Path) -> int | None:
+    """How many steps the model in a folder was trained for; None where there is no model that says so."""
+    try:
+        return int(json.loads((folder / CONFIG_FILE).read_bytes())["facts"]["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def load_pretrained(folder: str | Path, *, revision: str | None = None, offline: bool = False) -> PretrainedModel:
     """Read a model folder, the one in a run directory, or one from the hub; nothing in it is executed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,18 @@ def test_weights_that_are_not_finite_are_told_and_not_saved(
         train.main([*tiny, "--out", str(out)])
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002"]
     assert all(tensor.isfinite().all() for tensor in load_file(out / "model" / "generator.safetensors").values())
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_completed(tiny: list[str], tmp_path: Path) -> None:
+    """Its model folder is of an earlier step then, and a part of an old checkpoint is left."""
+    out = tmp_path / "run"
+    train.main([*tiny, "--train.steps", "4", "--out", str(out)])
+    shutil.copytree(out / "model", tmp_path / "earlier")
+    train.main(["--out", str(out), "--resume", "--train.steps", "6"])
+    last = {path.name: path.read_bytes() for path in (out / "model").glob("*.safetensors")}
+    shutil.rmtree(out / "model")
+    (tmp_path / "earlier").rename(out / "model")
+    (out / "checkpoints" / ".step-00000002.old").mkdir()
+    assert train.main(["--out", str(out), "--resume"]) == 0
+    assert {path.name: path.read_bytes() for path in (out / "model").glob("*.safetensors")} == last
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
