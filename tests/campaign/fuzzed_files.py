@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,15 @@ class FuzzedFiles(Part):
     name, unit, planned, share = "fuzz", "input", 100_000, 0.34
     ROUNDS = 10
 
+    def __init__(self, targets: Sequence[Target] = ()) -> None:
+        """targets: the readers; all by default."""
+        self._targets = targets
+
     def prepare(self, folder: Path) -> None:
         from tests.campaign.fuzz_targets import all_targets
 
         self._folder = folder
-        self._targets = all_targets(folder / "inputs")
+        self._targets = self._targets or all_targets(folder / "inputs")
         # 0: inputs tried, 1: inputs that were refused; the process may end at any of them.
         self._counts = memoryview(mmap.mmap(-1, 16)).cast("q")
 

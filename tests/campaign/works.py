@@ -113,7 +113,7 @@ def training(root: Path, inputs: Inputs, *options: object) -> Work:
 
 def left_of_a_run(out: Path) -> Files:
     """Every file of a run, without how long it took."""
-    files = _visible(out)
+    files = files_below(out)
     for name in [name for name in files if Path(name).name in ("metrics.jsonl", "state.json", "config.json")]:
         files[name] = _without_times(name, files[name])
     files.pop("curves.png", None)  # by time
@@ -172,7 +172,7 @@ def caching(root: Path, inputs: Inputs) -> Work:
         TextCache.open(TextEncoder(str(inputs.language_model)), captions, root / "text", progress=False)
         return 0
 
-    return Work("caching", root, make, make, lambda: _visible(root / "text", ".npy"))
+    return Work("caching", root, make, make, lambda: files_below(root / "text", ".npy"))
 
 
 def packing_shards(root: Path, inputs: Inputs) -> Work:
@@ -189,7 +189,7 @@ def packing_a_folder(root: Path, inputs: Inputs) -> Work:
 def _packing(name: str, root: Path, options: list[object]) -> Work:
     out = root / "packed"
     pack = program("data", "pack", *options, "--out", out)
-    return Work(name, root, pack, lambda: 0 if out.exists() else pack(), lambda: _visible(out))
+    return Work(name, root, pack, lambda: 0 if out.exists() else pack(), lambda: files_below(out))
 
 
 def verifying(root: Path, inputs: Inputs) -> Work:
@@ -201,7 +201,7 @@ def verifying(root: Path, inputs: Inputs) -> Work:
         status = verify()
         return 0 if status == 1 else max(status, 1)
 
-    return Work("verifying", root, job, job, lambda: _visible(root, ".jsonl"))
+    return Work("verifying", root, job, job, lambda: files_below(root, ".jsonl"))
 
 
 def damaged_copy(inputs: Inputs) -> Path:
@@ -217,15 +217,15 @@ def damaged_copy(inputs: Inputs) -> Path:
 def evaluating(root: Path, inputs: Inputs, out: str = "scores.json") -> Work:
     options = ["--data", inputs.data, "--split", "all", "--metrics", "r-precision,spread", "--images", 200]
     job = program("evaluate", "--model", inputs.model, *options, "--json", root / out)
-    return Work("evaluating", root, job, job, lambda: _visible(root, ".json"))
+    return Work("evaluating", root, job, job, lambda: files_below(root, ".json"))
 
 
 def drawing(root: Path, inputs: Inputs) -> Work:
     job = program("generate", "--model", inputs.model, "--prompts", inputs.prompts, "--out", root / "drawn")
-    return Work("drawing", root, job, job, lambda: _visible(root / "drawn"))
+    return Work("drawing", root, job, job, lambda: files_below(root / "drawn"))
 
 
-def _visible(folder: Path, suffix: str = "") -> Files:
+def files_below(folder: Path, suffix: str = "") -> Files:
     """The files below a folder, which hold no leftovers of what has ended. The cache is not among them."""
     found: Files = {}
     for path in sorted(folder.rglob("*")):
