@@ -93,6 +93,8 @@ def run_part(
         number = only_trial or 0
         while result.tried < part.planned and time.monotonic() - started < seconds:
             _try(part, number, random.Random(f"{seed} {part.name} {number}"), result)
+            for failure in (failure for failure in result.failures if failure.trial == number):
+                bar.write(f"{part.name}, trial {number}: {failure.what}")
             bar.n, number = result.tried, number + 1
             bar.set_postfix(failures=len(result.failures))
             if only_trial is not None:
