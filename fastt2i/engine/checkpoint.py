@@ -68,7 +68,7 @@ class CheckpointStore:
         """Remove all but the newest checkpoints, and what a process that was killed meanwhile has left of one."""
         for old in sorted(self._paths())[: -self._keep]:
             old.rename(old.with_name(f".{old.name}.old"))  # or a kill would leave a part of it under its name
-        for leftover in self.directory.glob(".step-*.old"):
+        for leftover in (path for kind in ("old", "tmp") for path in self.directory.glob(f".step-*.{kind}")):
             shutil.rmtree(leftover)
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:

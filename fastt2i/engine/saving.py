@@ -17,6 +17,7 @@ from fastt2i.engine.logging.run_directory import RunDirectory
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.training_data import TrainingData
 from fastt2i.errors import UserError
+from fastt2i.files.atomic import remove_leftovers
 from fastt2i.files.tensors import NotFinite
 from fastt2i.models.model_card import model_card
 from fastt2i.models.pretrained import PretrainedModel, save_pretrained, saved_steps
@@ -179,6 +180,7 @@ class RunSaver:
         if not self._world.is_first:
             return
         self._checkpoints.remove_old()
+        remove_leftovers(self._directory.model)
         if progress.best is None and saved_steps(self._directory.model) != progress.step:
             self.save_model(progress, prompts)
 

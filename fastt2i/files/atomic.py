@@ -50,9 +50,8 @@ def new_directory(path: Path) -> Iterator[Path]:
     The files in it have to be written with `write_file`, or synced with `sync_file`. An older directory at `path` stays
     until the new one is whole.
     """
-    temporary, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    temporary, old = _beside(path)
+    remove_leftovers(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -65,6 +64,17 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise
     sync_file(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a process that was killed has left beside `path` of a `new_directory`."""
+    for leftover in _beside(path):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Where a new directory is made, and where the one that it replaces is put meanwhile."""
+    return path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
 
 
 def move_directory(path: Path, target: Path) -> None:

@@ -60,7 +60,9 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_is_completed(tiny: list
     last = {path.name: path.read_bytes() for path in (out / "model").glob("*.safetensors")}
     shutil.rmtree(out / "model")
     (tmp_path / "earlier").rename(out / "model")
-    (out / "checkpoints" / ".step-00000002.old").mkdir()
+    for leftover in ("checkpoints/.step-00000002.old", "checkpoints/.step-00000005.tmp", ".model.old"):
+        (out / leftover).mkdir()
     assert train.main(["--out", str(out), "--resume"]) == 0
     assert {path.name: path.read_bytes() for path in (out / "model").glob("*.safetensors")} == last
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    assert not (out / ".model.old").exists()
