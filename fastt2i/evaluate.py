@@ -110,9 +110,11 @@ def _asked(arguments: Arguments) -> list[str]:
 
 
 def _main(arguments: Arguments, world: World) -> int:
+    from fastt2i.engine.execution.allocator import keep_freed_memory
     from fastt2i.engine.scoring.report import explain
 
     plain_warnings(shown=world.local_rank == 0)
+    keep_freed_memory()
     evaluation = _prepare(arguments, world)
     result = evaluation.run(world)
     if result is None:
