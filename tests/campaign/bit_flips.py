@@ -82,7 +82,8 @@ class BitFlips(Part):
 
     def _outcome(self, case: Case, file: Path) -> str:
         ended = run(case.work.go_on, self._log, case.work.environment)
-        named = any(word in ended.output for word in (file.name, f"{file.parent.name}/", f"{file.parent.name} "))
+        folder = file.parent.name.removeprefix(".").removesuffix(".partial")
+        named = any(word in ended.output for word in (file.name, f"{folder}/", f"{folder} "))
         if ended.status:
             ended.told()
             if not named:

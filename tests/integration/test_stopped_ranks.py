@@ -1,4 +1,4 @@
-"""Ranks that are stopped, as by SIGSTOP or Ctrl-Z: one alone ends the run with a sentence, all together go on."""
+"""Ranks that are stopped, as by SIGSTOP or Ctrl-Z, or that die at the end: a sentence says so. All together go on."""
 
 from __future__ import annotations
 
@@ -76,3 +76,34 @@ def test_ranks_that_were_stopped_together_go_on(other: subprocess.Popen[bytes]) 
     other.send_signal(signal.SIGCONT)
     output, errors = process.communicate(timeout=100)
     assert (process.returncode, output, errors) == (0, "went on\n", "")
+
+
+LEAVING = """
+import os, signal, sys
+from fastt2i.cli import run
+from fastt2i.engine.distributed.rendezvous import join
+
+def main():
+    with join() as world:
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.exit(run(main))
+"""
+
+
+def test_a_rank_that_dies_while_the_others_leave() -> None:
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": str(ROOT)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEAVING],
+            env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    _, errors = ranks[0].communicate(timeout=100)
+    ranks[1].communicate(timeout=100)
+    assert ranks[0].returncode == 1 and "Traceback" not in errors
+    assert f"rank 1 (process {ranks[1].pid}" in errors and "has ended without a word" in errors

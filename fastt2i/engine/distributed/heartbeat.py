@@ -169,16 +169,22 @@ def _heartbeat_key(node: int) -> str:
 
 
 def _is_running(pid: int) -> bool:
+    """Whether a process has not ended; one that has, and that nobody has waited for yet, has."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return True
+    return _state(pid) != b"Z"
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether a process of this machine is stopped, as by SIGSTOP; False where the system does not tell."""
+    """Whether a process is stopped, as by SIGSTOP; False where the system does not tell."""
+    return _state(pid) in (b"T", b"t")
+
+
+def _state(pid: int) -> bytes:
+    """The letter that Linux has for the state of a process; empty where it is gone or the system is another."""
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] in (b"T", b"t")
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1]
     except OSError:
-        return False
+        return b""

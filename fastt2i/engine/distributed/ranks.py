@@ -56,13 +56,14 @@ class Ranks(World):
         # Before anything that waits for the others: one that dies while they connect is found out too.
         self._heartbeat = Heartbeat(store, self._gather_members(store), rank, f"{address}:{port}")
         self._previous = signal.signal(signal.SIGTERM, self._terminate)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=dist.PrefixStore("group", store),
-            rank=rank,
-            world_size=size,
-            timeout=COLLECTIVE_TIMEOUT,
-        )
+        with self._awaiting_verdict():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                store=dist.PrefixStore("group", store),
+                rank=rank,
+                world_size=size,
+                timeout=COLLECTIVE_TIMEOUT,
+            )
         self.group = dist.group.WORLD
 
     def __exit__(
@@ -71,8 +72,9 @@ class Ranks(World):
         """Leave together; if this rank fails by itself, it announces that to all, and all end."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what torchrun sends now would only cut off a last sentence
         if error is None or isinstance(error, _CollectiveError):
-            self._finish_vote()
-            self.all_gather_object(None)  # the first rank may still be saving
+            with self._awaiting_verdict():
+                self._finish_vote()
+                self.all_gather_object(None)  # the first rank may still be saving
             self._heartbeat.close()
             self._leave()  # no rank is gone while another one polls
             signal.signal(signal.SIGTERM, self._previous)
@@ -151,6 +153,16 @@ class Ranks(World):
         self._vote = vote, work
         return agreed
 
+    @contextmanager
+    def _awaiting_verdict(self) -> Iterator[None]:
+        """Operations of all ranks, which fail at once where another one dies: time to find out which."""
+        try:
+            yield
+        except RuntimeError as error:
+            if _is_collective_failure(error):
+                self._heartbeat.wait_for_verdict()
+            raise
+
     def _leave(self) -> None:
         """The last operation of all.
 
@@ -158,7 +170,12 @@ class Ranks(World):
         for those that nobody else holds. A thread that waits for it when the interpreter ends aborts the process.
         """
         self._last = torch.zeros(1)
-        dist.all_reduce(self._last)
+        try:
+            dist.all_reduce(self._last)
+        except RuntimeError as error:
+            if not _is_collective_failure(error):
+                raise
+            # A rank is gone already, which had nothing left to do either.
         time.sleep(RELEASE_SECONDS)
         dist.destroy_process_group()
 
