@@ -6,11 +6,14 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from fastt2i import cli
 
@@ -149,7 +152,6 @@ def import_everything() -> None:
     """Load what programs import while they run, and nothing that starts a thread."""
     import torch
     import torch.distributed
-    from tqdm import tqdm
 
     from fastt2i.engine.logging import run_logger
     from fastt2i.files.atomic import replace_file
@@ -178,6 +180,8 @@ def _run(job: Job, log: Path, environment: Mapping[str, str]) -> None:
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(environment)
+        # The lock of bars is one of all processes that are forked: one that is killed with it would leave it locked.
+        tqdm.set_lock(threading.RLock())
         status = job()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
