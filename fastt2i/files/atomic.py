@@ -31,8 +31,11 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new one, never a part.
 
     What has the temporary name already is removed and never written through: in a folder that came from elsewhere it
-    may be a link to any file.
+    may be a link to any file. A pipe or a device, such as `/dev/stdout`, is written to, and stays what it is.
     """
+    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,22 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     with new_directory(tmp_path / "model") as temporary:
         write_file(temporary / "a", b"1")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "model"]
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        replace_file(pipe, b"scores")
+        assert read.result(timeout=60) == b"scores"
+    assert pipe.is_fifo() and [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path, b"scores")
+    assert tmp_path.is_dir()
 
 
 def test_a_replaced_file_is_the_old_one_until_it_is_the_new_one(
