@@ -31,10 +31,11 @@ def _small() -> Config:
         model=ModelConfig(
             image_size=64, generator_channels=(128, 128, 64, 32, 24), discriminator_channels=(16, 32, 64, 128, 128)
         ),
-        loss=LossConfig(adversarial="nonsaturating", penalty_weight=1.0, augment=("translation",)),
+        loss=LossConfig(adversarial="nonsaturating", penalty_weight=1.0),
         optim=OptimConfig(generator_lr=4e-4, discriminator_lr=6e-4, schedule="cosine", warmup=100, ema=0.998),
-        train=TrainConfig(steps=5000),
-        log=LogConfig(every=50, samples_every=500),
+        train=TrainConfig(steps=12_000, batch_size=16),
+        checkpoint=CheckpointConfig(every=1000),
+        log=LogConfig(every=50, samples_every=1000),
     )
 
 
@@ -48,14 +49,8 @@ def _large(image_size: int, generator: tuple[int, ...], discriminator: tuple[int
             region_dim=256,
             region_grid=16 if image_size == 256 else 8,
         ),
-        # The adversarial loss, its penalty and the augmentation are those that 64 px were trained with.
-        loss=LossConfig(
-            adversarial="nonsaturating",
-            penalty_weight=1.0,
-            augment=("translation",),
-            gamma_attention=5.0,
-            gamma_matching=50.0,
-        ),
+        # The adversarial loss and its penalty are those that 64 px were trained with.
+        loss=LossConfig(adversarial="nonsaturating", penalty_weight=1.0, gamma_attention=5.0, gamma_matching=50.0),
         optim=OptimConfig(warmup=100, ema=0.999),
         train=TrainConfig(steps=100_000, batch_size=batch_size),
         checkpoint=CheckpointConfig(every=2000, keep=3),

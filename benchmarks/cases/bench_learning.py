@@ -216,6 +216,7 @@ def test_learning_against_df_gan(benchmark: Suite, pytestconfig: pytest.Config, 
     name = "64px" if data else "demo"
     config = preset(name)
     config.data = replace(config.data, path=data or config.data.path)
+    config.engine = replace(config.engine, compile="off")  # compiling takes a large part of such short minutes
     found = learn_in_turns(config, minutes, tmp_path / "run")
     out = Path(pytestconfig.getoption("benchmark_json") or tmp_path / "result.json").parent
     curves = {name: learner.curve for name, learner in found.items()}
