@@ -113,6 +113,7 @@ class TextToImagePipeline:
         self._discriminator = model.discriminator.to(self.device).eval()
         self._encoder = model.load_text_encoder(self.device)
         self._encoding = threading.Lock()  # a tokenizer is one thread's at a time
+        self._encoded: tuple[tuple[str, ...], TextFeatures] | None = None
 
     @classmethod
     def from_pretrained(
@@ -325,8 +326,12 @@ class TextToImagePipeline:
         return given | {"model": self.model.digest, "software": f"fastt2i {fastt2i.__version__}"}
 
     def _encode(self, texts: Sequence[str]) -> TextFeatures:
+        """Features of texts; those of the last ones are at hand, for their attention, and for other seeds."""
+        key = tuple(texts)
         with self._encoding:
-            return TextFeatures(*(part.to(self.device) for part in self._encoder(texts)))
+            if self._encoded is None or self._encoded[0] != key:
+                self._encoded = key, TextFeatures(*(part.to(self.device) for part in self._encoder(texts)))
+            return self._encoded[1]
 
     def _generate(self, sentences: Tensor, noise: Tensor, batch_size: int) -> Tensor:
         if batch_size < 1:
