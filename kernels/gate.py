@@ -203,12 +203,12 @@ def backward_backward(
     return ddy, dpre
 
 
-def like(x: Tensor, channels: int, size: Sequence[int] | None = None) -> Tensor:
-    """An uninitialised tensor of another number of channels (and size), in the memory format of x."""
+def like(x: Tensor, channels: int, size: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised tensor of another number of channels (and size and dtype), in the memory format of x."""
     shape = (x.shape[0], channels, *(x.shape[2:] if size is None else size))
     channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
 
 class Plan(NamedTuple):

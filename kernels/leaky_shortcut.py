@@ -2,12 +2,15 @@
 
     y = gain * (leaky_relu(pre + bias) + shortcut + shortcut_bias), and its average pooling by 2
 
-With the sides of the leaky ReLU given, this is linear: its derivative at those sides is the same kernel, and the
-adjoint of that is the backward kernel, so that there are derivatives of every order. A program owns four tiles of
-positions and a block of channels, in float32: with a pooling the four pixels of as many pooled ones. Channels, sizes
-and strides are known to the compiler, so that neighbouring channels are read and written 16 bytes at a time. What the
-biases get leaves the kernel as one partial sum for each program, and these are added up in a fixed order: the same bits
-every run.
+With the sign of pre + bias given, this is linear: its derivative at those signs is the same kernel, and the adjoint of
+that is the backward kernel, so that there are derivatives of every order. The signs are all that derivatives need: a
+bit for each number, of eight neighbouring channels in a byte (as in StyleGAN3's filtered leaky ReLU, Karras et al.
+2021), where pre or y would be read again.
+
+A program owns four tiles of positions and a block of channels, in float32: with a pooling the four pixels of as many
+pooled ones. Channels, sizes and strides are known to the compiler, so that neighbouring channels are read and written
+16 bytes at a time. What the biases get leaves the kernel as one partial sum for each program, and these are added up in
+a fixed order: the same bits every run.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from .partial_sums import sum_groups
 
 #: Tiles of a program.
 STEPS = 4
-#: Partial sums that are added up by one program at first.
+#: Partial sums that are added up by one program, where there are more, at first.
 SUMMED = 256
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
@@ -65,35 +68,62 @@ def _bias(p_bias, c, m, BIASED: tl.constexpr):
 
 
 @triton.jit
+def _bytes(
+    p_signs, b, p, m, B: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
+    CHANNELS: tl.constexpr, WIDE: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Where the signs of a tile are, (BLOCK_P, BLOCK_C / 8), and whether they exist."""
+    byte = _channels(WIDE, BLOCK_C // 8)[None, :]
+    return p_signs + (b * B + byte * C + p * P), m & (8 * byte < CHANNELS)
+
+
+@triton.jit
+def _pack(positive, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+    """(BLOCK_P, BLOCK_C) as bits, those of eight channels in a byte."""
+    bits = tl.reshape(positive.to(tl.int32), (BLOCK_P, BLOCK_C // 8, 8)) << tl.arange(0, 8)[None, None, :]
+    return tl.sum(bits, axis=2).to(tl.uint8)
+
+
+@triton.jit
+def _unpack(packed, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+    """What `_pack` was given."""
+    bits = (packed.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    return tl.reshape(bits, (BLOCK_P, BLOCK_C)) > 0
+
+
+@triton.jit
 def forward_kernel(
-    p_pre, p_bias, p_shortcut, p_shortcut_bias, p_sides, p_sides_bias, p_y, p_pooled, elements,
+    p_pre, p_bias, p_shortcut, p_shortcut_bias, p_signs, p_y, p_pooled, elements,
     PRE_B: tl.constexpr, PRE_C: tl.constexpr, PRE_P: tl.constexpr,
     SHORT_B: tl.constexpr, SHORT_C: tl.constexpr, SHORT_P: tl.constexpr,
-    SIDES_B: tl.constexpr, SIDES_C: tl.constexpr, SIDES_P: tl.constexpr,
+    SIGNS_B: tl.constexpr, SIGNS_C: tl.constexpr, SIGNS_P: tl.constexpr,
     Y_B: tl.constexpr, Y_C: tl.constexpr, Y_P: tl.constexpr,
     POOLED_B: tl.constexpr, POOLED_C: tl.constexpr, POOLED_P: tl.constexpr,
     PRE: tl.constexpr, BIASED: tl.constexpr, SHORTCUT: tl.constexpr, SHORTCUT_BIASED: tl.constexpr,
-    SIDES: tl.constexpr, SIDES_BIASED: tl.constexpr, POOL: tl.constexpr,
+    SIGNS: tl.constexpr, POOL: tl.constexpr,
     CHANNELS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, GAIN: tl.constexpr, SLOPE: tl.constexpr,
     WIDE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """With SIDES, where the leaky ReLU is steep is not where pre + bias is positive, but sides + sides_bias."""
+    """With SIGNS, those that are given tell where the leaky ReLU is steep; without, pre + bias does, and they are
+    stored."""
     c = _channels(WIDE, BLOCK_C)
     m_c = c < CHANNELS
     bias, shortcut_bias = _bias(p_bias, c, m_c, BIASED), _bias(p_shortcut_bias, c, m_c, SHORTCUT_BIASED)
-    sides_bias = _bias(p_sides_bias, c, m_c, SIDES_BIASED)
     c, m_c = c[None, :], m_c[None, :]
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for step in tl.static_range(4):
         b, p, pooled, m = _place(step, elements, HEIGHT, WIDTH, POOL, WIDE, BLOCK_P)
+        p_bytes, m_bytes = _bytes(p_signs, b, p, m, SIGNS_B, SIGNS_C, SIGNS_P, CHANNELS, WIDE, BLOCK_C)
         m = m & m_c
         x = tl.zeros((BLOCK_P, BLOCK_C), tl.float32) + bias
         if PRE:
             x += tl.load(p_pre + (b * PRE_B + c * PRE_C + p * PRE_P), m, 0.0).to(tl.float32)
-        side = x
-        if SIDES:
-            side = tl.load(p_sides + (b * SIDES_B + c * SIDES_C + p * SIDES_P), m, 0.0).to(tl.float32) + sides_bias
-        y = tl.where(side > 0, x, SLOPE * x) + shortcut_bias
+        if SIGNS:
+            positive = _unpack(tl.load(p_bytes, m_bytes, 0), BLOCK_P, BLOCK_C)
+        else:
+            positive = x > 0
+            tl.store(p_bytes, _pack(positive, BLOCK_P, BLOCK_C), m_bytes)
+        y = tl.where(positive, x, SLOPE * x) + shortcut_bias
         if SHORTCUT:
             y += tl.load(p_shortcut + (b * SHORT_B + c * SHORT_C + p * SHORT_P), m, 0.0).to(tl.float32)
         y *= GAIN
@@ -107,24 +137,24 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    p_dy, p_dpooled, p_sides, p_sides_bias, p_dpre, p_dshortcut, p_partial, elements,
+    p_dy, p_dpooled, p_signs, p_dpre, p_dshortcut, p_partial, elements,
     DY_B: tl.constexpr, DY_C: tl.constexpr, DY_P: tl.constexpr,
     POOLED_B: tl.constexpr, POOLED_C: tl.constexpr, POOLED_P: tl.constexpr,
-    SIDES_B: tl.constexpr, SIDES_C: tl.constexpr, SIDES_P: tl.constexpr,
+    SIGNS_B: tl.constexpr, SIGNS_C: tl.constexpr, SIGNS_P: tl.constexpr,
     DPRE_B: tl.constexpr, DPRE_C: tl.constexpr, DPRE_P: tl.constexpr,
-    UPSTREAM: tl.constexpr, SIDES_BIASED: tl.constexpr, SHORTCUT: tl.constexpr, SUMS: tl.constexpr, POOL: tl.constexpr,
+    UPSTREAM: tl.constexpr, SHORTCUT: tl.constexpr, SUMS: tl.constexpr, POOL: tl.constexpr,
     CHANNELS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, GAIN: tl.constexpr, SLOPE: tl.constexpr,
     WIDE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """p_partial: (programs of positions, CHANNELS, or twice as many with SHORTCUT), what the biases get."""
     c = _channels(WIDE, BLOCK_C)
     o_partial, m_partial = tl.program_id(0).to(tl.int64) * ((1 + SHORTCUT) * CHANNELS) + c, c < CHANNELS
-    sides_bias = _bias(p_sides_bias, c, m_partial, SIDES_BIASED)
     c, m_c = c[None, :], m_partial[None, :]
     sum_pre = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     sum_shortcut = sum_pre
     for step in tl.static_range(4):
         b, p, pooled, m = _place(step, elements, HEIGHT, WIDTH, POOL, WIDE, BLOCK_P)
+        p_bytes, m_bytes = _bytes(p_signs, b, p, m, SIGNS_B, SIGNS_C, SIGNS_P, CHANNELS, WIDE, BLOCK_C)
         m = m & m_c
         dy = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
         if UPSTREAM:
@@ -132,8 +162,8 @@ def backward_kernel(
         if POOL:
             dy += 0.25 * tl.load(p_dpooled + (b * POOLED_B + c * POOLED_C + pooled * POOLED_P), m, 0.0).to(tl.float32)
         dy *= GAIN
-        side = tl.load(p_sides + (b * SIDES_B + c * SIDES_C + p * SIDES_P), m, 0.0).to(tl.float32) + sides_bias
-        dpre = tl.where(side > 0, dy, SLOPE * dy)
+        positive = _unpack(tl.load(p_bytes, m_bytes, 0), BLOCK_P, BLOCK_C)
+        dpre = tl.where(positive, dy, SLOPE * dy)
         o_dpre = b * DPRE_B + c * DPRE_C + p * DPRE_P
         tl.store(p_dpre + o_dpre, dpre, m)
         if SHORTCUT:
@@ -148,73 +178,128 @@ def backward_kernel(
 
 
 def forward(
-    pre: Tensor | None,
+    pre: Tensor,
     bias: Tensor | None,
     shortcut: Tensor | None,
     shortcut_bias: Tensor | None,
     gain: float,
     negative_slope: float,
     pool: bool,
-    sides: Tensor | None = None,
-    sides_bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """gain * (leaky_relu(pre + bias) + shortcut + shortcut_bias), (B, C, H, W), in the memory format of the first
-    tensor that is given, and its average pooling by 2, empty without `pool`.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """gain * (leaky_relu(pre + bias) + shortcut + shortcut_bias), (B, C, H, W), in the memory format of pre; its
+    average pooling by 2, empty without `pool`; and the signs of pre + bias, (B, C / 8, H, W) uint8.
 
-    pre, shortcut: (B, C, H, W) or None, each with one stride for positions; bias, shortcut_bias: (C,), dense, or None.
-    With sides (B, C, H, W) and sides_bias (C,), the leaky ReLU is steep where their sum is positive: this is linear.
+    pre, shortcut: (B, C, H, W), shortcut or None, each with one stride for positions; bias, shortcut_bias: (C,), dense,
+    or None.
     """
-    model = next(x for x in (pre, shortcut, sides) if x is not None)
-    height, width = model.shape[2:]
-    y = like(model, model.shape[1])
-    pooled = like(model, model.shape[1], (height // 2, width // 2)) if pool else model.new_empty(0)
+    signs = signs_of(pre)
+    return *_forward(pre, bias, shortcut, shortcut_bias, signs, False, gain, negative_slope, pool), signs
+
+
+def signs_of(pre: Tensor) -> Tensor:
+    """The third of `forward`, uninitialised."""
+    return like(pre, triton.cdiv(pre.shape[1], 8), dtype=torch.uint8)
+
+
+def tangent(
+    pre: Tensor | None,
+    bias: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_bias: Tensor | None,
+    signs: Tensor,
+    gain: float,
+    negative_slope: float,
+    pool: bool,
+) -> tuple[Tensor, Tensor]:
+    """The first two of `forward` at these signs, of which this is linear; None stands for zeros, but not for all."""
+    return _forward(pre, bias, shortcut, shortcut_bias, signs, True, gain, negative_slope, pool)
+
+
+def _forward(
+    pre: Tensor | None,
+    bias: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_bias: Tensor | None,
+    signs: Tensor,
+    given: bool,
+    gain: float,
+    negative_slope: float,
+    pool: bool,
+) -> tuple[Tensor, Tensor]:
+    """given: whether the signs are; otherwise they are written."""
+    y, pooled = outputs(pre, bias, shortcut, shortcut_bias, signs, pool)
     if y.numel():
-        grid, sizes, tiles = _launch(y, pool, pre, shortcut, sides)
+        grid, sizes, tiles = _launch(y, pool, pre, shortcut, signs)
         forward_kernel[grid](
-            pre, bias, shortcut, shortcut_bias, sides, sides_bias, y, pooled if pool else None, sizes[0],
-            *strides(pre), *strides(shortcut), *strides(sides), *strides(y), *strides(pooled if pool else None),
-            pre is not None, bias is not None, shortcut is not None, shortcut_bias is not None, sides is not None,
-            sides_bias is not None, pool, *sizes[1:], gain, negative_slope, *tiles, **OPTIONS,
+            pre, bias, shortcut, shortcut_bias, signs, y, pooled if pool else None, sizes[0],
+            *strides(pre), *strides(shortcut), *strides(signs), *strides(y), *strides(pooled if pool else None),
+            pre is not None, bias is not None, shortcut is not None, shortcut_bias is not None, given, pool, *sizes[1:],
+            gain, negative_slope, *tiles, **OPTIONS,
         )  # fmt: skip
     return y, pooled
+
+
+def outputs(
+    pre: Tensor | None,
+    bias: Tensor | None,
+    shortcut: Tensor | None,
+    shortcut_bias: Tensor | None,
+    signs: Tensor,
+    pool: bool,
+) -> tuple[Tensor, Tensor]:
+    """What `tangent` returns, uninitialised, in the memory format of the signs."""
+    model = next(x for x in (pre, shortcut, bias, shortcut_bias) if x is not None)
+    channels, (height, width) = model.shape[1 if model.ndim > 1 else 0], signs.shape[2:]
+    size = (height // 2, width // 2) if pool else (0, 0)
+    y, pooled = like(signs, channels, dtype=model.dtype), like(signs, channels, size, model.dtype)
+    return y, pooled if pool else model.new_empty(0)
 
 
 def backward(
     dy: Tensor | None,
     dpooled: Tensor | None,
-    sides: Tensor,
-    sides_bias: Tensor | None,
+    signs: Tensor,
     has_shortcut: bool,
     with_sums: bool,
     gain: float,
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of pre and of shortcut, in the dtype and memory format of sides, and those of both biases, (C,).
+    """The gradients of pre and of shortcut, in the memory format of the signs, and those of both biases, (C,).
 
-    dy: (B, C, H, W), or None for zeros; dpooled: (B, C, H / 2, W / 2) or None; sides, sides_bias: where their sum is
-    positive the leaky ReLU was steep. The second is empty without a shortcut, and the last ones without sums.
+    dy: (B, C, H, W), or None for zeros; dpooled: (B, C, H / 2, W / 2) or None, but one of them is there; signs: those
+    of `forward`. The second is empty without a shortcut, and the last ones without sums.
     """
-    channels = sides.shape[1]
-    dpre = like(sides, channels)
-    dshortcut = like(sides, channels) if has_shortcut else sides.new_empty(0)
-    dbias, dshortcut_bias = (
-        sides.new_empty(channels if wanted else 0) for wanted in (with_sums, with_sums and has_shortcut)
-    )
+    dpre, dshortcut, dbias, dshortcut_bias = gradients(dy, dpooled, signs, has_shortcut, with_sums)
     if not dpre.numel():
         return dpre, dshortcut, dbias.zero_(), dshortcut_bias.zero_()
-    grid, sizes, tiles = _launch(dpre, dpooled is not None, dy, sides)
-    columns = (2 if has_shortcut else 1) * channels
-    partial = torch.empty(grid[0] if with_sums else 0, columns, dtype=torch.float32, device=sides.device)
+    grid, sizes, tiles = _launch(dpre, dpooled is not None, dy, signs)
+    columns = (2 if has_shortcut else 1) * dpre.shape[1]
+    partial = torch.empty(grid[0] if with_sums else 0, columns, dtype=torch.float32, device=signs.device)
     backward_kernel[grid](
-        dy, dpooled, sides, sides_bias, dpre, dshortcut if has_shortcut else None, partial if with_sums else None,
-        sizes[0], *strides(dy), *strides(dpooled), *strides(sides), *strides(dpre), dy is not None,
-        sides_bias is not None, has_shortcut, with_sums, dpooled is not None, *sizes[1:], gain, negative_slope, *tiles,
-        **OPTIONS,
+        dy, dpooled, signs, dpre, dshortcut if has_shortcut else None, partial if with_sums else None, sizes[0],
+        *strides(dy), *strides(dpooled), *strides(signs), *strides(dpre), dy is not None, has_shortcut, with_sums,
+        dpooled is not None, *sizes[1:], gain, negative_slope, *tiles, **OPTIONS,
     )  # fmt: skip
     if with_sums:
-        groups = torch.empty(triton.cdiv(len(partial), SUMMED), columns, dtype=torch.float32, device=sides.device)
-        sum_groups(partial, SUMMED, groups)
-        sum_groups(groups, len(groups), dbias, dshortcut_bias if has_shortcut else None)
+        if len(partial) > SUMMED:
+            groups = torch.empty(triton.cdiv(len(partial), SUMMED), columns, dtype=torch.float32, device=signs.device)
+            sum_groups(partial, SUMMED, groups)
+            partial = groups
+        sum_groups(partial, len(partial), dbias, dshortcut_bias if has_shortcut else None)
+    return dpre, dshortcut, dbias, dshortcut_bias
+
+
+def gradients(
+    dy: Tensor | None, dpooled: Tensor | None, signs: Tensor, has_shortcut: bool, with_sums: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `backward` returns, uninitialised."""
+    model = next(x for x in (dy, dpooled) if x is not None)
+    channels = model.shape[1]
+    dpre = like(signs, channels, dtype=model.dtype)
+    dshortcut = torch.empty_like(dpre) if has_shortcut else model.new_empty(0)
+    dbias, dshortcut_bias = (
+        model.new_empty(channels if wanted else 0) for wanted in (with_sums, with_sums and has_shortcut)
+    )
     return dpre, dshortcut, dbias, dshortcut_bias
 
 
@@ -224,7 +309,7 @@ def _launch(
     """Grid, sizes (positions of all images or of their pooled ones, channels, height, width) and (whether offsets take
     64 bits, positions, channels of a tile)."""
     batch, channels, height, width = y.shape
-    block_c = min(MOST_CHANNELS, triton.next_power_of_2(channels))
+    block_c = max(8, min(MOST_CHANNELS, triton.next_power_of_2(channels)))  # a byte of signs at least
     block_p = TILE // block_c
     elements = batch * height * width // (4 if pool else 1)
     program = block_p if pool else STEPS * block_p

@@ -60,7 +60,7 @@ def leaky_shortcut_cases() -> Iterator[Case]:
         "pooled": {"SHORTCUT": False, "SHORTCUT_BIASED": False, "POOL": True},
         "shortcut": {"SHORTCUT": True, "SHORTCUT_BIASED": True, "POOL": False},
         "block": {"SHORTCUT": True, "SHORTCUT_BIASED": True, "POOL": True},
-        "tangent": {"SHORTCUT": True, "SHORTCUT_BIASED": True, "POOL": True, "SIDES": True, "SIDES_BIASED": True},
+        "tangent": {"SHORTCUT": True, "SHORTCUT_BIASED": True, "POOL": True, "SIGNS": True},
     }
     for name in ("forward", "backward"):
         for width in WIDTHS:
@@ -77,13 +77,13 @@ def leaky_shortcut_cases() -> Iterator[Case]:
 def _leaky_shortcut_case(
     name: str, kind: str, changed: dict[str, bool], dtype: str, width: int, architecture: int = 90
 ) -> Case:
-    block = min(leaky_shortcut.MOST_CHANNELS, triton.next_power_of_2(width))
-    strides = {}
-    for tensor, positions in (("PRE", 4096), ("SHORT", 4096), ("SIDES", 4096), ("Y", 4096), ("POOLED", 1024)):
-        strides |= {f"{tensor}_B": positions * width, f"{tensor}_C": 1, f"{tensor}_P": width}
+    block = max(8, min(leaky_shortcut.MOST_CHANNELS, triton.next_power_of_2(width)))
+    strides, tensors = {}, {"PRE": 4096, "SHORT": 4096, "SIGNS": 4096, "Y": 4096, "POOLED": 1024}
+    for tensor, positions in tensors.items():
+        row = triton.cdiv(width, 8) if tensor == "SIGNS" else width
+        strides |= {f"{tensor}_B": positions * row, f"{tensor}_C": 1, f"{tensor}_P": row}
     strides |= {f"D{tensor}_{axis}": strides[f"{tensor}_{axis}"] for tensor in ("Y", "PRE") for axis in "BCP"}
-    flags = {"PRE": True, "BIASED": True, "SIDES": False, "SIDES_BIASED": name == "backward", "UPSTREAM": True,
-             "SUMS": True}  # fmt: skip
+    flags = {"PRE": True, "BIASED": True, "SIGNS": False, "UPSTREAM": True, "SUMS": True}
     sizes = {"CHANNELS": width, "HEIGHT": 64, "WIDTH": 64, "GAIN": 0.5, "SLOPE": 0.2, "WIDE": False}
     tiles = {"BLOCK_P": leaky_shortcut.TILE // block, "BLOCK_C": block}
     return _known_case(
@@ -96,7 +96,8 @@ def _known_case(kernel: JITFunction, label: str, dtype: str, architecture: int, 
     """A case of a kernel whose sizes and strides are constants."""
     constants = {name: value for name, value in given.items() if name in kernel.arg_names}
     return Case(
-        kernel, label, dtype, architecture, constants, modulated_gate.OPTIONS, {"p_partial": "*fp32"},
+        kernel, label, dtype, architecture, constants, modulated_gate.OPTIONS,
+        {"p_partial": "*fp32", "p_signs": "*u8"},
         odd=("positions", "tiles", "elements"),
     )  # fmt: skip
 

@@ -192,12 +192,12 @@ def test_torch_knows_the_operators(device: torch.device) -> None:
 
     given = [t.requires_grad_() for t in arguments(SHAPES[0], torch.float32, device, "channels_last", True).values()]
     upstream = [t.requires_grad_() for t in upstreams(SHAPES[0], torch.float32, device, "channels_last", True)]
-    sides = [t.detach() for t in given[:2]]
+    signs = leaky_shortcut(*given, GAIN, 0.2, True)[2]
     torch.library.opcheck(leaky_shortcut, (*given, GAIN, 0.2, True))
     torch.library.opcheck(leaky_shortcut, (given[0], given[1], None, None, GAIN, 0.2, False))
-    torch.library.opcheck(leaky_shortcut_backward, (*upstream, *sides, True, True, GAIN, 0.2))
-    torch.library.opcheck(leaky_shortcut_backward, (upstream[0], None, *sides, False, False, GAIN, 0.2))
-    torch.library.opcheck(leaky_shortcut_tangent, (*given, *sides, GAIN, 0.2, True))
+    torch.library.opcheck(leaky_shortcut_backward, (*upstream, signs, True, True, GAIN, 0.2))
+    torch.library.opcheck(leaky_shortcut_backward, (upstream[0], None, signs, False, False, GAIN, 0.2))
+    torch.library.opcheck(leaky_shortcut_tangent, (*given, signs, GAIN, 0.2, True))
 
 
 def test_compiles_without_a_graph_break(device: torch.device) -> None:

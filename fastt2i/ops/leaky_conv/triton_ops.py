@@ -1,6 +1,6 @@
 """Custom operators of what stands behind a convolution, on Triton kernels, with derivatives of every order.
 
-With its sides given the operator is linear: `leaky_shortcut_tangent` is its derivative and `leaky_shortcut_backward`
+With its signs given the operator is linear: `leaky_shortcut_tangent` is its derivative and `leaky_shortcut_backward`
 the adjoint of that, and each of the two is the derivative of the other.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastt2i.kernels import leaky_shortcut as kernels
-from fastt2i.kernels.gate import like, with_one_position_stride
+from fastt2i.kernels.gate import with_one_position_stride
 from fastt2i.ops.convolution import parameters_want_gradients
 
 
@@ -25,9 +25,10 @@ def leaky_shortcut(
     gain: float,
     negative_slope: float,
     pool: bool,
-) -> tuple[Tensor, Tensor]:
-    """gain * (leaky_relu(pre + bias) + shortcut + shortcut_bias), (B, C, H, W), and its pooling, empty without one."""
-    given = _walkable(pre), _dense(bias), _walkable(shortcut), _dense(shortcut_bias)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """gain * (leaky_relu(pre + bias) + shortcut + shortcut_bias), (B, C, H, W); its pooling, empty without one; and the
+    signs of pre + bias, eight channels in a byte."""
+    given = with_one_position_stride(pre), _dense(bias), _walkable(shortcut), _dense(shortcut_bias)
     return kernels.forward(*given, gain, negative_slope, pool)
 
 
@@ -37,36 +38,28 @@ def leaky_shortcut_tangent(
     bias: Tensor | None,
     shortcut: Tensor | None,
     shortcut_bias: Tensor | None,
-    sides: Tensor,
-    sides_bias: Tensor | None,
+    signs: Tensor,
     gain: float,
     negative_slope: float,
     pool: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The same with the leaky ReLU steep where sides + sides_bias is positive; None stands for zeros."""
+    """The first two of these with the leaky ReLU steep where the signs say so; None stands for zeros."""
     given = _walkable(pre), _dense(bias), _walkable(shortcut), _dense(shortcut_bias)
-    return kernels.forward(*given, gain, negative_slope, pool, _walkable(sides), _dense(sides_bias))
+    return kernels.tangent(*given, signs, gain, negative_slope, pool)
 
 
 @torch.library.custom_op("fastt2i::leaky_shortcut_backward", mutates_args=())
 def leaky_shortcut_backward(
     dy: Tensor | None,
     dpooled: Tensor | None,
-    sides: Tensor,
-    sides_bias: Tensor | None,
+    signs: Tensor,
     has_shortcut: bool,
     with_sums: bool,
     gain: float,
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of pre and of the shortcut (empty without one), and of both biases (empty without sums)."""
-    given = _walkable(dy), _walkable(dpooled), with_one_position_stride(sides), _dense(sides_bias)
-    return kernels.backward(*given, has_shortcut, with_sums, gain, negative_slope)
-
-
-def _fake_forward(model: Tensor, pool: bool) -> tuple[Tensor, Tensor]:
-    channels, (height, width) = model.shape[1], model.shape[2:]
-    return like(model, channels), like(model, channels, (height // 2, width // 2)) if pool else model.new_empty(0)
+    return kernels.backward(_walkable(dy), _walkable(dpooled), signs, has_shortcut, with_sums, gain, negative_slope)
 
 
 @leaky_shortcut.register_fake
@@ -78,8 +71,9 @@ def _(
     gain: float,
     negative_slope: float,
     pool: bool,
-) -> tuple[Tensor, Tensor]:
-    return _fake_forward(pre, pool)
+) -> tuple[Tensor, Tensor, Tensor]:
+    signs = kernels.signs_of(with_one_position_stride(pre))
+    return *kernels.outputs(pre, bias, shortcut, shortcut_bias, signs, pool), signs
 
 
 @leaky_shortcut_tangent.register_fake
@@ -88,53 +82,46 @@ def _(
     bias: Tensor | None,
     shortcut: Tensor | None,
     shortcut_bias: Tensor | None,
-    sides: Tensor,
-    sides_bias: Tensor | None,
+    signs: Tensor,
     gain: float,
     negative_slope: float,
     pool: bool,
 ) -> tuple[Tensor, Tensor]:
-    return _fake_forward(next(with_one_position_stride(x) for x in (pre, shortcut, sides) if x is not None), pool)
+    return kernels.outputs(pre, bias, shortcut, shortcut_bias, signs, pool)
 
 
 @leaky_shortcut_backward.register_fake
 def _(
     dy: Tensor | None,
     dpooled: Tensor | None,
-    sides: Tensor,
-    sides_bias: Tensor | None,
+    signs: Tensor,
     has_shortcut: bool,
     with_sums: bool,
     gain: float,
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    channels = sides.shape[1]
-    dshortcut = like(sides, channels) if has_shortcut else sides.new_empty(0)
-    dbias = sides.new_empty(channels if with_sums else 0)
-    dshortcut_bias = sides.new_empty(channels if with_sums and has_shortcut else 0)
-    return like(sides, channels), dshortcut, dbias, dshortcut_bias
+    return kernels.gradients(dy, dpooled, signs, has_shortcut, with_sums)
 
 
-def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     pre, bias, shortcut, shortcut_bias, ctx.gain, ctx.negative_slope, ctx.pool = inputs
     ctx.set_materialize_grads(False)
     ctx.given = [x is not None for x in (pre, bias, shortcut, shortcut_bias)]
-    # Without a shortcut y tells the sides as well, and the next layer keeps it anyway.
-    ctx.save_for_backward(*((output[0], None) if shortcut is None else (pre, bias)))
+    ctx.save_for_backward(output[2])
 
 
 def _setup_tangent(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    pre, bias, shortcut, shortcut_bias, sides, sides_bias, ctx.gain, ctx.negative_slope, ctx.pool = inputs
+    pre, bias, shortcut, shortcut_bias, signs, ctx.gain, ctx.negative_slope, ctx.pool = inputs
     ctx.set_materialize_grads(False)
     ctx.given = [x is not None for x in (pre, bias, shortcut, shortcut_bias)]
-    ctx.save_for_backward(sides, sides_bias)
+    ctx.save_for_backward(signs)
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    dy, dpooled, sides, sides_bias, ctx.has_shortcut, ctx.with_sums, ctx.gain, ctx.negative_slope = inputs
+    dy, dpooled, signs, ctx.has_shortcut, ctx.with_sums, ctx.gain, ctx.negative_slope = inputs
     ctx.set_materialize_grads(False)
     ctx.has_dy, ctx.pool = dy is not None, dpooled is not None
-    ctx.save_for_backward(sides, sides_bias)
+    ctx.save_for_backward(signs)
 
 
 def _adjoint(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -142,23 +129,23 @@ def _adjoint(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tenso
     dpooled = dpooled if ctx.pool else None
     if dy is None and dpooled is None:
         return None, None, None, None
-    sides, sides_bias = ctx.saved_tensors
+    (signs,) = ctx.saved_tensors
     wanted = [there and asked for there, asked in zip(ctx.given, ctx.needs_input_grad[:4], strict=True)]
     wanted[1::2] = [asked and parameters_want_gradients() for asked in wanted[1::2]]
     with_sums, with_shortcut = wanted[1] or wanted[3], wanted[2] or wanted[3]
     dpre, dshortcut, dbias, dshortcut_bias = leaky_shortcut_backward(
-        dy, dpooled, sides, sides_bias, with_shortcut, with_sums, ctx.gain, ctx.negative_slope
+        dy, dpooled, signs, with_shortcut, with_sums, ctx.gain, ctx.negative_slope
     )
     found = dpre, dbias, dshortcut, dshortcut_bias
     return tuple(gradient if asked else None for gradient, asked in zip(found, wanted, strict=True))
 
 
-def _forward_autograd(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tensor | None, ...]:
+def _forward_autograd(ctx: Any, dy: Tensor | None, dpooled: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     return *_adjoint(ctx, dy, dpooled), *[None] * 3
 
 
 def _tangent_autograd(ctx: Any, dy: Tensor | None, dpooled: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_adjoint(ctx, dy, dpooled), *[None] * 5
+    return *_adjoint(ctx, dy, dpooled), *[None] * 4
 
 
 def _backward_autograd(
@@ -169,12 +156,12 @@ def _backward_autograd(
     if not ctx.with_sums:
         bias = shortcut_bias = None
     if all(x is None for x in (pre, shortcut, bias, shortcut_bias)):
-        return (None,) * 8
-    sides, sides_bias = ctx.saved_tensors
+        return (None,) * 7
+    (signs,) = ctx.saved_tensors
     ddy, ddpooled = leaky_shortcut_tangent(
-        pre, bias, shortcut, shortcut_bias, sides, sides_bias, ctx.gain, ctx.negative_slope, ctx.pool
+        pre, bias, shortcut, shortcut_bias, signs, ctx.gain, ctx.negative_slope, ctx.pool
     )
-    return ddy if ctx.has_dy else None, ddpooled if ctx.pool else None, *[None] * 6
+    return ddy if ctx.has_dy else None, ddpooled if ctx.pool else None, *[None] * 5
 
 
 leaky_shortcut.register_autograd(_forward_autograd, setup_context=_setup_forward)
