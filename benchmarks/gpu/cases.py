@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.cases.bench_step import ALTERNATIVES, AMP, PEERS, Variant, launches, peers
 from benchmarks.cases.training_step import make_inputs
 from benchmarks.gpu.case_log import Case, CaseLog, run_cases
+from benchmarks.gpu.operator_calls import OperatorCall, operator_calls
 from benchmarks.harness.roofline import measure_limits
 from benchmarks.harness.timing import Stopwatch, quartiles
 from fastt2i.engine.execution.cuda_graphs import WARM_UP
-from fastt2i.ops import gate, gated_conv2d, region_keyword_loss, upsample_gated_conv2d
 from fastt2i.ops.dispatch.correctness import compare, reference_results, results
 from fastt2i.ops.dispatch.registry import forced, forms, recorded
 from fastt2i.presets import preset
@@ -52,7 +51,7 @@ class Setting:
 
 def smoke(setting: Setting) -> list[Case]:
     """Each operator against float64, forward and backward, and a step that is captured and replayed."""
-    checks = [Case(name, partial(_check, *call), 20) for name, call in operator_calls(setting, batch=2).items()]
+    checks = [Case(name, partial(_check, call), 20) for name, call in _calls(setting, batch=2).items()]
     return [*checks, Case("capture and replay", partial(_replay, setting), 40)]
 
 
@@ -73,9 +72,7 @@ def steps(setting: Setting) -> list[Case]:
 
 def operators(setting: Setting) -> list[Case]:
     """Every form of each operator in training's own shapes."""
-    return [
-        Case(name, partial(_time_forms, setting, *call), 40) for name, call in operator_calls(setting, batch=32).items()
-    ]
+    return [Case(name, partial(_time_forms, setting, call), 40) for name, call in _calls(setting, batch=32).items()]
 
 
 def compiled(setting: Setting) -> list[Case]:
@@ -86,9 +83,9 @@ def compiled(setting: Setting) -> list[Case]:
 
 def autotune(setting: Setting) -> list[Case]:
     """torch.compile's max-autotune of the definitions, which takes longest."""
-    chosen = {} if setting.tiny else operator_calls(setting, batch=32)
+    chosen = {} if setting.tiny else _calls(setting, batch=32)
     names = [name for name in chosen if name.startswith(("upsample", "region"))]
-    return [Case(name, partial(_time_autotuned, setting, *chosen[name]), 60) for name in names]
+    return [Case(name, partial(_time_autotuned, setting, chosen[name]), 60) for name in names]
 
 
 STAGES: dict[str, Callable[[Setting], list[Case]]] = {
@@ -96,46 +93,19 @@ STAGES: dict[str, Callable[[Setting], list[Case]]] = {
 }
 
 
-def operator_calls(setting: Setting, batch: int) -> dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]]:
-    """By name: an operator and what it is given in the 256 px preset, smaller where the setting is tiny."""
-    side, batch = (8, 2) if setting.tiny else (128, batch)
-    make = partial(_random, setting.device, setting.dtype)
-    mask = torch.ones(batch, 8, dtype=torch.bool, device=setting.device)
-    convolved = partial(gated_conv2d, padding=1)
-    calls: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = {
-        f"region_keyword_loss {dtype}": (
-            partial(_loss, keyword_mask=mask),
-            (_random(setting.device, dtype, batch, 256, 256), _random(setting.device, dtype, batch, 8, 256)),
-        )
-        for dtype in {torch.float32: 0, setting.dtype: 0}
-    }
-    for inner, outer in ((48, 24), (96, 48)):
-        x, weight, bias = make(batch, inner, side, side), make(2 * outer, inner, 3, 3), make(2 * outer)
-        calls[f"upsample_gated_conv2d {inner} to {outer}"] = (upsample_gated_conv2d, (x, weight, bias))
-    for channels in (24, 64):
-        x, weight, bias = make(batch, channels, side, side), make(2 * channels, channels, 3, 3), make(2 * channels)
-        calls[f"gated_conv2d {channels}"] = (convolved, (x, weight, bias))
-        calls[f"gate {channels}"] = (gate, (make(batch, 2 * channels, side, side),))
-    return calls
+def _calls(setting: Setting, batch: int) -> dict[str, OperatorCall]:
+    return operator_calls(setting.device, setting.dtype, batch, setting.tiny)
 
 
-def _random(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(device, dtype)
-    scaled = x * (shape[1] * 9) ** -0.5 if shape[-2:] == (3, 3) else x
-    return (scaled.to(memory_format=torch.channels_last) if x.ndim == 4 else scaled).requires_grad_()
-
-
-def _loss(regions: Tensor, keywords: Tensor, keyword_mask: Tensor, impl: str | None = None) -> Tensor:
-    return region_keyword_loss(regions * 0.25, keywords * 0.25, keyword_mask, impl=impl)
-
-
-def _check(op: Callable[..., Tensor], arguments: tuple[Any, ...]) -> dict[str, Any]:
+def _check(call: OperatorCall) -> dict[str, Any]:
+    op, arguments, per_sample = call
     with recorded() as choices:
         found = results(op, arguments, True)
-    chunk = None if isinstance(op, partial) and op.func is _loss else 1
-    wrong = compare(found, reference_results(partial(op, impl="reference"), arguments, True, chunk))
+    chunk = 1 if per_sample else None
+    exact = reference_results(partial(op, impl="reference"), arguments, True, chunk, per_sample=per_sample)
+    wrong = compare(found, exact)
     assert wrong is None, wrong
-    return {"implementation": choices[0][1]}
+    return {"implementation": choices[0][1] if choices else None}
 
 
 def _replay(setting: Setting) -> dict[str, Any]:
@@ -188,10 +158,15 @@ def _time_step(setting: Setting, name: str, batch: int, way: Variant, tuned: boo
     return kept
 
 
-def _time_forms(setting: Setting, op: Callable[..., Tensor], arguments: tuple[Any, ...]) -> dict[str, Any]:
+def _time_forms(setting: Setting, operator_call: OperatorCall) -> dict[str, Any]:
     """Quartiles of milliseconds, forward and backward, of each form that can run; one that fails says so."""
+    op, arguments, _ = operator_call
     with recorded() as choices:
         results(op, arguments, True)
+    if not choices:  # no dispatcher chooses its form
+        runs = {"ours": op, "reference": partial(op, impl="reference")}
+        each = {name: _attempt(partial(results, run, arguments, True), setting) for name, run in runs.items()}
+        return {"ours": "ours", "ms": each, **_device(setting.device)}
     call, ours = choices[0]
     times: dict[str, Any] = {}
     for form, reason in forms(call).items():
@@ -201,9 +176,9 @@ def _time_forms(setting: Setting, op: Callable[..., Tensor], arguments: tuple[An
     return {"ours": ours, "ms": times, **_device(setting.device)}
 
 
-def _time_autotuned(setting: Setting, op: Callable[..., Tensor], arguments: tuple[Any, ...]) -> dict[str, Any]:
-    reference = torch.compile(partial(op, impl="reference"), mode="max-autotune-no-cudagraphs", dynamic=False)
-    return {"ms": _attempt(partial(results, reference, arguments, True), setting), **_device(setting.device)}
+def _time_autotuned(setting: Setting, call: OperatorCall) -> dict[str, Any]:
+    reference = torch.compile(partial(call.op, impl="reference"), mode="max-autotune-no-cudagraphs", dynamic=False)
+    return {"ms": _attempt(partial(results, reference, call.arguments, True), setting), **_device(setting.device)}
 
 
 def _attempt(run: Callable[[], object], setting: Setting) -> Any:

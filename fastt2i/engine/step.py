@@ -190,8 +190,10 @@ class TrainStep:
             # In reverse order the noise is standard normal, too, and uncorrelated with what it was.
             sentence, noise = torch.cat([sentence, sentence[twice]]), torch.cat([noise, noise[twice].flip(1)])
         images, kl = self.generator.run(self.precision, sentence, noise)
+        if not self.real_distance:
+            return GeneratedBatch(images, kl, None)
         images, others = images[:batch], images[batch:]
-        return GeneratedBatch(images, kl, (images[twice], others) if self.real_distance else None)
+        return GeneratedBatch(images, kl, (images[twice], others))
 
     # Discriminator turn
 

@@ -137,7 +137,9 @@ class Discriminator(nn.Module):
                 x = x + F.leaky_relu(smaller[size](F.avg_pool2d(images, images.shape[-1] // size)), SLOPE)
                 pooled = F.avg_pool2d(x, 2)
             if k == self.region_block:
-                regions = self.regions(x[:with_regions]).flatten(2).transpose(1, 2)
+                # Of all, x itself: the derivative even of a whole slice is a copy into zeros.
+                some = x if with_regions in (None, len(x)) else x[:with_regions]
+                regions = self.regions(some).flatten(2).transpose(1, 2)
         global_ = F.leaky_relu_(self.global_(x.flatten(1)), SLOPE)
         return ImageFeatures(regions, global_, self.unconditional(global_).squeeze(1))
 
