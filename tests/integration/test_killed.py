@@ -170,4 +170,4 @@ def test_caching(tmp_path: Path) -> None:
         part,
         result,
     )
-    assert len(result()) == 3
+    assert len(result()) == 4
