@@ -48,7 +48,7 @@ def _modulated_gate_case(name: str, activation: str, dtype: str, width: int, arc
     settings = {"BIASED": True, "RESIDUAL": True, "GAIN": 0.5, "ACTIVATION": activation, "NEGATIVE_SLOPE": 0.2}
     return _known_case(
         getattr(modulated_gate, f"{name}_kernel"), f"modulated_gate {name} {activation} C={width}", dtype, architecture,
-        {"CHANNELS": width, **strides, **modulation, **settings, **tiles},
+        {"CHANNELS": width, **strides, **modulation, **settings, **tiles}, modulated_gate.OPTIONS,
     )  # fmt: skip
 
 
@@ -88,15 +88,17 @@ def _leaky_shortcut_case(
     tiles = {"BLOCK_P": leaky_shortcut.TILE // block, "BLOCK_C": block}
     return _known_case(
         getattr(leaky_shortcut, f"{name}_kernel"), f"leaky_shortcut {name} {kind} C={width}", dtype, architecture,
-        {**strides, **flags, **sizes, **tiles, **changed},
+        {**strides, **flags, **sizes, **tiles, **changed}, leaky_shortcut.OPTIONS,
     )  # fmt: skip
 
 
-def _known_case(kernel: JITFunction, label: str, dtype: str, architecture: int, given: dict[str, Any]) -> Case:
+def _known_case(
+    kernel: JITFunction, label: str, dtype: str, architecture: int, given: dict[str, Any], options: dict[str, Any]
+) -> Case:
     """A case of a kernel whose sizes and strides are constants."""
     constants = {name: value for name, value in given.items() if name in kernel.arg_names}
     return Case(
-        kernel, label, dtype, architecture, constants, modulated_gate.OPTIONS,
+        kernel, label, dtype, architecture, constants, options,
         {"p_partial": "*fp32", "p_signs": "*u8"},
         odd=("positions", "tiles", "elements"),
     )  # fmt: skip
