@@ -192,8 +192,6 @@ def _loaders() -> dict[str, str]:
 
 
 def _language_model() -> str:
-    if importlib.util.find_spec("transformers") is None:
-        return "cannot be loaded: transformers is not installed"
     from fastt2i.text.language_model import find_language_model
 
     return f"from {find_language_model('all-MiniLM-L6-v2').description}"
