@@ -192,6 +192,9 @@ def _loaders() -> dict[str, str]:
 
 
 def _language_model() -> str:
+    for package in ("torch", "tokenizers"):
+        if importlib.util.find_spec(package) is None:
+            return f"cannot be loaded: {package} is not installed"
     from fastt2i.text.language_model import find_language_model
 
     return f"from {find_language_model('all-MiniLM-L6-v2').description}"
