@@ -17,7 +17,7 @@ from fastt2i.engine.distributed.rendezvous import join
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.scoring.choices import EXTRACTED, Metric, Negatives, Protocol
 from fastt2i.errors import UserError
-from fastt2i.files.atomic import replace_file
+from fastt2i.files.atomic import write_output
 
 if TYPE_CHECKING:
     from fastt2i.data.dataset import Dataset
@@ -124,7 +124,7 @@ def _main(arguments: Arguments, world: World) -> int:
         content: dict[str, Any] = {"scores": result.scores, "protocol": result.protocol | {"split": arguments.split}}
         try:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(arguments.json, (json.dumps(content, indent=1) + "\n").encode())
+            write_output(arguments.json, (json.dumps(content, indent=1) + "\n").encode())
         except OSError as error:
             raise UserError(f"cannot write {arguments.json}: {error.strerror}") from error
     return 0

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from fastt2i.errors import UserError
-from fastt2i.files.atomic import replace_file
+from fastt2i.files.atomic import write_output
 
 #: Names of the texts in a file: facts on it as JSON, and the `tokenizer.json` of the language model, if it is in it.
 FACTS, TOKENIZER = "fastt2i.json", "tokenizer.json"
@@ -68,7 +68,7 @@ class OnnxFile:
         texts = {FACTS: json.dumps(facts, ensure_ascii=False)} | ({TOKENIZER: tokenizer} if tokenizer else {})
         for key, value in texts.items():
             self._model.metadata_props.add(key=key, value=value)
-        replace_file(path, self._model.SerializeToString())
+        write_output(path, self._model.SerializeToString())
 
 
 class Pt2File:
@@ -92,7 +92,7 @@ class Pt2File:
         texts = {FACTS: json.dumps(facts, ensure_ascii=False)} | ({TOKENIZER: tokenizer} if tokenizer else {})
         content = io.BytesIO()
         torch.export.save(self._program, content, extra_files=texts)
-        replace_file(path, content.getvalue())
+        write_output(path, content.getvalue())
 
 
 @contextmanager

@@ -31,11 +31,8 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new one, never a part.
 
     What has the temporary name already is removed and never written through: in a folder that came from elsewhere it
-    may be a link to any file. A pipe or a device, such as `/dev/stdout`, is written to, and stays what it is.
+    may be a link to any file.
     """
-    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
-        path.write_bytes(content)
-        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
@@ -44,6 +41,15 @@ def replace_file(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_file(path.parent)
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write what people ask for to the file that they name: whole, or, to a pipe or a device such as `/dev/stdout`, as
+    it is."""
+    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+    else:
+        replace_file(path, content)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastt2i.files.atomic import move_directory, new_directory, replace_file, write_file
+from fastt2i.files.atomic import move_directory, new_directory, replace_file, write_file, write_output
 
 
 def test_a_directory_appears_only_when_whole(tmp_path: Path) -> None:
@@ -39,14 +39,14 @@ def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit(pipe.read_bytes)
-        replace_file(pipe, b"scores")
+        write_output(pipe, b"scores")
         assert read.result(timeout=60) == b"scores"
     assert pipe.is_fifo() and [p.name for p in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
-        replace_file(tmp_path, b"scores")
+        write_output(tmp_path, b"scores")
     assert tmp_path.is_dir()
 
 
