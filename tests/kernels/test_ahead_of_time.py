@@ -25,6 +25,8 @@ PRODUCTS = (
     "gated_conv",
     *(f"region_keyword {name}" for name in ("forward", "contexts", "weights", "regions", "keywords")),
 )
+#: Accesses of the signs of values: stored by a forward pass, loaded by its derivatives.
+SIGNS = ({"st.global.b8"}, {"ld.global.b8"})
 #: Kernels that know their channels and strides.
 KNOWN = ("modulated_gate", "leaky_shortcut", "partial_sums")
 
@@ -69,6 +71,8 @@ def test_a_kernel_compiles_without_a_spill(case: Case) -> None:
         assert found.registers <= 128
         accesses = set(re.findall(r"(?:ld|st)\.global[\w.:]*", found.ptx))
         partial = {"st.global.b32"} if " backward " in case.name else set()
+        if case.name.startswith("leaky_shortcut"):  # the signs of what an access of 16 bytes holds are one byte
+            partial |= SIGNS[" backward " in case.name or " tangent " in case.name]
         assert accesses == {"ld.global.v4.b32", "st.global.v4.b32"} | partial, accesses
 
 
