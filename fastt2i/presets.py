@@ -21,7 +21,7 @@ def _demo() -> Config:
     # The embedded shapes bear high rates; at 8e-4 and 1e-3 training broke down. In batches of 16 they are learned from
     # two thirds of the images that batches of 32 take: docs/recipe.md.
     rates = OptimConfig(generator_lr=4e-4, discriminator_lr=6e-4)
-    return Config(optim=rates, train=TrainConfig(steps=3000, batch_size=16), log=LogConfig(samples_every=500))
+    return Config(optim=rates, train=TrainConfig(steps=3400, batch_size=16), log=LogConfig(samples_every=500))
 
 
 def _small() -> Config:

@@ -11,7 +11,7 @@ import torch
 from fastt2i import train
 from fastt2i.devices.capabilities import multiplies_bf16
 
-#: Most of the demo's 3,000: when both runs have learnt nearly all there is, what is left between them is rounding.
+#: Most of the demo's 3,400: when both runs have learnt nearly all there is, what is left between them is rounding.
 STEPS = 2500
 
 
