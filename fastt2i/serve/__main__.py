@@ -105,12 +105,16 @@ def _listen(host: str, port: int) -> socket.socket:
     """Before the model is loaded, so that an address that is taken is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot listen at {host}, port {port}: {reason}; choose others with --host and --port"
         ) from error
+    # Connections inherit it: asyncio would set it itself, but not where it is handed a socket. Without it an answer's
+    # last packet waits 40 ms for the client to acknowledge those before.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _is_loopback(listener: socket.socket) -> bool:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import pytest
 from PIL import Image
 
 from fastt2i import TextToImagePipeline
+from fastt2i.serve.__main__ import _listen
 
 pytest.importorskip("fastapi", reason="serving is not installed: pip install .[serve]")
 ROOT = Path(__file__).parents[2]
@@ -249,3 +251,9 @@ def test_the_page_in_a_browser(server: Server, browser: Any, width: int, height:
     # 400 is the answer that was asked for; nothing else may be complained of, as scripts and styles from elsewhere are.
     complaints = [entry["message"] for entry in browser.get_log("browser") if "status of 400" not in entry["message"]]
     assert complaints == []
+
+
+def test_no_answer_waits_for_acknowledgements() -> None:
+    listener = _listen("127.0.0.1", 0)
+    with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
