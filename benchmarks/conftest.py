@@ -22,7 +22,7 @@ from benchmarks.harness import isolation
 from benchmarks.harness.result import Case
 from benchmarks.harness.roofline import Limits, measure_limits
 from benchmarks.harness.suite import Suite, result
-from fastt2i.engine.execution.allocator import keep_freed_memory
+from fastt2i.devices.allocator import keep_freed_memory
 from fastt2i.files.atomic import replace_file
 
 #: For the rounds of a case; with --quick two thirds of it.

@@ -7,12 +7,17 @@ import io
 import os
 import shlex
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO, TypeVar
 
 from fastt2i.errors import UserError
+from fastt2i.sections import paths_from_home
+
+A = TypeVar("A")
 
 #: Commands, the module behind each, and what it does.
 COMMANDS = {
@@ -25,15 +30,24 @@ COMMANDS = {
     "doctor": ("fastt2i.doctor", "tell what would run on this machine, and what not"),
 }
 
+#: Sent when a terminal is closed; Windows has no such signal.
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+#: What asks a program to stop: Ctrl-C, torchrun or the system, a terminal that is closed.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([] if HANGUP is None else [HANGUP]))
+
 
 def run(main: Callable[[], int | None]) -> int:
     """Run a program and return its exit status.
 
     A mistake of the user's becomes one sentence on the error stream and status 2, an interrupt status 130. Anything
-    else that is raised is a defect of ours and keeps its traceback. What the terminal's encoding lacks is escaped.
+    else that is raised is a defect of ours and keeps its traceback. What the terminal's encoding lacks is escaped; an
+    output that was closed before the start, as of a service, takes everything and keeps nothing.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open to the end
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
@@ -43,9 +57,27 @@ def run(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone; what is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        reason = plain(error).partition("\\n")[0] or "an allocation failed"
+        print(f"fastt2i: error: there is not enough memory: {reason}; ask for less at once", file=sys.stderr)
+        return 2
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory is used up: Python's and NumPy's is one of its own, torch's a RuntimeError."""
+    told = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in told or "out of memory" in told
+
+
+def discard(stream: TextIO) -> None:
+    """Drop what a stream still holds and what is written to it from now on: its reader has gone, and it would raise, at
+    exit too."""
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), stream.fileno())
 
 
 def plain(text: object) -> str:
@@ -59,6 +91,19 @@ def plain_warnings(shown: bool = True) -> None:
     if not shown:
         warnings.simplefilter("ignore")
     warnings.showwarning = lambda message, *_: print(f"fastt2i: warning: {plain(message)}", file=sys.stderr)
+
+
+def from_home(arguments: A, *texts: str) -> A:
+    """The arguments, with `~` at the start of paths made the home directory: a shell leaves it alone after `=`.
+
+    texts: the arguments that are texts and may be paths, or several joined by `::`.
+    """
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):
+            setattr(arguments, name, Path(os.path.expanduser(value)))
+        elif name in texts:
+            setattr(arguments, name, paths_from_home(value))
+    return arguments
 
 
 def python_command() -> str:

@@ -336,7 +336,7 @@ class Config:
         unknown = sections.keys() - kinds.keys()
         if unknown:
             first = sorted(map(str, unknown))[0]
-            raise UserError(f"{where} has an unknown section {first}; there are {', '.join(kinds)}")
+            raise UserError(f"{where} has an unknown section {first!r}; there are {', '.join(kinds)}")
         sections = _with_scaled_penalty(sections)
         return cls(**{name: read_section(kinds[name], values, f"{where}: {name}") for name, values in sections.items()})
 

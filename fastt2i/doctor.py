@@ -17,6 +17,7 @@ from typing import Any
 from fastt2i.cli import run
 from fastt2i.devices.capabilities import processor
 from fastt2i.devices.cores import cpu_quota, usable_cores
+from fastt2i.devices.free_memory import installed_memory
 from fastt2i.files.user_cache import user_cache
 
 PACKAGES = ("torch", "triton", "transformers", "numpy", "pillow", "safetensors", "tyro", "tensorboard", "matplotlib")
@@ -97,10 +98,8 @@ def _cores() -> str:
 
 
 def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    except (ValueError, OSError):
-        return "unknown"
+    installed = installed_memory()
+    return "unknown" if installed is None else f"{installed / 2**30:.1f} GiB"
 
 
 def _devices() -> dict[str, str]:

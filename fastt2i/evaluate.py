@@ -11,22 +11,26 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tyro
 
-from fastt2i.cli import plain_warnings, run
+from fastt2i.cli import from_home, plain_warnings, run
 from fastt2i.config import DataFormat
+from fastt2i.devices.free_memory import check_memory
 from fastt2i.engine.distributed.rendezvous import join
 from fastt2i.engine.distributed.world import World
-from fastt2i.engine.scoring.choices import EXTRACTED, Metric, Negatives, Protocol
+from fastt2i.engine.scoring.choices import EXTRACTED, Metric, Negatives, Protocol, needs_extractor
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import write_output
+from fastt2i.files.io_errors import writing
 
 if TYPE_CHECKING:
     from fastt2i.data.dataset import Dataset
-    from fastt2i.engine.scoring.model_evaluation import Evaluation
+    from fastt2i.engine.scoring.model_evaluation import Evaluation, Result
     from fastt2i.metrics.distances import Statistics
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 #: Real images without which KID, precision, recall and retrieval say nothing.
 FEWEST_IMAGES = 4
+#: Of an image, at least: those of the smallest extractor, in float32, a file's and all together.
+FEATURE_BYTES = 2 * 4 * 1280
 
 
 @dataclass(kw_only=True)
@@ -75,7 +79,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="fastt2i evaluate")
+    arguments = from_home(tyro.cli(Arguments, args=argv, prog="fastt2i evaluate"), "data", "extractor")
     _check(arguments)
     with join() as world:
         return _main(arguments, world)
@@ -85,6 +89,9 @@ def _check(arguments: Arguments) -> None:
     for name, value in (("images", arguments.images), ("candidates", arguments.candidates)):
         if value is not None and value < 2:
             raise UserError(f"--{name} is {value}; it must be 2 or more")
+    check_memory(
+        (arguments.images or 0) * FEATURE_BYTES, f"--images is {arguments.images}: their features", "draw fewer"
+    )
     if not 0 <= arguments.truncation <= 2:
         raise UserError(f"--truncation is {arguments.truncation}; it must be between 0 and 2")
     asked = _asked(arguments)
@@ -110,24 +117,30 @@ def _asked(arguments: Arguments) -> list[str]:
 
 
 def _main(arguments: Arguments, world: World) -> int:
-    from fastt2i.engine.execution.allocator import keep_freed_memory
+    from fastt2i.devices.allocator import keep_freed_memory
+    from fastt2i.devices.defaults import torch_defaults
     from fastt2i.engine.scoring.report import explain
 
     plain_warnings(shown=world.local_rank == 0)
     keep_freed_memory()
-    evaluation = _prepare(arguments, world)
-    result = evaluation.run(world)
+    with torch_defaults():
+        result = _prepare(arguments, world).run(world)
     if result is None:
         return 0
-    print(explain(result))
-    if arguments.json:
-        content: dict[str, Any] = {"scores": result.scores, "protocol": result.protocol | {"split": arguments.split}}
-        try:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            write_output(arguments.json, (json.dumps(content, indent=1) + "\n").encode())
-        except OSError as error:
-            raise UserError(f"cannot write {arguments.json}: {error.strerror}") from error
+    # The file first: whoever reads what is printed may have gone. What cannot be written is printed all the same.
+    try:
+        if arguments.json:
+            _write_json(result, arguments.json, arguments.split)
+    finally:
+        print(explain(result))
     return 0
+
+
+def _write_json(result: Result, path: Path, split: str) -> None:
+    content: dict[str, Any] = {"scores": result.scores, "protocol": result.protocol | {"split": split}}
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_output(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _prepare(arguments: Arguments, world: World) -> Evaluation:
@@ -167,7 +180,7 @@ def _prepare(arguments: Arguments, world: World) -> Evaluation:
             device=device,
             directory=user_cache("evaluation"),
             real_count=real_count,
-            extractor=open_extractor(arguments.extractor, device) if set(EXTRACTED).intersection(metrics) else None,
+            extractor=open_extractor(arguments.extractor, device) if needs_extractor(metrics) else None,
             inception=inception,
             reference=_read_statistics(arguments.statistics, inception.num_features) if inception else None,
             clip=ClipScorer(arguments.clip, device) if arguments.clip and "clip" in metrics else None,

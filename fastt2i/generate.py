@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import re
 import sys
 import warnings
@@ -12,15 +13,19 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from fastt2i.cli import plain_warnings, run
+from fastt2i.cli import from_home, plain_warnings, run
 from fastt2i.errors import UserError
+from fastt2i.files.atomic import write_output
+from fastt2i.files.io_errors import writing
+from fastt2i.pictures.formats import FORMATS
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from fastt2i.pipeline import TextToImagePipeline
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+#: Seconds of an animation: a GIF shows no frame for more than eleven minutes.
+LONGEST = 600
 
 
 @dataclass(kw_only=True)
@@ -65,7 +70,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="fastt2i generate")
+    arguments = from_home(tyro.cli(Arguments, args=argv, prog="fastt2i generate"), "model")
     _check(arguments)
     plain_warnings()
     import torch
@@ -80,14 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         revision=arguments.revision,
         offline=arguments.offline,
     )
-    try:
+    with writing(arguments.out):
         if arguments.prompts is not None:
             print(_stream(pipeline, arguments, arguments.prompts))
             return 0
         images, captions = _frames(pipeline, arguments) if arguments.frames else _images(pipeline, arguments)
         written = _write(images, captions, arguments)
-    except OSError as error:
-        raise UserError(f"cannot write {arguments.out}: {error.strerror or error}") from error
     for path in written:
         print(path)
     return 0
@@ -99,8 +102,15 @@ def _check(arguments: Arguments) -> None:
     if arguments.prompts is not None:
         if arguments.prompt or arguments.frames:
             raise UserError("--prompts goes neither with --prompt nor with --frames")
-        if arguments.out.suffix.lower() in PICTURE_SUFFIXES | {".gif"}:
+        if arguments.out.suffix.lower() in {*FORMATS, ".gif"}:
             raise UserError(f"{arguments.out} is a picture; the images of --prompts go to a folder")
+    if str(arguments.out) == "-":
+        raise UserError("--out is -, but images go to no standard output; name a file as image.png, or a folder")
+    if arguments.out.suffix.lower() not in {*FORMATS, ".gif"} and arguments.out.exists() and not arguments.out.is_dir():
+        raise UserError(f"{arguments.out} is a file and no picture; name one as image.png, or a folder")
+    kind, _ = mimetypes.guess_type(arguments.out.name)
+    if kind and kind.startswith(("image/", "video/")) and arguments.out.suffix.lower() not in {*FORMATS, ".gif"}:
+        raise UserError(f"{arguments.out} is none of {', '.join(sorted(FORMATS))}; name one of these, or a folder")
     if not arguments.frames:
         if arguments.out.suffix.lower() == ".gif":
             raise UserError(f"{arguments.out} is an animation; say with --frames how many images it has")
@@ -111,8 +121,8 @@ def _check(arguments: Arguments) -> None:
         raise UserError("--frames leads from one --prompt to another, or from --seed to --to-seed; give two of either")
     if arguments.num != 1 or arguments.best_of is not None or arguments.negative_prompt:
         raise UserError("--num, --best-of and --negative-prompt choose among images; they do not go with --frames")
-    if arguments.seconds <= 0:
-        raise UserError(f"--seconds is {arguments.seconds}; it must be more than 0")
+    if not 0 < arguments.seconds <= LONGEST:
+        raise UserError(f"--seconds is {arguments.seconds}; it must be more than 0 and at most {LONGEST}")
 
 
 def _stream(pipeline: TextToImagePipeline, arguments: Arguments, prompts: Path) -> str:
@@ -142,6 +152,16 @@ def _stream(pipeline: TextToImagePipeline, arguments: Arguments, prompts: Path) 
 
 
 def _images(pipeline: TextToImagePipeline, arguments: Arguments) -> tuple[list[Image.Image], list[str]]:
+    from fastt2i.devices.free_memory import check_memory
+    from fastt2i.pictures.grids import sheet_bytes
+
+    if arguments.out.suffix.lower() in FORMATS:
+        count = len(arguments.prompt) * arguments.num
+        check_memory(
+            sheet_bytes(count, pipeline.model.config.image_size),
+            f"a sheet of {count} images",
+            "ask for fewer, or name a folder with --out",
+        )
     images = pipeline(
         arguments.prompt,
         seed=arguments.seed,
@@ -168,7 +188,7 @@ def _frames(pipeline: TextToImagePipeline, arguments: Arguments) -> tuple[list[I
 def _write(images: Sequence[Image.Image], captions: Sequence[str], arguments: Arguments) -> list[Path]:
     out: Path = arguments.out
     suffix = out.suffix.lower()
-    if suffix in PICTURE_SUFFIXES | {".gif"} and not out.is_dir():
+    if suffix in {*FORMATS, ".gif"} and not out.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_picture(images, captions, out, arguments.seconds)
         return [out]
@@ -183,10 +203,11 @@ def _write(images: Sequence[Image.Image], captions: Sequence[str], arguments: Ar
 
 def _write_picture(images: Sequence[Image.Image], captions: Sequence[str], out: Path, seconds: float) -> None:
     """One image, a sheet of several, or an animation; a PNG says what it is."""
-    from fastt2i.pictures.pixels import gif, png
+    from fastt2i.pictures.pixels import encoded, gif
 
-    if out.suffix.lower() == ".gif":
-        out.write_bytes(gif(images, seconds))
+    suffix = out.suffix.lower()
+    if suffix == ".gif":
+        write_output(out, gif(images, seconds))
         return
     picture = images[0]
     if len(images) > 1:
@@ -195,10 +216,7 @@ def _write_picture(images: Sequence[Image.Image], captions: Sequence[str], out: 
         picture = sample_grid(images, captions)
         picture.info |= {"prompt": "\n".join(dict.fromkeys(captions))}
         picture.info |= {name: images[0].info[name] for name in ("seed", "model", "software")}
-    if out.suffix.lower() == ".png":
-        out.write_bytes(png(picture))
-    else:
-        picture.save(out)
+    write_output(out, encoded(picture, suffix))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +16,21 @@ from torch import Tensor
 
 import fastt2i
 from fastt2i.config import LossConfig
+from fastt2i.devices.free_memory import check_memory
 from fastt2i.errors import UserError
+from fastt2i.models.independent_rows import IndependentRows
+from fastt2i.models.noise import seeded_noise, slerp
 from fastt2i.models.pretrained import PretrainedModel, load_pretrained, save_pretrained
+from fastt2i.ops.checks import is_whole
 from fastt2i.pictures.pixels import to_pillow
 from fastt2i.text.features import TextFeatures
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BATCH_SIZE = 64
+#: Prompts whose features are kept.
+PROMPTS_KEPT = 256
+#: Bytes that a pixel takes: as numbers, in parts and together, and as a picture.
+PIXEL_BYTES = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,12 @@ class Request:
     negative_prompt: str = ""
 
     def __post_init__(self) -> None:
+        for name, value in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt)):
+            if not isinstance(value, str):
+                raise UserError(f"{name} is {value!r}; it must be a text")
+        for name, number in (("num", self.num), ("seed", self.seed), ("best_of", self.best_of)):
+            if number is not None and (isinstance(number, bool) or not is_whole(number)):
+                raise UserError(f"{name} is {number!r}; it must be a whole number")
         if not self.prompt.strip():
             raise UserError(f"the prompt {self.prompt!r} is empty; say in a few words what to draw")
         if self.num < 1:
@@ -84,7 +98,7 @@ class TextToImagePipeline:
     """Draws what prompts say.
 
     Several threads may use one pipeline: each gets the images that it would get alone. What torch's default dtype and
-    default device are makes no difference.
+    default device are, and whether autocast is on, makes no difference.
 
     >>> pipeline = TextToImagePipeline.from_pretrained("runs/demo")
     >>> pipeline(["a small red circle at the top left on a white background"], seed=1)[0].save("circle.png")
@@ -109,11 +123,22 @@ class TextToImagePipeline:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype
         self.model = model
-        self._generator = model.generator.to(self.device).eval()
-        self._discriminator = model.discriminator.to(self.device).eval()
+        for network in (model.generator, model.discriminator):
+            network.to(self.device).eval()
+            if self.device.type == "cpu":  # as what they convolve is, or every pass would turn the weights round
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._discriminator = model.discriminator
+        self._networks = IndependentRows(model.generator, model.discriminator, self.device, dtype)
         self._encoder = model.load_text_encoder(self.device)
         self._encoding = threading.Lock()  # a tokenizer is one thread's at a time
-        self._encoded: tuple[tuple[str, ...], TextFeatures] | None = None
+        self._encoded: OrderedDict[str, TextFeatures] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, object]:
+        """For copies and other processes, each of which has a lock of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_encoding"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _encoding=threading.Lock())
 
     @classmethod
     def from_pretrained(
@@ -163,8 +188,9 @@ class TextToImagePipeline:
     ) -> list[Image.Image]:
         """Draw `num` images of each prompt; the settings are those of `Request`.
 
-        The image of a prompt depends on the prompt, its number among the `num`, the settings and the device, not on the
-        other prompts; but batches of another size round otherwise, which may be seen as one of 255 levels.
+        An image depends on its prompt, its number among the candidates, seed and truncation, not on what is drawn with
+        it: on a CPU bit for bit, with as many threads; on a GPU batches of another size round otherwise, which may be
+        seen as one of 255 levels.
 
         Args:
             prompts: one prompt or several.
@@ -207,17 +233,21 @@ class TextToImagePipeline:
         if not requests:
             return []
         counts = [request.candidates for request in requests]
+        self.check_memory(sum(counts))
         rows = torch.arange(len(requests), device=self.device).repeat_interleave(
             torch.tensor(counts, device=self.device)
         )
         sentences = self._encode([request.prompt for request in requests]).sentence
-        noise = torch.cat([_noise(request, self._generator.noise_dim) for request in requests]).to(self.device)
-        images = self._generate(sentences[rows], noise, batch_size)
+        noise_dim = self.model.generator.noise_dim
+        noise = torch.cat([seeded_noise(r.seed, r.candidates, noise_dim, r.truncation) for r in requests])
+        images = self._generate(sentences[rows], noise.to(self.device), batch_size)
         if not scores and all(request.candidates == request.num for request in requests):
             parts = images.split(counts)
             return [Drawing(r, own, None, list(range(r.num))) for r, own in zip(requests, parts, strict=True)]
         negative = self._encode_negative([request.negative_prompt for request in requests])
-        logits = self._logits(images, sentences[rows], None if negative is None else negative[rows], batch_size)
+        logits = self._networks.logits(
+            images, sentences[rows], None if negative is None else negative[rows], batch_size
+        )
         return [_choose(*each) for each in zip(requests, images.split(counts), logits.split(counts), strict=True)]
 
     @torch.inference_mode()
@@ -228,7 +258,7 @@ class TextToImagePipeline:
         """
         sentence, negative = self._encode([prompt]).sentence, self._encode_negative([negative_prompt])
         count = len(images)
-        return self._logits(
+        return self._networks.logits(
             images, sentence.expand(count, -1), None if negative is None else negative.expand(count, -1), BATCH_SIZE
         )
 
@@ -243,7 +273,7 @@ class TextToImagePipeline:
         with self._encoding:
             words = self._encoder.keywords(prompt)
         text = self._encode([prompt])
-        with self._autocast():
+        with self._networks.autocast():
             regions = self._discriminator.encode(images).regions.float()
             keywords = self._discriminator.keywords(text.keywords[:, : len(words)]).float()
         facts, loss = self.model.facts, LossConfig()
@@ -283,23 +313,18 @@ class TextToImagePipeline:
         """
         if frames < 2:
             raise UserError(f"frames is {frames}; it must be 2 or more")
+        self.check_memory(frames)
         ends = [
             Request(prompt=prompt_a, seed=seed, truncation=truncation),
             Request(prompt=prompt_b, seed=seed if seed_b is None else seed_b, truncation=truncation),
         ]
         way = torch.linspace(0, 1, frames, dtype=torch.float32, device=self.device)
         a, b = self._encode([end.prompt for end in ends]).sentence
-        z_a, z_b = (_noise(end, self._generator.noise_dim)[0].to(self.device) for end in ends)
-        images = to_pillow(self._generate(_slerp(a, b, way), _slerp(z_a, z_b, way), batch_size))
+        z_a, z_b = (seeded_noise(e.seed, 1, self.model.generator.noise_dim, truncation)[0].to(a) for e in ends)
+        images = to_pillow(self._generate(slerp(a, b, way), slerp(z_a, z_b, way), batch_size))
         for image, share in zip(images, way.tolist(), strict=True):
-            image.info.update(
-                self._info(ends[0])
-                | {
-                    "to_prompt": prompt_b,
-                    "to_seed": str(ends[1].seed),
-                    "way": f"{share:.4f}",
-                }
-            )
+            told = {"to_prompt": prompt_b, "to_seed": str(ends[1].seed), "way": f"{share:.4f}"}
+            image.info.update(self._info(ends[0]) | told)
         return images
 
     def notes(self, prompt: str) -> list[str]:
@@ -326,19 +351,32 @@ class TextToImagePipeline:
         return given | {"model": self.model.digest, "software": f"fastt2i {fastt2i.__version__}"}
 
     def _encode(self, texts: Sequence[str]) -> TextFeatures:
-        """Features of texts; those of the last ones are at hand, for their attention, and for other seeds."""
-        key = tuple(texts)
+        """Features of texts; those of the last ones are at hand, for their attention, and for other seeds.
+
+        On a CPU each text is read by itself: with longer ones it would be padded, which rounds otherwise.
+        """
         with self._encoding:
-            if self._encoded is None or self._encoded[0] != key:
-                self._encoded = key, TextFeatures(*(part.to(self.device) for part in self._encoder(texts)))
-            return self._encoded[1]
+            unread = [text for text in dict.fromkeys(texts) if text not in self._encoded]
+            size = 1 if self.device.type == "cpu" else BATCH_SIZE
+            for some in (unread[start : start + size] for start in range(0, len(unread), size)):
+                features = (part.to(self.device).split(1) for part in self._encoder(some))
+                self._encoded.update(zip(some, map(TextFeatures, *features), strict=True))
+            found = [self._encoded[text] for text in texts]
+            for text in texts:
+                self._encoded.move_to_end(text)
+            while len(self._encoded) > PROMPTS_KEPT:
+                self._encoded.popitem(last=False)
+        return TextFeatures(*map(torch.cat, zip(*found, strict=True)))
+
+    def check_memory(self, count: int) -> None:
+        """Raise UserError where memory does not hold so many images at once."""
+        size = self.model.config.image_size
+        check_memory(count * size**2 * PIXEL_BYTES, f"{count} images of {size} px at once", "ask for fewer")
 
     def _generate(self, sentences: Tensor, noise: Tensor, batch_size: int) -> Tensor:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
-        with self._autocast():
-            parts = zip(sentences.split(batch_size), noise.split(batch_size), strict=True)
-            return torch.cat([self._generator(s, z).images.float() for s, z in parts])
+        return self._networks.images(sentences, noise, batch_size)
 
     def _encode_negative(self, prompts: Sequence[str]) -> Tensor | None:
         """Sentence features (N, d), zero where there is no prompt; None where there is none at all."""
@@ -348,22 +386,6 @@ class TextToImagePipeline:
         own = self._encode([prompts[place] for place in given]).sentence
         return own.new_zeros(len(prompts), own.shape[1]).index_copy(0, torch.tensor(given, device=self.device), own)
 
-    def _logits(self, images: Tensor, sentences: Tensor, negative: Tensor | None, batch_size: int) -> Tensor:
-        """Scores (N,) of images (N, 3, S, S) under sentences (N, d), less their match with the negative ones."""
-        with self._autocast():
-            parts = [self._discriminator.encode(part).float() for part in images.split(batch_size)]
-            projected = self._discriminator.sentence(sentences).float()
-            unwanted = None if negative is None else self._discriminator.sentence(negative).float()
-        logits = torch.cat([part.unconditional for part in parts])
-        global_ = torch.cat([part.global_ for part in parts])
-        logits = logits + (global_ * projected).sum(dim=1)
-        if negative is None or unwanted is None:
-            return logits
-        return logits - (global_ * unwanted).sum(dim=1) * negative.any(dim=1)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
 
 def _choose(request: Request, images: Tensor, scores: Tensor) -> Drawing:
     """The best of a request's candidates, where it asks for a choice."""
@@ -371,24 +393,3 @@ def _choose(request: Request, images: Tensor, scores: Tensor) -> Drawing:
     if request.best_of is not None:
         order = scores.argsort(descending=True, stable=True)[: request.num]
     return Drawing(request, images[order], scores[order], order.tolist())
-
-
-def _noise(request: Request, noise_dim: int) -> Tensor:
-    """(candidates, noise_dim), drawn on the CPU row by row: an image's noise does not depend on how many there are."""
-    generator = torch.Generator("cpu").manual_seed(request.seed)
-    rows = [
-        torch.randn(noise_dim, generator=generator, dtype=torch.float32, device="cpu")
-        for _ in range(request.candidates)
-    ]
-    return torch.stack(rows) * request.truncation
-
-
-def _slerp(a: Tensor, b: Tensor, way: Tensor) -> Tensor:
-    """Points (F, d) on the great circle from a (d,) to b (d,) at shares `way` (F,); lengths change evenly."""
-    length = torch.lerp(a.norm(), b.norm(), way)[:, None]
-    angle = torch.acos((torch.dot(a, b) / (a.norm() * b.norm()).clamp(min=1e-12)).clamp(-1, 1))
-    if angle.sin() < 1e-4:  # the same direction, or opposite ones, between which no great circle is the shortest
-        return torch.lerp(a, b, way[:, None])
-    share = way[:, None]
-    direction = ((1 - share) * angle).sin() * a / a.norm() + (share * angle).sin() * b / b.norm()
-    return length * direction / angle.sin()

@@ -28,7 +28,7 @@ class Section:
             if get_origin(hint) is not ClassVar and not is_of(getattr(self, name), hint):
                 self._reject(name, _described(hint))
         for name in self.PATHS:
-            setattr(self, name, "::".join(map(os.path.expanduser, getattr(self, name).split("::"))))
+            setattr(self, name, paths_from_home(getattr(self, name)))
         self._check()
 
     def _check(self) -> None:
@@ -41,6 +41,11 @@ class Section:
     def _reject(self, name: str, right: str) -> None:
         section = type(self).__name__.removesuffix("Config").lower()
         raise ValueError(f"{section}.{name} is {getattr(self, name)!r}; it must be {right}")
+
+
+def paths_from_home(paths: str) -> str:
+    """Paths joined by `::`, with `~` at the start of each made the home directory."""
+    return "::".join(map(os.path.expanduser, paths.split("::")))
 
 
 def is_of(value: object, hint: Any) -> bool:
@@ -72,7 +77,7 @@ def read_section(kind: type[Section], values: dict[str, Any], where: str) -> Any
         raise UserError(f"{where} is {type(values).__name__} and no mapping of fields to values")
     unknown = values.keys() - {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown:
-        raise UserError(f"{where} has no field {sorted(map(str, unknown))[0]}")
+        raise UserError(f"{where} has no field {sorted(map(str, unknown))[0]!r}")
     try:
         present = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return kind(**{**kind.WHEN_ABSENT, **present})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import time
@@ -15,11 +14,16 @@ from typing import Annotated
 
 import tyro
 
-from fastt2i.cli import plain_warnings, python_command, run
+from fastt2i.cli import from_home, plain_warnings, python_command, run
 from fastt2i.config import Config
 from fastt2i.engine.distributed.rendezvous import join
 from fastt2i.engine.distributed.world import World
-from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory, claimed_directory
+from fastt2i.engine.logging.run_directory import (
+    RunDirectory,
+    choose_directory,
+    claimed_directory,
+    refuse_folder_of_images,
+)
 from fastt2i.presets import PRESETS, preset
 
 HELP = {"-h", "--help"}
@@ -56,11 +60,14 @@ def _train(argv: list[str], world: World) -> int:
     resume = ["--resume"] if world.restarted and "--resume" not in argv else []
     with ExitStack() as held:
         arguments, directory = world.run_on_rank0(lambda: _open([*argv, *resume], held))
+        from fastt2i.devices.defaults import torch_defaults  # imports torch, which --help does without
+
+        held.enter_context(torch_defaults())
         return _run(arguments, directory, world)
 
 
 def _run(arguments: Arguments, directory: RunDirectory, world: World) -> int:
-    from fastt2i.engine.build import build_trainer  # imports torch, which --help does without
+    from fastt2i.engine.build import build_trainer
 
     plain_warnings(shown=world.local_rank == 0)
     world.print_rank0(f"output: {directory.path}")
@@ -80,6 +87,7 @@ def _run(arguments: Arguments, directory: RunDirectory, world: World) -> int:
 def _open(argv: list[str], held: ExitStack) -> tuple[Arguments, RunDirectory]:
     """The options and the run directory, which `held` holds; for a dry run nothing is written, and nothing held."""
     arguments = _parse(argv)
+    refuse_folder_of_images(arguments.out, arguments.config.data.path)
     if arguments.dry_run:
         return arguments, choose_directory(arguments.out, arguments.preset, arguments.resume)
     return arguments, held.enter_context(claimed_directory(arguments.out, arguments.preset, arguments.resume))
@@ -92,11 +100,11 @@ def _parse(argv: list[str]) -> Arguments:
     argv = [f"--train.{a[2:]}" if a.split("=")[0] == "--init-from" else a for a in argv]
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?")
-    first.add_argument("--out", nargs="?", type=_from_home)
+    first.add_argument("--out", nargs="?", type=Path)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--train.init-from", nargs="?", dest="init_from")
     first.add_argument("--model.image-size", nargs="?", type=int, dest="image_size")
-    given = first.parse_known_args(argv)[0]
+    given = from_home(first.parse_known_args(argv)[0])
     name = given.preset or "demo"
     config = preset(name)
     if given.resume and given.preset is None and not HELP.intersection(argv):
@@ -108,15 +116,7 @@ def _parse(argv: list[str]) -> Arguments:
             given.init_from, config, given.image_size or (config.model.image_size if given.preset else None)
         )
     default = Arguments(preset=name, config=config)
-    arguments = tyro.cli(Arguments, args=argv, default=default, description=DESCRIPTION, prog="fastt2i train")
-    if arguments.out:
-        arguments.out = _from_home(arguments.out)
-    return arguments
-
-
-def _from_home(path: str | Path) -> Path:
-    """A path with `~` for the home directory, which a shell leaves alone after `=`."""
-    return Path(os.path.expanduser(path))
+    return from_home(tyro.cli(Arguments, args=argv, default=default, description=DESCRIPTION, prog="fastt2i train"))
 
 
 def _summary(prompt: str, directory: RunDirectory, seconds: float) -> str:

@@ -1,8 +1,11 @@
 """The gated convolution in one kernel: an implicit GEMM for both halves, then the gate before anything is written.
 
 Rows of the matrix product are output positions, columns are output channels, and what is summed over is input channels
-of all taps. A feature column and its gate column stand side by side (the weight is packed so), so that one wide product
-serves both and `tl.split` parts them without a shuffle between threads.
+of all taps. A feature column and its gate column stand side by side (weight and bias are packed so), so that one wide
+product serves both and `tl.split` parts them without a shuffle between threads.
+
+Channels are known to the compiler, and so are rows where all images are channels-last without gaps: accesses then have
+16 bytes if channels are multiples of 8.
 
 The upsampling convolution is four such convolutions with 2x2 taps, one for each phase (row mod 2, column mod 2) of the
 output: the third axis of the grid.
@@ -23,17 +26,29 @@ from .tiles import Config
 
 
 @triton.jit
+def _pixel(b, h, w, height, width, x_b, x_h, x_w, ROW: tl.constexpr):
+    """Where a pixel's channels begin; ROW: channels of each pixel, if that is all that there is of strides, or 0."""
+    if ROW:
+        return ((b * height + h) * width + w) * ROW
+    else:
+        return b * x_b + h * x_h + w * x_w
+
+
+@triton.jit
 def forward_kernel(
     p_x, p_weight, p_bias, p_y, p_pre,
-    batch, in_channels, height, width, channels, rows, columns,
+    batch, height, width, rows, columns, steps,
     x_b, x_c, x_h, x_w, y_b, y_c, y_h, y_w, pre_b, pre_c, pre_h, pre_w,
+    IN_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr,
     PHASES: tl.constexpr, BIASED: tl.constexpr, KEEP_PRE: tl.constexpr, WIDE: tl.constexpr,
     ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """rows and columns are those of one phase's output; PHASES is 1, or 2 where it upsamples; WIDE: see `_wide`."""
+    """rows and columns are those of one phase's output; PHASES is 1, or 2 where it upsamples; ROWS: whether all images
+    are channels-last without gaps, and strides say nothing; WIDE: see `_wide`. steps: of the loop, a number that the
+    compiler must not know: it would unroll it, and spill in float32."""
     index: tl.constexpr = tl.int64 if WIDE else tl.int32
     phase = tl.program_id(2)
     phase_h, phase_w = phase // PHASES, phase % PHASES
@@ -43,43 +58,47 @@ def forward_kernel(
     # Where the first tap of each position lies; a later phase begins a pixel later.
     first_h = h * STRIDE_H - PAD_H + phase_h
     first_w = w * STRIDE_W - PAD_W + phase_w
-    k = tl.arange(0, BLOCK_K).to(index)
+    k = tl.arange(0, BLOCK_K)
     n = tl.program_id(1) * 2 * BLOCK_C + tl.arange(0, 2 * BLOCK_C)
     # Offsets are counted from the tile's first image: a tile holds few large images, or small ones.
     first_b = tl.program_id(0).to(tl.int64) * BLOCK_P // (rows * columns)
-    p_x += first_b * x_b
-    o_b = (b - first_b).to(index) * x_b
-    p_weight += phase.to(tl.int64) * KERNEL_H * KERNEL_W * in_channels * 2 * channels
+    X_ROW: tl.constexpr = IN_CHANNELS if ROWS else 0
+    p_x += _pixel(first_b, 0, 0, height, width, x_b, x_h, x_w, X_ROW)
+    tile_b = (b - first_b).to(index)
+    p_weight += phase.to(tl.int64) * (KERNEL_H * KERNEL_W * IN_CHANNELS * 2 * CHANNELS)
     acc = tl.zeros((BLOCK_P, 2 * BLOCK_C), tl.float32)
-    steps = tl.cdiv(in_channels, BLOCK_K)
-    for step in range(KERNEL_H * KERNEL_W * steps):
-        tap, c = step // steps, step % steps * BLOCK_K + k
+    TAP_STEPS: tl.constexpr = (IN_CHANNELS + BLOCK_K - 1) // BLOCK_K
+    for step in range(steps):
+        tap, c = step // TAP_STEPS, step % TAP_STEPS * BLOCK_K + k
         in_h, in_w = first_h + tap // KERNEL_W * DILATION_H, first_w + tap % KERNEL_W * DILATION_W
         m_x = m_p & (in_h >= 0) & (in_h < height) & (in_w >= 0) & (in_w < width)
-        o_x = o_b + in_h * x_h + in_w * x_w
-        b_x = tl.load(p_x + o_x[:, None] + c[None, :] * x_c, m_x[:, None] & (c < in_channels)[None, :], 0.0)
-        o_weight = (tap * in_channels + c)[:, None] * (2 * channels) + n[None, :]
-        b_weight = tl.load(p_weight + o_weight, (c < in_channels)[:, None] & (n < 2 * channels)[None, :], 0.0)
+        o_x = _pixel(tile_b, in_h, in_w, height, width, x_b, x_h, x_w, X_ROW)
+        o_c = c if ROWS else c.to(index) * x_c
+        b_x = tl.load(p_x + (o_x[:, None] + o_c[None, :]), m_x[:, None] & (c < IN_CHANNELS)[None, :], 0.0)
+        o_weight = (tap * IN_CHANNELS + c)[:, None] * (2 * CHANNELS) + n[None, :]
+        b_weight = tl.load(p_weight + o_weight, (c < IN_CHANNELS)[:, None] & (n < 2 * CHANNELS)[None, :], 0.0)
         if WIDEN:
             b_x, b_weight = b_x.to(tl.float32), b_weight.to(tl.float32)
         acc = tl.dot(b_x, b_weight, acc, input_precision=PRECISION)
-    f, g = tl.split(tl.reshape(acc, (BLOCK_P, BLOCK_C, 2)))
-    c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    m_c = c < channels
     if BIASED:
-        f += tl.load(p_bias + c, m_c, 0.0).to(tl.float32)[None, :]
-        g += tl.load(p_bias + channels + c, m_c, 0.0).to(tl.float32)[None, :]
-    m = m_p[:, None] & m_c[None, :]
+        acc += tl.load(p_bias + n, n < 2 * CHANNELS, 0.0)[None, :]
+    f, g = tl.split(tl.reshape(acc, (BLOCK_P, BLOCK_C, 2)))
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m = m_p[:, None] & (c < CHANNELS)[None, :]
     out_h, out_w = (h * PHASES + phase_h).to(tl.int64), (w * PHASES + phase_w).to(tl.int64)
+    out_rows, out_columns = rows * PHASES, columns * PHASES
     if KEEP_PRE:
-        o_pre = (b * pre_b + out_h * pre_h + out_w * pre_w)[:, None] + c[None, :] * pre_c
-        tl.store(p_pre + o_pre, f, m)
-        tl.store(p_pre + o_pre + to_gate(channels, pre_c), g, m)
+        o_pre = _pixel(b, out_h, out_w, out_rows, out_columns, pre_b, pre_h, pre_w, 2 * CHANNELS if ROWS else 0)
+        o_c = c if ROWS else c.to(tl.int64) * pre_c
+        p_feature = p_pre + (o_pre[:, None] + o_c[None, :])
+        tl.store(p_feature, f, m)
+        tl.store(p_feature + (CHANNELS if ROWS else to_gate(CHANNELS, pre_c)), g, m)
         # The gate of what was rounded: its backward starts from there.
         f, g = f.to(p_pre.dtype.element_ty).to(tl.float32), g.to(p_pre.dtype.element_ty).to(tl.float32)
     act, _, _ = activate(f, ACTIVATION, NEGATIVE_SLOPE)
-    o_y = (b * y_b + out_h * y_h + out_w * y_w)[:, None] + c[None, :] * y_c
-    tl.store(p_y + o_y, act * tl.sigmoid(g), m)
+    o_y = _pixel(b, out_h, out_w, out_rows, out_columns, y_b, y_h, y_w, CHANNELS if ROWS else 0)
+    o_c = c if ROWS else c.to(tl.int64) * y_c
+    tl.store(p_y + (o_y[:, None] + o_c[None, :]), act * tl.sigmoid(g), m)
 
 
 def forward(
@@ -129,6 +148,12 @@ def pack(weights: Tensor) -> Tensor:
     return weights.unflatten(1, (2, -1)).permute(0, 4, 5, 3, 2, 1).contiguous()
 
 
+def pack_bias(bias: Tensor) -> Tensor:
+    """(2 Cout,) → (Cout, 2) in float32, by one launch; of 16 bits, some tiles would read it a number at a time."""
+    halves = bias.unflatten(0, (2, -1))
+    return torch.empty_like(halves.t(), dtype=torch.float32, memory_format=torch.contiguous_format).copy_(halves.t())
+
+
 def output_size(
     x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> tuple[int, int]:
@@ -160,10 +185,13 @@ def _launch(
     if y.numel():
         positions = len(x) * rows * columns
         grid = triton.cdiv(positions, config.positions), triton.cdiv(channels, config.channels), phases**2
+        images = [x, y, pre] if keep_pre else [x, y]
+        rows_known = all(image.movedim(1, -1).is_contiguous() for image in images)
+        strides = [0] * 12 if rows_known else [*x.stride(), *y.stride(), *(pre if keep_pre else y).stride()]
+        steps = packed.shape[1] * packed.shape[2] * triton.cdiv(x.shape[1], config.depth)
         forward_kernel[grid](
-            x, packed, packed if bias is None else bias, y, pre,
-            len(x), x.shape[1], x.shape[2], x.shape[3], channels, rows, columns,
-            *x.stride(), *y.stride(), *(pre.stride() if keep_pre else y.stride()),
+            x, packed, packed if bias is None else pack_bias(bias), y, pre,
+            len(x), *x.shape[2:], rows, columns, steps, *strides, x.shape[1], channels, rows_known,
             *stride, *padding, *dilation, *packed.shape[1:3], phases, bias is not None, keep_pre,
             _wide(x, packed, config.positions // (rows * columns) + 1),
             activation, negative_slope, _precision(x), interpreting() and x.dtype == torch.bfloat16,

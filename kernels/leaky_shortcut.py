@@ -4,8 +4,7 @@
 
 With the sign of pre + bias given, this is linear: its derivative at those signs is the same kernel, and the adjoint of
 that is the backward kernel, so that there are derivatives of every order. The signs are all that derivatives need: a
-bit for each number, of eight neighbouring channels in a byte (as in StyleGAN3's filtered leaky ReLU, Karras et al.
-2021), where pre or y would be read again.
+bit for each number, where pre or y would be read again.
 
 A program owns four tiles of positions and a block of channels, in float32: with a pooling the four pixels of as many
 pooled ones. Channels, sizes and strides are known to the compiler, so that neighbouring channels are read and written
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from .gate import MOST_CHANNELS, TILE, like, strides
 from .partial_sums import sum_groups
+from .signs import pack, program_channels, sign_bytes, signs_like, unpack
 
 #: Tiles of a program.
 STEPS = 4
@@ -54,42 +54,12 @@ def _place(
 
 
 @triton.jit
-def _channels(WIDE: tl.constexpr, BLOCK_C: tl.constexpr):
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    return c.to(tl.int64) if WIDE else c
-
-
-@triton.jit
 def _bias(p_bias, c, m, BIASED: tl.constexpr):
     """A bias (1, BLOCK_C), or zero."""
     if BIASED:
         return tl.load(p_bias + c, m, 0.0).to(tl.float32)[None, :]
     else:
         return 0.0
-
-
-@triton.jit
-def _bytes(
-    p_signs, b, p, m, B: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
-    CHANNELS: tl.constexpr, WIDE: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Where the signs of a tile are, (BLOCK_P, BLOCK_C / 8), and whether they exist."""
-    byte = _channels(WIDE, BLOCK_C // 8)[None, :]
-    return p_signs + (b * B + byte * C + p * P), m & (8 * byte < CHANNELS)
-
-
-@triton.jit
-def _pack(positive, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """(BLOCK_P, BLOCK_C) as bits, those of eight channels in a byte."""
-    bits = tl.reshape(positive.to(tl.int32), (BLOCK_P, BLOCK_C // 8, 8)) << tl.arange(0, 8)[None, None, :]
-    return tl.sum(bits, axis=2).to(tl.uint8)
-
-
-@triton.jit
-def _unpack(packed, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """What `_pack` was given."""
-    bits = (packed.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
-    return tl.reshape(bits, (BLOCK_P, BLOCK_C)) > 0
 
 
 @triton.jit
@@ -107,23 +77,23 @@ def forward_kernel(
 ):  # fmt: skip
     """With SIGNS, those that are given tell where the leaky ReLU is steep; without, pre + bias does, and they are
     stored."""
-    c = _channels(WIDE, BLOCK_C)
+    c = program_channels(WIDE, BLOCK_C)
     m_c = c < CHANNELS
     bias, shortcut_bias = _bias(p_bias, c, m_c, BIASED), _bias(p_shortcut_bias, c, m_c, SHORTCUT_BIASED)
     c, m_c = c[None, :], m_c[None, :]
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for step in tl.static_range(4):
         b, p, pooled, m = _place(step, elements, HEIGHT, WIDTH, POOL, WIDE, BLOCK_P)
-        p_bytes, m_bytes = _bytes(p_signs, b, p, m, SIGNS_B, SIGNS_C, SIGNS_P, CHANNELS, WIDE, BLOCK_C)
+        p_bytes, m_bytes = sign_bytes(p_signs, b, p, m, SIGNS_B, SIGNS_C, SIGNS_P, CHANNELS, WIDE, BLOCK_C)
         m = m & m_c
         x = tl.zeros((BLOCK_P, BLOCK_C), tl.float32) + bias
         if PRE:
             x += tl.load(p_pre + (b * PRE_B + c * PRE_C + p * PRE_P), m, 0.0).to(tl.float32)
         if SIGNS:
-            positive = _unpack(tl.load(p_bytes, m_bytes, 0), BLOCK_P, BLOCK_C)
+            positive = unpack(tl.load(p_bytes, m_bytes, 0), BLOCK_P, BLOCK_C)
         else:
             positive = x > 0
-            tl.store(p_bytes, _pack(positive, BLOCK_P, BLOCK_C), m_bytes)
+            tl.store(p_bytes, pack(positive, BLOCK_P, BLOCK_C), m_bytes)
         y = tl.where(positive, x, SLOPE * x) + shortcut_bias
         if SHORTCUT:
             y += tl.load(p_shortcut + (b * SHORT_B + c * SHORT_C + p * SHORT_P), m, 0.0).to(tl.float32)
@@ -148,14 +118,14 @@ def backward_kernel(
     WIDE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """p_partial: (programs of positions, CHANNELS, or twice as many with SHORTCUT), what the biases get."""
-    c = _channels(WIDE, BLOCK_C)
+    c = program_channels(WIDE, BLOCK_C)
     o_partial, m_partial = tl.program_id(0).to(tl.int64) * ((1 + SHORTCUT) * CHANNELS) + c, c < CHANNELS
     c, m_c = c[None, :], m_partial[None, :]
     sum_pre = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     sum_shortcut = sum_pre
     for step in tl.static_range(4):
         b, p, pooled, m = _place(step, elements, HEIGHT, WIDTH, POOL, WIDE, BLOCK_P)
-        p_bytes, m_bytes = _bytes(p_signs, b, p, m, SIGNS_B, SIGNS_C, SIGNS_P, CHANNELS, WIDE, BLOCK_C)
+        p_bytes, m_bytes = sign_bytes(p_signs, b, p, m, SIGNS_B, SIGNS_C, SIGNS_P, CHANNELS, WIDE, BLOCK_C)
         m = m & m_c
         dy = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
         if UPSTREAM:
@@ -163,7 +133,7 @@ def backward_kernel(
         if POOL:
             dy += 0.25 * tl.load(p_dpooled + (b * POOLED_B + c * POOLED_C + pooled * POOLED_P), m, 0.0).to(tl.float32)
         dy *= GAIN
-        positive = _unpack(tl.load(p_bytes, m_bytes, 0), BLOCK_P, BLOCK_C)
+        positive = unpack(tl.load(p_bytes, m_bytes, 0), BLOCK_P, BLOCK_C)
         dpre = tl.where(positive, dy, SLOPE * dy)
         o_dpre = b * DPRE_B + c * DPRE_C + p * DPRE_P
         tl.store(p_dpre + o_dpre, dpre, m)
@@ -193,13 +163,8 @@ def forward(
     pre, shortcut: (B, C, H, W), shortcut or None, each with one stride for positions; bias, shortcut_bias: (C,), dense,
     or None.
     """
-    signs = signs_of(pre)
+    signs = signs_like(pre, pre.shape[1])
     return *_forward(pre, bias, shortcut, shortcut_bias, signs, False, gain, negative_slope, pool), signs
-
-
-def signs_of(pre: Tensor) -> Tensor:
-    """The third of `forward`, uninitialised."""
-    return like(pre, triton.cdiv(pre.shape[1], 8), dtype=torch.uint8)
 
 
 def tangent(

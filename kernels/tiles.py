@@ -14,8 +14,9 @@ class Config:
     depth: int
     num_warps: int
     num_stages: int
-    any_channels: bool = False
-    """Whether it has registers left for channels that are no multiples of 16, which are read one by one."""
+    any_layout: bool = False
+    """Whether it has registers left for images that are not channels-last, or have gaps, and for channels that are no
+    multiples of 8, all of which are read one by one."""
 
     @property
     def name(self) -> str:
@@ -38,5 +39,5 @@ CONFIGS = (
     Config(128, 32, 32, num_warps=4, num_stages=3),
     Config(64, 64, 32, num_warps=4, num_stages=4),
     Config(256, 32, 32, num_warps=8, num_stages=4),
-    Config(64, 32, 32, num_warps=4, num_stages=4, any_channels=True),
+    Config(64, 32, 32, num_warps=4, num_stages=4, any_layout=True),
 )

@@ -28,7 +28,7 @@ from tests.layouts import (
 )
 from tests.tiny_runs import write_language_model, write_model
 
-# How many examples every property is tried with; `make test-full` asks for the second. A loaded machine is no failure.
+# How many examples every property is tried with; `make test-rest` asks for the second. A loaded machine is no failure.
 settings.register_profile("quick", max_examples=20, deadline=None)
 settings.register_profile("full", max_examples=300, deadline=None)
 settings.load_profile("quick")

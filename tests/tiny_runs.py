@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastt2i.config import ModelConfig
 
 VOCABULARY = """
 a an the small large little big red orange yellow green cyan blue purple pink circle square triangle cross in
@@ -19,8 +23,8 @@ def write_language_model(folder: Path) -> Path:
     return write_untrained(folder, VOCABULARY.split(), features=16, layers=1)
 
 
-def write_model(folder: Path, language_model: Path) -> Path:
-    """An untrained model of 32 px, whose images differ from prompt to prompt and from seed to seed."""
+def write_model(folder: Path, language_model: Path, config: ModelConfig | None = None) -> Path:
+    """An untrained model, by default of 32 px and few channels; images differ from prompt to prompt, seed to seed."""
     import torch
 
     from fastt2i.config import ModelConfig, TextConfig
@@ -33,7 +37,7 @@ def write_model(folder: Path, language_model: Path) -> Path:
     captions = [f"a {size} {color} circle" for size in ("small", "large") for color in ("red", "blue", "green", "pink")]
     encoder = TextEncoder(str(language_model))
     encoder.fit_idf(captions)
-    config = ModelConfig(
+    config = config or ModelConfig(
         generator_channels=(4,) * 4, discriminator_channels=(4,) * 4, noise_dim=3, region_dim=8, global_dim=8
     )
     with torch.random.fork_rng(devices=[]):

@@ -14,7 +14,6 @@ from benchmarks.harness.peak_memory import peak
 from benchmarks.harness.result import OURS
 from benchmarks.harness.roofline import Work
 from benchmarks.harness.suite import Suite, Timed
-from benchmarks.harness.timing import Stopwatch
 from fastt2i.config import OptimConfig
 from fastt2i.engine.ema import Ema
 from fastt2i.engine.optim import make_player
@@ -81,10 +80,10 @@ def test_adam_and_average(benchmark: Suite) -> None:
     for other in networks[1 : len(updates)]:
         for found, expected in zip(mine.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(found, expected)
-    watch, numbers = Stopwatch(device), sum(p.numel() for p in mine.parameters())
+    numbers = sum(p.numel() for p in mine.parameters())
     benchmark.compare(
         {
-            name: Timed(watch.sampler(update), OURS if name == OURS else "alternative", peak_bytes=peak(update, device))
+            name: Timed(benchmark.watch.sampler(update), peak_bytes=peak(update, device))
             for name, update in updates.items()
         },
         "64px's generator",

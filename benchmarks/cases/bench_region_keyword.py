@@ -43,10 +43,11 @@ GAMMAS = {"xmc": (5.0, 5.0, 50.0), "damsm": (4.0, 5.0, 10.0)}
 MAX_LOOP = 64
 
 
-def compare(suite: Suite, shape: Shape, variant: str, dtype: torch.dtype, *, loss: bool = True, **more: object) -> None:
+def compare(suite: Suite, shape: Shape, variant: str, *, loss: bool = True, **more: object) -> None:
     """more: other fields of the case."""
     batch, regions, count, features = shape
     random, scale = torch.Generator().manual_seed(0), features**-0.25
+    dtype = torch.bfloat16 if suite.on_cuda else torch.float32
     v, e = (
         (scale * torch.randn(batch, rows, features, generator=random)).to(suite.device, dtype).requires_grad_()
         for rows in (regions, count)
@@ -93,20 +94,18 @@ CALLS = [
 @pytest.mark.importance(9)
 @pytest.mark.parametrize(("shape", "variant"), CALLS, ids=str)
 def test_region_keyword_loss(benchmark: Suite, shape: Shape, variant: str) -> None:
-    dtype = torch.bfloat16 if benchmark.on_cuda else torch.float32
-    compare(benchmark, shape, variant, dtype, headline=shape == LARGE_CUDA or not benchmark.on_cuda)
+    compare(benchmark, shape, variant, headline=shape == LARGE_CUDA or not benchmark.on_cuda)
 
 
 @pytest.mark.importance(6)
 @pytest.mark.quick
 def test_region_keyword_scores(benchmark: Suite) -> None:
-    compare(benchmark, SMALL, "xmc", torch.bfloat16 if benchmark.on_cuda else torch.float32, loss=False)
+    compare(benchmark, SMALL, "xmc", loss=False)
 
 
 @pytest.mark.importance(4)
 @pytest.mark.parametrize("place", range(len(BATCHES)))
 def test_region_keyword_loss_by_batch(benchmark: Suite, place: int) -> None:
     batch = (BATCHES_CUDA if benchmark.on_cuda else BATCHES)[place]
-    shape, dtype = SMALL._replace(batch=batch, features=64), torch.bfloat16 if benchmark.on_cuda else torch.float32
     series = Series("region_keyword_loss over the batch", "batch", batch)
-    compare(benchmark, shape, "xmc", dtype, series=series)
+    compare(benchmark, SMALL._replace(batch=batch, features=64), "xmc", series=series)

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases.baselines import dfgan
 from benchmarks.cases.baselines.separate_passes import SeparatePasses
-from benchmarks.cases.training_step import make_inputs, make_step
+from benchmarks.cases.training_step import configured, make_inputs, make_step
 from benchmarks.harness.operator_case import reason
 from benchmarks.harness.peak_memory import peak
 from benchmarks.harness.result import OURS
@@ -36,7 +36,6 @@ from fastt2i.engine.precision import Precision
 from fastt2i.engine.step import StepInputs, TrainStep
 from fastt2i.ops import tuning
 from fastt2i.ops.dispatch.registry import forced
-from fastt2i.presets import preset
 
 #: Takes inputs, and whether the step has the penalty.
 RunStep = Callable[[StepInputs, bool], None]
@@ -195,8 +194,8 @@ def compare(
     headline: bool = True,
 ) -> None:
     """All variants of a preset's step."""
-    config, device = _preset(name, batch), suite.device
-    batch, inputs, watch = config.train.batch_size, make_inputs(config, device), Stopwatch(device)
+    config, device = configured(name, batch), suite.device
+    batch, inputs = config.train.batch_size, make_inputs(config, device)
     variants = {OURS: Variant("auto", graphed=suite.on_cuda), **ALTERNATIVES}
     variants |= {"without graphs": Variant("auto")} if suite.on_cuda else {}
     variants |= ABLATION if ablation else {}
@@ -219,8 +218,8 @@ def compare(
             unavailable[variant_name] = reason(error)
             continue
         candidates[variant_name] = Timed(
-            sampler(run, inputs, config.loss.penalty_every, watch),
-            {OURS: OURS, **dict.fromkeys(ALTERNATIVES, "alternative")}.get(variant_name, "implementation"),
+            sampler(run, inputs, config.loss.penalty_every, suite.watch),
+            "" if variant_name in (OURS, *ALTERNATIVES) else "implementation",
             Precision(variant.precision, device).name + launches(run, inputs),
             # A replay allocates nothing: what a graph holds was taken at its capture.
             run.peak_bytes if isinstance(run, GraphedStep) else peak(partial(run, inputs, True), device),
@@ -236,11 +235,6 @@ def compare(
         errors=errors,
         unavailable=unavailable,
     )
-
-
-def _preset(name: str, batch: int | None) -> Config:
-    config = preset(name)
-    return replace(config, train=replace(config.train, batch_size=batch or config.train.batch_size))
 
 
 @pytest.mark.importance(9)
@@ -270,8 +264,8 @@ def test_compiled_step(benchmark: Suite) -> None:
 @pytest.mark.parametrize(("name", "batch"), [("64px", 16), ("256px", 4)])
 def test_against_df_gan(benchmark: Suite, name: str, batch: int) -> None:
     """A preset's step against DF-GAN's published networks of the same resolution, with their own step, eager fp32."""
-    config, device, random = _preset(name, batch), benchmark.device, torch.Generator().manual_seed(0)
-    size, inputs, watch = config.model.image_size, make_inputs(config, device), Stopwatch(device)
+    config, device, random = configured(name, batch), benchmark.device, torch.Generator().manual_seed(0)
+    size, inputs, watch = config.model.image_size, make_inputs(config, device), benchmark.watch
     tensors = [
         torch.randn(batch, *shape, generator=random).to(device)
         for shape in ((3, size, size), (dfgan.SENTENCE,), (dfgan.NOISE,))

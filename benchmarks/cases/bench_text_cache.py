@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from benchmarks.cases.training_step import SENTENCE, random_features
 from benchmarks.harness.result import OURS
 from benchmarks.harness.suite import Suite, Timed
-from benchmarks.harness.timing import Stopwatch
 
 BATCH, CAPTIONS = 32, 20_000
 #: Of all-MiniLM-L6-v2, and tokens of a caption of some ten words.
@@ -19,7 +18,7 @@ LAYERS, HEADS, WIDE, TOKENS = 6, 12, 1536, 16
 @pytest.mark.importance(3)
 @pytest.mark.quick
 def test_text_cache(benchmark: Suite) -> None:
-    cache, random, watch = random_features(CAPTIONS), torch.Generator().manual_seed(0), Stopwatch(benchmark.device)
+    cache, random, watch = random_features(CAPTIONS), torch.Generator().manual_seed(0), benchmark.watch
     ids = torch.randint(0, CAPTIONS, (BATCH,), generator=random)
     rows = cache.rows(ids)
     assert torch.equal(rows.sentence, torch.cat([cache.sentences(one[None]) for one in ids]))
@@ -37,7 +36,7 @@ def test_text_cache(benchmark: Suite) -> None:
 
     benchmark.compare(
         {
-            OURS: Timed(watch.sampler(look_up), OURS, "text cache"),
+            OURS: Timed(watch.sampler(look_up), form="text cache"),
             "language model of MiniLM's size": Timed(watch.sampler(encode)),
         },
         f"{BATCH} of {CAPTIONS} captions",

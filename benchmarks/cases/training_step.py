@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,17 @@ from fastt2i.engine.augment import draws_per_image
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.state import TrainingState
 from fastt2i.engine.step import StepInputs, TrainStep
+from fastt2i.presets import preset
 from fastt2i.text.cache import TextCache
 
 #: Features of the demo's language model, and keywords of its captions.
 SENTENCE, KEYWORDS = 384, 8
+
+
+def configured(name: str, batch: int | None = None, **train: Any) -> Config:
+    """The preset with this batch size, its own by default; train: other fields of `Config.train`."""
+    config = preset(name)
+    return replace(config, train=replace(config.train, batch_size=batch or config.train.batch_size, **train))
 
 
 def random_features(number: int, keywords: int = KEYWORDS) -> TextCache:

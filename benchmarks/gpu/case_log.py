@@ -61,8 +61,11 @@ class CaseLog:
         return last if last and last["state"] == BEGUN else None
 
 
-def run_cases(stage: str, cases: Sequence[Case], log: CaseLog) -> int:
-    """Run the cases of a stage that have not ended yet, in their order; the exit status, 1 where any failed."""
+def run_cases(stage: str, cases: Sequence[Case], log: CaseLog, **facts: str) -> int:
+    """Run the cases of a stage that have not ended yet, in their order; the exit status, 1 where any failed.
+
+    facts: that each line has too.
+    """
     done = log.finished()
     for case in cases:
         if (stage, case.name) in done:
@@ -74,6 +77,6 @@ def run_cases(stage: str, cases: Sequence[Case], log: CaseLog) -> int:
         except Exception as error:
             state, kept = FAILED, {"error": f"{type(error).__name__}: {error}"[:2000]}
         seconds = round(time.monotonic() - began, 2)
-        log.append(stage, case.name, state, seconds=seconds, **kept)
+        log.append(stage, case.name, state, seconds=seconds, **facts, **kept)
         print(f"{stage} {case.name}: {state} {seconds} s {json.dumps(kept, default=str)[:300]}", flush=True)
     return int(any(r["state"] == FAILED for (of, _), r in log.finished().items() if of == stage))

@@ -1,6 +1,6 @@
 """The cases that the suite measures, by stage, most important first.
 
-python -m benchmarks.gpu.cases STAGE --log FILE [--device cpu] [--tiny]
+python -m benchmarks.gpu.cases STAGE --log FILE [--out DIR] [--device cpu] [--tiny]
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 from benchmarks.cases.bench_step import ALTERNATIVES, AMP, PEERS, Variant, launches, peers
-from benchmarks.cases.training_step import make_inputs
+from benchmarks.cases.training_step import configured, make_inputs
 from benchmarks.gpu.case_log import Case, CaseLog, run_cases
-from benchmarks.gpu.operator_calls import OperatorCall, operator_calls
+from benchmarks.gpu.operator_calls import BATCH, OperatorCall, operator_calls
+from benchmarks.harness.operator_case import in_form
 from benchmarks.harness.roofline import measure_limits
 from benchmarks.harness.timing import Stopwatch, quartiles
 from fastt2i.engine.execution.cuda_graphs import WARM_UP
 from fastt2i.ops.dispatch.correctness import compare, reference_results, results
-from fastt2i.ops.dispatch.registry import forced, forms, recorded
-from fastt2i.presets import preset
+from fastt2i.ops.dispatch.registry import forms, recorded
 
 OURS, EAGER = "ours", "ours without graphs"
 COMPILED_PEERS = "eager + AMP, compiled"
@@ -39,10 +39,11 @@ WAYS = {
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Where cases run, and whether only to show that they do."""
+    """Where cases run, whether only to show that they do, and the folder of the training."""
 
     device: torch.device
     tiny: bool
+    out: Path
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +73,7 @@ def steps(setting: Setting) -> list[Case]:
 
 def operators(setting: Setting) -> list[Case]:
     """Every form of each operator in training's own shapes."""
-    return [Case(name, partial(_time_forms, setting, call), 40) for name, call in _calls(setting, batch=32).items()]
+    return [Case(name, partial(_time_forms, setting, call), 40) for name, call in _calls(setting, BATCH).items()]
 
 
 def compiled(setting: Setting) -> list[Case]:
@@ -83,13 +84,24 @@ def compiled(setting: Setting) -> list[Case]:
 
 def autotune(setting: Setting) -> list[Case]:
     """torch.compile's max-autotune of the definitions, which takes longest."""
-    chosen = {} if setting.tiny else _calls(setting, batch=32)
+    chosen = {} if setting.tiny else _calls(setting, BATCH)
     names = [name for name in chosen if name.startswith(("upsample", "region"))]
     return [Case(name, partial(_time_autotuned, setting, chosen[name]), 60) for name in names]
 
 
+def training(setting: Setting) -> list[Case]:
+    """The demo, as anybody trains it."""
+
+    def train() -> dict[str, Any]:
+        from benchmarks.gpu.train_demo import train_demo  # with the whole engine, which no other stage needs
+
+        return train_demo(setting.out, steps=4 if setting.tiny else None)
+
+    return [Case("demo", train, 90)]
+
+
 STAGES: dict[str, Callable[[Setting], list[Case]]] = {
-    stage.__name__: stage for stage in (smoke, limits, steps, operators, compiled, autotune)
+    stage.__name__: stage for stage in (smoke, limits, steps, operators, compiled, training, autotune)
 }
 
 
@@ -112,7 +124,7 @@ def _replay(setting: Setting) -> dict[str, Any]:
     """Losses of a replayed step follow those of the same step taken as it is."""
     if setting.device.type != "cuda":
         return {"left_out": "only a GPU replays graphs"}
-    config, losses = _configured("demo", 8), {}
+    config, losses = configured("demo", 8), {}
     inputs = make_inputs(config, setting.device)
     for name in (OURS, EAGER):
         take = WAYS[name].prepare(config, setting.device)
@@ -128,15 +140,9 @@ def _step_case(setting: Setting, name: str, batch: int, way: str, tuned: bool = 
     return Case(label, partial(_time_step, setting, name, batch, WAYS[way], tuned), limit)
 
 
-def _configured(name: str, batch: int) -> Any:
-    config = preset(name)
-    config.train = dataclasses.replace(config.train, batch_size=batch)
-    return config
-
-
 def _time_step(setting: Setting, name: str, batch: int, way: Variant, tuned: bool) -> dict[str, Any]:
     """Milliseconds of steps without and with the penalty, and the most memory, capture included."""
-    device, config = setting.device, _configured(name, batch)
+    device, config = setting.device, configured(name, batch)
     if device.type == "cpu":
         way = dataclasses.replace(way, precision="fp32")
     inputs = make_inputs(config, device)
@@ -147,15 +153,13 @@ def _time_step(setting: Setting, name: str, batch: int, way: Variant, tuned: boo
     way.warm_up(take, inputs, tuned)
     # A replay allocates nothing: what a graph holds was taken at its capture.
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    kept: dict[str, Any] = {"losses": losses, "peak_bytes": memory, **_device(device)}
-    for key, with_penalty in (("ms", False), ("ms_with_penalty", True)):
-        kept[key] = _milliseconds(partial(take, inputs, with_penalty), setting)
-    kept["images_per_second"] = 1e3 * batch / kept["ms"][1]
+    without, with_penalty = (_milliseconds(partial(take, inputs, penalty), setting) for penalty in (False, True))
+    kept = {"losses": losses, "peak_bytes": memory, "ms": without, "ms_with_penalty": with_penalty}
     try:
-        kept["launches"] = launches(take, inputs)
+        counted = launches(take, inputs)
     except Exception as error:  # the times are in hand already
-        kept["launches"] = f"not counted: {type(error).__name__}: {error}"
-    return kept
+        counted = f"not counted: {type(error).__name__}: {error}"
+    return {**kept, "images_per_second": 1e3 * batch / without[1], "launches": counted}
 
 
 def _time_forms(setting: Setting, operator_call: OperatorCall) -> dict[str, Any]:
@@ -163,27 +167,22 @@ def _time_forms(setting: Setting, operator_call: OperatorCall) -> dict[str, Any]
     op, arguments, _ = operator_call
     with recorded() as choices:
         results(op, arguments, True)
-    if not choices:  # no dispatcher chooses its form
-        runs = {"ours": op, "reference": partial(op, impl="reference")}
-        each = {name: _attempt(partial(results, run, arguments, True), setting) for name, run in runs.items()}
-        return {"ours": "ours", "ms": each, **_device(setting.device)}
-    call, ours = choices[0]
-    times: dict[str, Any] = {}
-    for form, reason in forms(call).items():
-        if reason is None:
-            with forced(form):
-                times[form] = _attempt(partial(results, op, arguments, True), setting)
-    return {"ours": ours, "ms": times, **_device(setting.device)}
+    if choices:
+        call, ours = choices[0]
+        runs = {form: in_form(op, form) for form, reason in forms(call).items() if reason is None}
+    else:  # no dispatcher chooses its form
+        ours, runs = "ours", {"ours": op, "reference": partial(op, impl="reference")}
+    return {"ours": ours, "ms": {form: _attempt(run, arguments, setting) for form, run in runs.items()}}
 
 
 def _time_autotuned(setting: Setting, call: OperatorCall) -> dict[str, Any]:
     reference = torch.compile(partial(call.op, impl="reference"), mode="max-autotune-no-cudagraphs", dynamic=False)
-    return {"ms": _attempt(partial(results, reference, call.arguments, True), setting), **_device(setting.device)}
+    return {"ms": _attempt(reference, call.arguments, setting)}
 
 
-def _attempt(run: Callable[[], object], setting: Setting) -> Any:
+def _attempt(op: Callable[..., Any], arguments: tuple[Any, ...], setting: Setting) -> Any:
     try:
-        return _milliseconds(run, setting)
+        return _milliseconds(partial(results, op, arguments, True), setting)
     except Exception as error:  # of one form; the others are measured
         return f"{type(error).__name__}: {error}"[:300]
 
@@ -194,10 +193,6 @@ def _milliseconds(run: Callable[[], object], setting: Setting) -> list[float]:
     return list(quartiles([1e3 * sample(1)["step"] for _ in range(2 + rounds)][2:]))
 
 
-def _device(device: torch.device) -> dict[str, str]:
-    return {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; see the top of this file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.cases", description=__doc__)
@@ -205,12 +200,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", type=Path, required=True, metavar="FILE", help="a line for each case goes there")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="few and small cases")
+    parser.add_argument("--out", type=Path, default="runs/training", metavar="DIR", help="where the training goes")
     arguments = parser.parse_args(argv)
-    setting = Setting(torch.device(arguments.device), arguments.tiny)
+    setting = Setting(torch.device(arguments.device), arguments.tiny, arguments.out)
     cases = STAGES[arguments.stage](setting)
     if setting.tiny:  # on a CPU, perhaps a busy one
         cases = [dataclasses.replace(case, limit=10 * case.limit) for case in cases]
-    return run_cases(arguments.stage, cases, CaseLog(arguments.log))
+    name = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else "cpu"
+    return run_cases(arguments.stage, cases, CaseLog(arguments.log), device=name)
 
 
 if __name__ == "__main__":

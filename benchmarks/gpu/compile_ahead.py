@@ -1,9 +1,9 @@
-"""Compile the Triton kernels that training steps launch, before any is needed: some processes, a share of them each.
+"""Compile the Triton kernels that the suite launches, before any is needed: some processes, a share of them each.
 
     python -m benchmarks.gpu.compile_ahead --share 0/10
 
-Steps are traced on fake tensors, so nothing has to be recorded that could go out of date, and the GPU is left alone;
-programs go into Triton's cache, where other processes find them.
+Steps and operators are traced on fake tensors, so nothing has to be recorded that could go out of date, and the GPU is
+left alone; programs go into Triton's cache, where other processes find them.
 """
 
 from __future__ import annotations
@@ -11,44 +11,88 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.stand_in.device import ensure_device
 from fastt2i.cli import run
-from fastt2i.kernels.tiles import CONFIGS
 from fastt2i.presets import PRESETS
 
 if TYPE_CHECKING:
     from benchmarks.stand_in.launches import Launch
 
+See = Callable[["Launch"], None]
+
 
 class Job(NamedTuple):
-    """A step to be traced; form: of the one-kernel convolution, where it is forced."""
+    """What is traced.
 
-    preset: str
-    penalty: bool
-    form: str = ""
+    name: of it; trace: takes a precision and what each launch goes to.
+    """
+
+    name: str
+    trace: Callable[[str, See], None]
 
 
 def jobs(presets: Sequence[str]) -> list[Job]:
-    """What is worth most first: steps as they are, then every tile that tuning tries."""
-    plain = [Job(preset, penalty) for preset in presets for penalty in (False, True)]
-    return plain + [Job(preset, False, f"triton/{config.name}") for preset in presets for config in CONFIGS]
+    """What is worth most first: steps, then every form of each operator, which tuning tries."""
+    return [*steps(presets), *operators()]
+
+
+def steps(presets: Sequence[str]) -> list[Job]:
+    """Those of each preset without the penalty and with it."""
+    return [
+        Job(f"{preset}{', with penalty' if penalty else ''}", partial(_trace_step, preset, penalty))
+        for preset in presets
+        for penalty in (False, True)
+    ]
+
+
+def operators() -> list[Job]:
+    """Each operator of the suite, in every form that can run."""
+    import torch
+
+    from benchmarks.gpu.operator_calls import operator_calls
+
+    names = operator_calls(torch.device("cpu"), torch.float32, 1, tiny=True)
+    return [Job(name, partial(_trace_operator, name)) for name in names]
 
 
 def launches(job: Job, precision: str) -> dict[Any, Launch]:
-    """What a job's step launches, each specialisation once."""
-    from benchmarks.stand_in.fake_step import configured
-    from benchmarks.stand_in.step_cost import cost_of_step
-    from fastt2i.ops.dispatch.registry import forced
-
+    """What a job launches, each specialisation once."""
     found: dict[Any, Launch] = {}
-    with forced(job.form) if job.form else nullcontext():
-        config = configured(job.preset, precision=precision)
-        cost_of_step(config, job.penalty, lambda launch: found.setdefault(launch.key, launch))
+    job.trace(precision, lambda launch: found.setdefault(launch.key, launch))
     return found
+
+
+def _trace_step(preset: str, penalty: bool, precision: str, see: See) -> None:
+    from benchmarks.cases.training_step import configured
+    from benchmarks.stand_in.step_cost import cost_of_step
+
+    cost_of_step(configured(preset, precision=precision), penalty, see)
+
+
+def _trace_operator(name: str, precision: str, see: See) -> None:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from benchmarks.gpu.operator_calls import BATCH, operator_calls
+    from benchmarks.stand_in.fake_step import CUDA
+    from benchmarks.stand_in.launches import through_bodies, watched
+    from fastt2i.ops.dispatch.correctness import results
+    from fastt2i.ops.dispatch.registry import forced, forms, recorded
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    with FakeTensorMode(), through_bodies(nullcontext), watched(see):
+        op, arguments, _ = operator_calls(CUDA, dtype, BATCH, tiny=False)[name]
+        with recorded() as choices:
+            results(op, arguments, True)
+        for call, _ in choices[:1]:
+            for form in (f for f, reason in forms(call).items() if f.startswith("triton") and reason is None):
+                with forced(form):
+                    results(op, arguments, True)
 
 
 def compile_share(share: Sequence[Job], precision: str) -> Iterator[str]:
@@ -66,7 +110,7 @@ def compile_share(share: Sequence[Job], precision: str) -> Iterator[str]:
             except Exception as error:  # of the compiler, of which there are many kinds
                 failed += 1
                 yield f"{launch.name} does not compile: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        yield f"{' '.join(map(str, job))}: {new} programs, {failed} failed, {time.monotonic() - began:.1f} s"
+        yield f"{job.name}: {new} programs, {failed} failed, {time.monotonic() - began:.1f} s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

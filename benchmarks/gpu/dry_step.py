@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     ensure_device()
     # Before this torch must not be there.
-    from benchmarks.stand_in.fake_step import configured
+    from benchmarks.cases.training_step import configured
     from benchmarks.stand_in.step_cost import cost_of_step
 
-    config = configured(arguments.preset, arguments.batch, arguments.precision)
+    config = configured(arguments.preset, arguments.batch, precision=arguments.precision)
     cost = cost_of_step(config, arguments.penalty)
     what = f"{arguments.preset}, batch {config.train.batch_size}, {arguments.precision}"
     print(

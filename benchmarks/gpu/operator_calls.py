@@ -15,15 +15,19 @@ from fastt2i.ops import (
     gated_conv2d,
     global_match_loss,
     leaky_conv2d,
+    modulated_gated_block,
     modulated_gated_conv2d,
     modulated_upsample_gated_conv2d,
     numerics,
     region_keyword_loss,
     upsample_gated_conv2d,
 )
+from fastt2i.ops.gated_block.functional import ModulatedConv
 from fastt2i.ops.leaky_conv.functional import Shortcut
 
 GAIN = math.sqrt(0.5)
+#: Images of a training step.
+BATCH = 32
 #: Width and height of the largest layer's images, half of training's; and of a tiny one's.
 SIDE, TINY_SIDE = 128, 8
 
@@ -44,62 +48,60 @@ def operator_calls(device: torch.device, dtype: torch.dtype, batch: int, tiny: b
     """By name; smaller ones where `tiny`."""
     side, batch = (TINY_SIDE, 2) if tiny else (SIDE, batch)
     make = partial(_random, device, dtype)
-    return (
-        _losses(device, dtype, batch)
-        | _gated_convolutions(make, batch, side)
-        | _modulated_convolutions(make, batch, side)
-        | _discriminators_convolutions(make, batch, side)
-    )
 
+    def images(channels: int, side: int = side) -> Tensor:
+        return make(batch, channels, side, side)
 
-def _losses(device: torch.device, dtype: torch.dtype, batch: int) -> dict[str, OperatorCall]:
-    mask = torch.ones(batch, 8, dtype=torch.bool, device=device)
-    calls = {
-        f"region_keyword_loss {each}": OperatorCall(
-            partial(_region_keyword_loss, keyword_mask=mask),
-            (_random(device, each, batch, 256, 256), _random(device, each, batch, 8, 256)),
-            (),
-        )
-        for each in {torch.float32: 0, dtype: 0}
-    }
+    def filters(outputs: int, inputs: int, taps: int = 3) -> tuple[Tensor, Tensor]:
+        return make(outputs, inputs, taps, taps), make(outputs)
+
+    mask, half = torch.ones(batch, 8, dtype=torch.bool, device=device), side // 2
+    modulation, second_modulation = ((make(batch, 24), make(batch, 24)) for _ in range(2))
     # Of two shapes, whose numbers differ.
-    images, sentences = (
+    globals_, sentences = (
         _random(device, torch.float32, batch, n)[:, :256].detach().requires_grad_() for n in (256, 257)
     )
-    return calls | {"global_match_loss": OperatorCall(_global_match_loss, (images, sentences), ())}
-
-
-def _gated_convolutions(make: Callable[..., Tensor], batch: int, side: int) -> dict[str, OperatorCall]:
-    calls = {}
-    for inner, outer in ((48, 24), (96, 48)):
-        arguments = make(batch, inner, side, side), make(2 * outer, inner, 3, 3), make(2 * outer)
-        calls[f"upsample_gated_conv2d {inner} to {outer}"] = OperatorCall(upsample_gated_conv2d, arguments)
-    for channels in (24, 64):
-        arguments = make(batch, channels, side, side), make(2 * channels, channels, 3, 3), make(2 * channels)
-        calls[f"gated_conv2d {channels}"] = OperatorCall(partial(gated_conv2d, padding=1), arguments)
-        calls[f"gate {channels}"] = OperatorCall(gate, (make(batch, 2 * channels, side, side),))
-    return calls
-
-
-def _modulated_convolutions(make: Callable[..., Tensor], batch: int, side: int) -> dict[str, OperatorCall]:
-    """Both of the generator's last block."""
-    scale, shift = make(batch, 24), make(batch, 24)
-    up = make(batch, 48, side // 2, side // 2), make(48, 48, 3, 3), make(48), scale, shift
-    residual = make(batch, 24, side, side), make(48, 24, 3, 3), make(48), scale, shift, make(batch, 24, side, side)
+    shortcut = images(24, half), *filters(48, 24, 1)
     return {
-        "modulated_upsample_gated_conv2d 48 to 24": OperatorCall(modulated_upsample_gated_conv2d, up, (0, 3, 4)),
-        "modulated_gated_conv2d 24": OperatorCall(_with_residual, residual, (0, 3, 4, 5)),
-    }
-
-
-def _discriminators_convolutions(make: Callable[..., Tensor], batch: int, side: int) -> dict[str, OperatorCall]:
-    """Both of the discriminator's first block."""
-    down = make(batch, 24, side, side), make(48, 24, 4, 4), make(48)
-    convolved = make(batch, 48, side // 2, side // 2), make(48, 48, 3, 3), make(48)
-    beside = make(batch, 24, side // 2, side // 2), make(48, 24, 1, 1), make(48)
-    return {
-        "leaky_conv2d 24 to 48, strided": OperatorCall(_strided, down),
-        "leaky_conv2d 48, shortcut and pooling": OperatorCall(_with_shortcut, (*convolved, *beside), (0, 3)),
+        **{
+            f"region_keyword_loss {each}": OperatorCall(
+                partial(_region_keyword_loss, keyword_mask=mask),
+                (_random(device, each, batch, 256, 256), _random(device, each, batch, 8, 256)),
+                (),
+            )
+            for each in dict.fromkeys((torch.float32, dtype))
+        },
+        "global_match_loss": OperatorCall(_global_match_loss, (globals_, sentences), ()),
+        **{
+            f"upsample_gated_conv2d {inner} to {outer}": OperatorCall(
+                upsample_gated_conv2d, (images(inner), *filters(2 * outer, inner))
+            )
+            for inner, outer in ((48, 24), (96, 48))
+        },
+        **{
+            f"gated_conv2d {channels}": OperatorCall(
+                partial(gated_conv2d, padding=1), (images(channels), *filters(2 * channels, channels))
+            )
+            for channels in (24, 64)
+        },
+        **{f"gate {channels}": OperatorCall(gate, (images(2 * channels),)) for channels in (24, 64)},
+        # Both of the generator's last block.
+        "modulated_upsample_gated_conv2d 48 to 24": OperatorCall(
+            modulated_upsample_gated_conv2d, (images(48, half), *filters(48, 48), *modulation), (0, 3, 4)
+        ),
+        "modulated_gated_conv2d 24": OperatorCall(
+            _with_residual, (images(24), *filters(48, 24), *modulation, images(24)), (0, 3, 4, 5)
+        ),
+        "modulated_gated_block 48 to 24": OperatorCall(
+            _block,
+            (images(48, half), *filters(48, 48), *modulation, *filters(48, 24), *second_modulation),
+            (0, 3, 4, 7, 8),
+        ),
+        # Both of the discriminator's first block.
+        "leaky_conv2d 24 to 48, strided": OperatorCall(_strided, (images(24), *filters(48, 24, 4))),
+        "leaky_conv2d 48, shortcut and pooling": OperatorCall(
+            _with_shortcut, (images(48, half), *filters(48, 48), *shortcut), (0, 3)
+        ),
     }
 
 
@@ -125,6 +127,12 @@ def _with_residual(
 ) -> Tensor:
     settings: dict[str, Any] = {"residual": residual, "gain": GAIN, "padding": 1, "impl": impl}
     return modulated_gated_conv2d(x, weight, bias, scale, shift, **settings)
+
+
+def _block(x: Tensor, *convolutions: Tensor, impl: str | None = None) -> Tensor:
+    """The generator's last one, with its leaky ReLU."""
+    pair = ModulatedConv(*convolutions[:4]), ModulatedConv(*convolutions[4:])
+    return modulated_gated_block(x, *pair, gain=GAIN, output_slope=0.2, impl=impl)
 
 
 def _strided(x: Tensor, weight: Tensor, bias: Tensor, impl: str | None = None) -> Tensor:

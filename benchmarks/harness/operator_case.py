@@ -77,7 +77,7 @@ def compare_operator(suite: Suite, case: OperatorCase) -> None:
     Raises:
         WrongResult: of ours.
     """
-    check = _Check(case, suite.device)
+    check = _Check(case, suite)
     ours, there = _dispatched(case, suite)
     check.add(OURS, case.op, "ours", ours)
     check.add(REFERENCE, case.definition)
@@ -91,7 +91,7 @@ def compare_operator(suite: Suite, case: OperatorCase) -> None:
         check.add(name, run)
     check.unavailable |= {form: why for form, why in there.items() if why is not None}
     for form in [form for form, why in there.items() if why is None and form not in (ours, REFERENCE)]:
-        check.add(form, _forced(case.op, form), "implementation", form)
+        check.add(form, in_form(case.op, form), "implementation", form)
     suite.compare(
         check.candidates,
         case.case,
@@ -110,8 +110,8 @@ def compare_operator(suite: Suite, case: OperatorCase) -> None:
 class _Check:
     """The candidates of a case that are right, their errors, and why others are not there."""
 
-    def __init__(self, case: OperatorCase, device: torch.device) -> None:
-        self._case, self._device, self._watch = case, device, Stopwatch(device)
+    def __init__(self, case: OperatorCase, suite: Suite) -> None:
+        self._case, self._suite = case, suite
         self._right = reference_results(case.definition, case.arguments, case.training, case.chunk, kinks=case.kinks)
         self.candidates: dict[str, Timed] = {}
         self.errors: dict[str, tuple[float, ...]] = {}
@@ -130,8 +130,8 @@ class _Check:
         pairs = zip(found, self._right, strict=True)
         self.errors[name] = tuple(rounded(relative_error(mine, exact)) for mine, (exact, _) in pairs)
         del found, pairs  # memory that this one would be charged with
-        memory = peak(lambda: results(run, case.arguments, case.training), self._device)
-        self.candidates[name] = Timed(_sampler(run, case, self._watch), role, form, memory)
+        memory = peak(lambda: results(run, case.arguments, case.training), self._suite.device)
+        self.candidates[name] = Timed(_sampler(run, case, self._suite.watch), role, form, memory)
 
 
 def reason(error: Exception) -> str:
@@ -147,7 +147,9 @@ def _dispatched(case: OperatorCase, suite: Suite) -> tuple[str, dict[str, str | 
     return name, forms(call)
 
 
-def _forced(op: Operator, form: str) -> Operator:
+def in_form(op: Operator, form: str) -> Operator:
+    """The operator with an implementation that is forced."""
+
     def run(*arguments: Any) -> Tensor:
         with forced(form):
             return op(*arguments)

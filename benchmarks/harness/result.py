@@ -38,8 +38,26 @@ class Quartiles(NamedTuple):
         return Quartiles(*(value / unit for value in self))
 
 
+class Checked:
+    """A part of the record whose numbers are above 0, and whose quartiles rise."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            _check(name, value)
+
+
+def _check(name: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _check(f"{name}.{key}", part)
+    elif isinstance(value, Quartiles) and not 0 < value.low <= value.median <= value.high < math.inf:
+        raise ValueError(f"{name} is {list(value)}; it has to be three rising numbers above 0")
+    elif isinstance(value, float) and not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value:g}; it has to be a number above 0")
+
+
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Checked):
     """One of the implementations that were timed.
 
     Attributes:
@@ -55,9 +73,6 @@ class Candidate:
     form: str = ""
     peak_bytes: int | None = None
     rounds: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_quartiles("milliseconds", self.milliseconds)
 
 
 @dataclass(frozen=True)
@@ -77,21 +92,18 @@ class Roofline:
     bound_by: Literal["memory", "compute"]
 
     def __post_init__(self) -> None:
-        _check_positive("milliseconds", self.milliseconds)
+        _check("milliseconds", self.milliseconds)
         if not (0 <= self.bytes < math.inf and 0 <= self.flops < math.inf):
             raise ValueError("bytes and flops have to be numbers of at least 0")
 
 
 @dataclass(frozen=True)
-class Series:
+class Series(Checked):
     """A point of a growth curve: name of the curve, its axis, and where on it."""
 
     name: str
     axis: str
     value: float
-
-    def __post_init__(self) -> None:
-        _check_positive("value", self.value)
 
 
 class Key(NamedTuple):
@@ -112,7 +124,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(Checked):
     """One thing that was timed, with all candidates of it.
 
     Attributes:
@@ -148,10 +160,7 @@ class Case:
                 raise ValueError(f"candidates.{name}.milliseconds.{self.part} is missing; it is the part compared")
             if name != OURS and self.part not in self.ratios.get(name, {}):
                 raise ValueError(f"ratios.{name}.{self.part} is missing; every candidate but ours has one")
-        for name, ratios in self.ratios.items():
-            _check_quartiles(f"ratios.{name}", ratios)
-        for unit, amount in self.work.items():
-            _check_positive(f"work.{unit}", amount)
+        super().__post_init__()
 
     @property
     def key(self) -> Key:
@@ -191,7 +200,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Device:
+class Device(Checked):
     """Where a run was measured.
 
     Attributes:
@@ -212,10 +221,7 @@ class Device:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.slug):
             raise ValueError(f"slug is {self.slug!r}; it names a folder: lower-case letters, digits and hyphens")
-        for dtype, rate in self.flops_per_second.items():
-            _check_positive(f"flops_per_second.{dtype}", rate)
-        if self.copy_bytes_per_second is not None:
-            _check_positive("copy_bytes_per_second", self.copy_bytes_per_second)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -274,14 +280,3 @@ def _without_defaults(part: Any) -> Any:
         return part
     defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(part)}
     return {name: _without_defaults(v) for name in defaults if (v := getattr(part, name)) != defaults[name]}
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value:g}; it has to be a number above 0")
-
-
-def _check_quartiles(name: str, by_part: Mapping[str, Quartiles]) -> None:
-    for part, (low, median, high) in by_part.items():
-        if not 0 < low <= median <= high < math.inf:
-            raise ValueError(f"{name}.{part} is {[low, median, high]}; it has to be three rising numbers above 0")

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 
 from benchmarks.harness.result import OURS, Candidate, Case, Device, Result
 from benchmarks.harness.roofline import Limits
-from benchmarks.harness.timing import Sampler, milliseconds, ratios, take_turns
+from benchmarks.harness.timing import Sampler, Stopwatch, milliseconds, ratios, take_turns
 from fastt2i import __version__
 from fastt2i.devices.capabilities import processor
 
@@ -26,10 +27,13 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Timed:
-    """A candidate to be timed; the other fields are those of `result.Candidate`."""
+    """A candidate to be timed; the other fields are those of `result.Candidate`.
+
+    role: by default the name tells, `ours` or an alternative.
+    """
 
     sample: Sampler
-    role: Any = "alternative"
+    role: Any = ""
     form: str = ""
     peak_bytes: int | None = None
 
@@ -56,14 +60,20 @@ class Suite:
     def on_cuda(self) -> bool:
         return self.device.type == "cuda"
 
+    @cached_property
+    def watch(self) -> Stopwatch:
+        """Of the device."""
+        return Stopwatch(self.device)
+
     def compare(self, candidates: Mapping[str, Timed], case: str, **described: Any) -> None:
         """Time the candidates in turns and record the case; `described`: its other fields, as of `result.Case`."""
+        roles = {name: timed.role or (OURS if name == OURS else "alternative") for name, timed in candidates.items()}
         taken = take_turns({name: timed.sample for name, timed in candidates.items()}, self.seconds)
         described = {"direction": "step", "case": f"{case}, fresh memory" if self.fresh_memory else case, **described}
         self.cases.append(
             Case(
                 candidates={
-                    name: Candidate(t.role, milliseconds(taken[name]), t.form, t.peak_bytes, len(taken[name]))
+                    name: Candidate(roles[name], milliseconds(taken[name]), t.form, t.peak_bytes, len(taken[name]))
                     for name, t in candidates.items()
                 },
                 ratios={name: ratios(taken[name], taken[OURS]) for name in candidates if name != OURS},

@@ -90,14 +90,14 @@ def _library() -> Path:
         made = Path(folder) / library.name
         command = [
             "g++",
+            str(SOURCE),
+            "-o",
+            str(made),
             "-shared",
             "-fPIC",
             "-O1",
             "-std=c++20",
             f"-I{home / 'include'}",
-            str(SOURCE),
-            "-o",
-            str(made),
         ]
         libraries = [f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{home / 'lib'}"]
         done = subprocess.run([*command, *libraries], capture_output=True, text=True)

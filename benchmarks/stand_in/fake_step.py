@@ -17,18 +17,9 @@ from fastt2i.engine.flat_parameters import flatten_parameters
 from fastt2i.engine.optim import make_player
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.step import StepInputs, TrainStep
-from fastt2i.presets import preset
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 M = TypeVar("M", bound=nn.Module)
-
-
-def configured(name: str, batch: int | None = None, precision: str = "bf16") -> Config:
-    """The preset with this batch size, its own by default, and this precision."""
-    config = preset(name)
-    changed = {"precision": precision, "batch_size": batch or config.train.batch_size}
-    config.train = dataclasses.replace(config.train, **changed)
-    return config
 
 
 def fake_step(config: Config, mode: FakeTensorMode) -> tuple[TrainStep, StepInputs]:

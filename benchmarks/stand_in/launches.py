@@ -6,7 +6,6 @@ Works with the stand-in, and where there is a GPU, whose driver then names the a
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -52,10 +51,17 @@ class Launch(NamedTuple):
         """The parameters that its code stores to."""
         return [name for name in self.kernel.arg_names if name in _flow(self.kernel).stored]
 
-    def compiled(self) -> Any:
-        """The program that Triton compiles for this call, for the device that there is or is stood in for."""
+    def compiled(self, architecture: int | None = None) -> Any:
+        """The program that Triton compiles for this call: for a compute capability (times ten) that need not be there,
+        or for the device that there is or is stood in for."""
         given = {name: _Pointer(a) if isinstance(a, Tensor) else a for name, a in self.arguments.items()}
-        return _run(self.kernel, **given, **self.options, grid=(1,), warmup=True)
+        before = driver._active
+        try:
+            if architecture is not None:
+                driver.set_active(_Driver(architecture))
+            return _run(self.kernel, **given, **self.options, grid=(1,), warmup=True)
+        finally:
+            driver._active = before
 
 
 class _Flow(NamedTuple):
@@ -135,21 +141,22 @@ _run = JITFunction.run
 
 
 @contextmanager
-def watched(see: Callable[[Launch], None]) -> Iterator[None]:
-    """Inside, every launch of a Triton kernel goes to `see` in place of the GPU."""
+def watched(see: Callable[[Launch], None], device_type: str = "cuda") -> Iterator[None]:
+    """Inside, every launch of a Triton kernel, with tensors of this device, goes to `see` in place of the GPU."""
 
     def launch(kernel: JITFunction, *positional: Any, grid: Any, warmup: bool, **options: Any) -> None:
-        named = inspect.signature(kernel.fn).bind_partial(
+        named = kernel.signature.bind_partial(
             *positional, **{name: options.pop(name) for name in list(options) if name in kernel.arg_names}
         )
         tensors = [a for a in named.arguments.values() if isinstance(a, Tensor)]
-        assert all(t.device.type == "cuda" for t in tensors), f"{kernel.fn.__name__} is given a tensor of the CPU"
+        others = {t.device.type for t in tensors} - {device_type}
+        assert not others, f"{kernel.fn.__name__} is given a tensor of {others}"
         see(Launch(kernel, named.arguments, options))
 
     JITFunction.run = launch
     try:
         if not is_real():
-            driver.set_active(_Driver())
+            driver.set_active(_Driver(90))
         yield
     finally:
         JITFunction.run = _run
@@ -160,11 +167,15 @@ class _Driver:
 
     utils = SimpleNamespace(get_device_properties=lambda index: {"max_shared_mem": SHARED_MEMORY})
 
+    def __init__(self, architecture: int) -> None:
+        self._architecture = architecture
+
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
+        return GPUTarget("cuda", self._architecture, 32)
 
     def get_current_device(self) -> int:
-        return 0
+        """By which a kernel tells its programs apart."""
+        return self._architecture
 
     def get_current_stream(self, device: int) -> int:
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections import Counter
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from fastt2i.data.dataset import Dataset, Split
 
+#: Bytes that a pixel takes while an image is cut, resized and written.
+PIXEL_BYTES = 10
 _TOLD = 20  # problems that are shown on the terminal
 
 
@@ -49,6 +52,7 @@ def _verify(arguments: Namespace) -> int:
     from fastt2i.data.tools.verify import verify
     from fastt2i.data.verify_report import report
     from fastt2i.files.atomic import replace_file
+    from fastt2i.files.io_errors import writing
 
     out: Path = arguments.out
     if out.is_dir() or not os.access(out.absolute().parent, os.W_OK):
@@ -59,10 +63,8 @@ def _verify(arguments: Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise
-    try:
+    with writing(out):
         replace_file(out, report(dataset, findings))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     for finding in findings[:_TOLD]:
         print(plain(f"{finding.where}: {finding.what}"), file=sys.stderr)
     kinds = Counter(finding.kind for finding in findings)
@@ -77,6 +79,7 @@ def _pack(arguments: Namespace) -> int:
     from fastt2i.data.tools.pack import pack
     from fastt2i.data.tools.pack_shards import pack_shards
 
+    _check_image_size(arguments)
     # A set is copied whole unless told otherwise; of the embedded one, what training may see.
     dataset = _open(arguments, arguments.split or ("train" if arguments.data == "shapes" else "all"))
     if arguments.limit is not None:
@@ -106,6 +109,19 @@ def _pack(arguments: Namespace) -> int:
         print(f"left out {len(problems)} in all", file=sys.stderr)
     print(f"wrote {arguments.out}; train on it with: python -m fastt2i.train --data {arguments.out}")
     return 0
+
+
+def _check_image_size(arguments: Namespace) -> None:
+    """Raise UserError where images would be too large to be read again, or for the memory that each process takes."""
+    from fastt2i.data.decode import MAX_PIXELS
+    from fastt2i.devices.free_memory import check_memory
+
+    size, processes = arguments.image_size or 0, max(1, arguments.workers)
+    if size > (largest := math.isqrt(MAX_PIXELS)):
+        raise UserError(f"--image-size is {size}; it must be {largest} or less, or the images would not be read again")
+    check_memory(
+        processes * size**2 * PIXEL_BYTES, f"images of {size} x {size} pixels in {processes} processes", "take fewer"
+    )
 
 
 def _open(arguments: Namespace, split: Split) -> Dataset:

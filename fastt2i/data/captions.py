@@ -14,6 +14,9 @@ MAX_CAPTION_FILE = 2**18  # bytes
 
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as `surrogateescape` keeps them
 
+# What stands in a table, or in the .txt that is made of one, for a missing value (as pandas and HF datasets read it).
+_MISSING = {"nan", "none", "null", "n/a", "#n/a", "<na>"}
+
 #: Columns and fields that are looked for, in this order, where the setting `data.text_column` names none.
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
 
@@ -87,14 +90,17 @@ def _utf16_order(content: bytes) -> str | None:
 
 
 def clean(texts: Iterable[str]) -> Iterator[str]:
-    """The texts that are no empty ones, white space collapsed, cut off at 2,000 characters, fit for a tokenizer."""
+    """The texts that are captions, white space collapsed, cut off at 2,000 characters, fit for a tokenizer.
+
+    No captions are empty texts, and what programs write for a missing value: `nan`, `None`, `null` and alike.
+    """
     for text in texts:
         text = _decode_escaped(text[: 2 * MAX_CAPTION]) or ""
         text = re.sub("[\ud800-\udfff]", "\ufffd", text)  # from JSON escapes; no tokenizer takes them
         text = separate_words(text)
         text = re.sub("[\0-\x1f\x7f-\x9f]", " ", text)  # a terminal would obey some of these
         text = " ".join(text.split())[:MAX_CAPTION].rstrip()
-        if text:
+        if text and text.lower() not in _MISSING:
             yield text
 
 

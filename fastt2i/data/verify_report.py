@@ -43,6 +43,11 @@ def report(dataset: Dataset, findings: Sequence[Finding]) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def is_report(start: bytes) -> bool:
+    """Whether a file that starts so may be such a report."""
+    return start.startswith(b'{"kind": ')
+
+
 def without_bad_images(dataset: Dataset, path: str) -> Dataset:
     """A dataset without the images that a report lists as bad, which become its problems.
 

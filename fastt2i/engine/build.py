@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 
 from fastt2i.config import Config
+from fastt2i.devices.allocator import keep_freed_memory
 from fastt2i.devices.selection import choose_device
 from fastt2i.engine.distributed.world import World
-from fastt2i.engine.execution.allocator import keep_freed_memory
 from fastt2i.engine.execution.gradient_cache import AccumulatedStep
 from fastt2i.engine.execution.step_runner import StepRunner
 from fastt2i.engine.execution.thread_count import choose_threads
 from fastt2i.engine.logging.run_directory import RunDirectory
 from fastt2i.engine.precision import Precision
 from fastt2i.engine.quarantine_log import QuarantineLog
+from fastt2i.engine.run_memory import check_run_memory
 from fastt2i.engine.saving import RunSaver
 from fastt2i.engine.schedule import StepSchedule
 from fastt2i.engine.scoring.run_evaluation import RunEvaluation
@@ -41,6 +42,7 @@ def build_trainer(config: Config, directory: RunDirectory, world: World | None =
     with world.raise_together():
         check_batch_sharing(config, world)
         device = choose_device(config.engine.device, world.local_rank if world.size > 1 else None)
+        check_run_memory(config, device, world.size)
         precision = Precision(config.train.precision, device)
         data = TrainingData(config, device, world)
         state = TrainingState(

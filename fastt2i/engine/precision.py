@@ -62,7 +62,8 @@ class Precision:
         """What the discriminator's gradient penalty is computed in: bf16 on a GPU, where it is asked for.
 
         Its gradient is then as exact as the other losses' (`tests/unit/engine/test_precision.py`). In fp16 the squares
-        of an image's gradient would need a scale of their own, and on a CPU float32 is what training was tried with.
+        of an image's gradient would need a scale of their own. On a CPU float32 is what training was tried with; in
+        bf16 torch's second derivatives are wrong on processors with AMX, of batches of 2, 4, ... 14 images.
         """
         if (self.name == "bf16" and self._device_type == "cuda") or not self.casts:
             return self

@@ -166,5 +166,5 @@ def _describe(index: Dataset, heldout: Dataset, captions: int) -> str:
         lines.append(f"  left out {len(index.problems)}:")
         lines += [f"    {problem.where}: {problem.what}" for problem in index.problems[:5]]
         if len(index.problems) > 5:
-            lines.append(f"    and {len(index.problems) - 5} more, listed in quarantine.jsonl")
+            lines.append(f"    and {len(index.problems) - 5} more, which a run lists in quarantine.jsonl")
     return "\n".join(lines)

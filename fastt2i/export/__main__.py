@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from fastt2i.cli import plain_warnings, run
+from fastt2i.cli import from_home, plain_warnings, run
 
 
 @dataclass(kw_only=True)
@@ -33,7 +33,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="fastt2i export")
+    arguments = from_home(tyro.cli(Arguments, args=argv, prog="fastt2i export"), "model")
     plain_warnings()
     from fastt2i.export import export_model
     from fastt2i.models.pretrained import load_pretrained

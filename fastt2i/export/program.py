@@ -20,6 +20,7 @@ from fastt2i.export.exported_networks import ImagesFromSentences, ImagesFromToke
 from fastt2i.export.file_formats import OnnxFile, Pt2File
 from fastt2i.export.int8 import quantize_weights
 from fastt2i.export.portable_tokenizer import portable_tokenizer
+from fastt2i.files.io_errors import writing
 from fastt2i.models.pretrained import PretrainedModel
 from fastt2i.text.encoder import TextEncoder
 
@@ -84,11 +85,9 @@ def export_model(model: PretrainedModel, path: str | Path, *, what: What = "whol
             "nothing was written"
         )
     facts = _facts(model, generator.noise_dim, what, int8, file.needs) | {"difference_from_pipeline": difference}
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file.write(path, facts, tokenizer)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return Exported(path=path, megabytes=path.stat().st_size / 1e6, facts=facts)
 
 

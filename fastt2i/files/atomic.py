@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows, which neither removes nor renames a file that is open
+    fcntl = None  # type: ignore[assignment]
 
 # How file systems say that they do not sync directories: SMB, VirtualBox, FUSE and WSL mounts among them.
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.EIO, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}
@@ -19,28 +27,85 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def write_file(path: Path, content: bytes, *, new: bool = False) -> None:
-    """Write a file and wait until the disk has it. Raises FileExistsError: it is to be new, and is there."""
-    with path.open("xb" if new else "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        _write(file, content)
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new one, never a part.
 
-    What has the temporary name already is removed and never written through: in a folder that came from elsewhere it
-    may be a link to any file.
+    Of several writers at once each has a temporary file of its own, and the last one's content stays. What killed ones
+    have left is removed and never written through: in a folder that came from elsewhere it may be a link to any file.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        write_file(temporary, content, new=True)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary, file = _own_temporary(path)
+    with file:
+        try:
+            _write(file, content)
+            if fcntl is None:
+                file.close()
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     sync_file(path.parent)
+
+
+def _own_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `path` that no other writer has: its lock, which ends with its process, tells that."""
+    marks = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
+    names = (path.with_name(f".{path.name}{mark}.tmp") for mark in marks)
+    while True:
+        name = next(names)
+        _remove_left_over(name)
+        try:
+            file = name.open("xb")
+        except FileExistsError:
+            continue
+        if _hold(file.fileno(), name):
+            _remove_left_over(next(names))
+            return name, file
+        file.close()
+
+
+def _remove_left_over(name: Path) -> None:
+    """Remove a temporary file that nobody is writing, or a link that has its name; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        try:
+            descriptor = os.open(name, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except FileNotFoundError:
+            return
+        except OSError:  # a link, or a file that may not be read
+            name.unlink()
+            return
+        try:
+            if _hold(descriptor, name):
+                name.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _hold(descriptor: int, name: Path) -> bool:
+    """Lock an open file; whether nobody else had, and it has its name still, which another writer may have taken from
+    it until then. Where there are no locks, nobody has."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    try:
+        return os.path.samestat(os.fstat(descriptor), name.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def write_output(path: Path, content: bytes) -> None:

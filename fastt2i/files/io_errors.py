@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from fastt2i.errors import UserError
 
@@ -23,6 +24,15 @@ _OF_THE_FILE = {
     errno.EOVERFLOW,
     errno.ENXIO,
 }
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises UserError where the block cannot write what people ask for, the file or folder `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class SystemIOError(UserError):

@@ -209,7 +209,9 @@ def load_inception(path: str | Path) -> tuple[InceptionV3, str]:
             weights = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
+    except pickle.UnpicklingError as error:  # torch's advice is to execute what the file holds
+        raise UserError(f"{path} holds no weights that can be read: it is no file of tensors alone") from error
+    except (RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
         what = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{path} holds no weights that can be read: {what}") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):

@@ -128,6 +128,11 @@ class Discriminator(nn.Module):
 
         with_regions: of how many of them, the first ones, regions are computed; of all by default.
         """
+        x, regions = self.trunk(images, with_regions)
+        return ImageFeatures(regions, *self.head(x))
+
+    def trunk(self, images: Tensor, with_regions: int | None = None) -> tuple[Tensor, Tensor]:
+        """Of images (N, 3, S, S) the last map, flat (N, C * 16), and the regions; arguments as of `encode`."""
         images = images.contiguous(memory_format=torch.channels_last)
         x, pooled = leaky_conv2d(images, self.stem.weight, self.stem.bias, padding=1, negative_slope=SLOPE, pool=True)
         smaller = dict(zip(self.grown_from, self.smaller_stems, strict=True))
@@ -137,11 +142,16 @@ class Discriminator(nn.Module):
                 x = x + F.leaky_relu(smaller[size](F.avg_pool2d(images, images.shape[-1] // size)), SLOPE)
                 pooled = F.avg_pool2d(x, 2)
             if k == self.region_block:
-                # Of all, x itself: the derivative even of a whole slice is a copy into zeros.
+                # Of all, x itself: the derivative even of a whole slice is a copy into zeros. Before the next block, or
+                # the sum of both gradients would take the layout of the regions' one, which is not channels-last.
                 some = x if with_regions in (None, len(x)) else x[:with_regions]
                 regions = self.regions(some).flatten(2).transpose(1, 2)
-        global_ = F.leaky_relu_(self.global_(x.flatten(1)), SLOPE)
-        return ImageFeatures(regions, global_, self.unconditional(global_).squeeze(1))
+        return x.flatten(1), regions
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `trunk`'s last map: the global feature (N, global_dim), and the part of the logit without text, (N,)."""
+        global_ = F.leaky_relu_(self.global_(x), SLOPE)
+        return global_, self.unconditional(global_).squeeze(1)
 
     def forward(self, images: Tensor, sentences: Tensor, keywords: Tensor) -> tuple[ImageFeatures, Tensor, Tensor]:
         """Features of images, and of texts in the images' spaces.

@@ -20,11 +20,13 @@ from fastt2i.models.noise import make_noise
 from fastt2i.models.whitening import Whitening
 from fastt2i.nn import GatedConv2d, UpsampleGatedConv2d
 from fastt2i.nn.few_channel_conv import FewChannelConv2d
-from fastt2i.nn.gated_conv import Modulation
+from fastt2i.ops import modulated_gated_block
+from fastt2i.ops.gated_block.functional import ModulatedConv
 from fastt2i.text.features import TextFeatures
 
 CODE_SIZE = 4
 ENCODER_WIDTH = 256
+SLOPE = 0.2
 
 
 class Generated(NamedTuple):
@@ -33,6 +35,13 @@ class Generated(NamedTuple):
 
     images: Tensor
     kl: Tensor | None
+
+
+class Latent(NamedTuple):
+    """What images are made of: code (B, C * 16), the 4x4 latent codes, and modulation (B, M), what `modulate` gives."""
+
+    code: Tensor
+    modulation: Tensor
 
 
 class GeneratorBlock(nn.Module):
@@ -52,14 +61,27 @@ class GeneratorBlock(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(
-        self, x: Tensor, scale: Tensor, residual_scale: Tensor, shift: Tensor, residual_shift: Tensor
+        self,
+        x: Tensor,
+        scale: Tensor,
+        residual_scale: Tensor,
+        shift: Tensor,
+        residual_shift: Tensor,
+        output_slope: float = 1.0,
     ) -> Tensor:
-        """x: (B, in_channels, H, W); the rest: (B, out_channels), what `modulate` gives for this block."""
-        x = self.upsample(x, Modulation(scale, shift))
-        return self.residual(x, Modulation(residual_scale, residual_shift, residual=x, gain=math.sqrt(0.5)))
+        """x: (B, in_channels, H, W); scales and shifts: (B, out_channels), what `modulate` gives for this block;
+        output_slope: of a leaky ReLU behind it, 1 for none."""
+        return modulated_gated_block(
+            x,
+            ModulatedConv(self.upsample.weight, self.upsample.bias, scale, shift),
+            ModulatedConv(self.residual.weight, self.residual.bias, residual_scale, residual_shift),
+            gain=math.sqrt(0.5),
+            activation=self.upsample.activation,
+            output_slope=output_slope,
+        )
 
 
-def modulate(layers: Sequence[nn.Linear], text: Tensor, is_scale: Tensor) -> list[tuple[Tensor, ...]]:
+def modulate(layers: Sequence[nn.Linear], text: Tensor, is_scale: Tensor) -> Tensor:
     """The scales and shifts of all blocks by one product; see `GeneratorBlock.modulation`.
 
     Args:
@@ -68,15 +90,13 @@ def modulate(layers: Sequence[nn.Linear], text: Tensor, is_scale: Tensor) -> lis
         is_scale: (features of all layers,) bool, which of them are scales.
 
     Returns:
-        for each block both scales and both shifts, (B, its channels).
+        (B, features of all layers): for one block after the other both scales and both shifts.
     """
     weight, bias = (torch.cat(parts) for parts in zip(*((layer.weight, layer.bias) for layer in layers), strict=True))
     modulation = F.linear(text, weight, bias)
     # Bounded: with factors that were not, features of an unseen combination of words grew from block to block, to
     # 4,500 where 16 is usual, and the image was noise.
-    modulation = torch.where(is_scale, 1 + modulation.tanh(), modulation)
-    parts = modulation.split([layer.out_features // 4 for layer in layers for _ in range(4)], dim=1)
-    return [parts[k : k + 4] for k in range(0, len(parts), 4)]
+    return torch.where(is_scale, 1 + modulation.tanh(), modulation)
 
 
 class Generator(nn.Module):
@@ -97,7 +117,7 @@ class Generator(nn.Module):
         widths = config.generator_channels
         self.encoder = nn.Sequential(
             nn.Linear(text_dim, ENCODER_WIDTH),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Linear(ENCODER_WIDTH, widths[0] * CODE_SIZE**2),
         )
         self.blocks = nn.ModuleList(
@@ -105,10 +125,11 @@ class Generator(nn.Module):
         )
         is_scale = [torch.arange(4 * width) < 2 * width for width in widths[1:]]
         self.register_buffer("_is_scale", torch.cat(is_scale), persistent=False)
-        self.decoder = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), FewChannelConv2d(widths[-1], 3, 3), nn.Tanh())
+        # The first is the last block's leaky ReLU, which the block computes; saved weights have their names by place.
+        self.decoder = nn.Sequential(nn.Identity(), FewChannelConv2d(widths[-1], 3, 3), nn.Tanh())
         self.grown_from = config.grown_from
         self.smaller_decoders = nn.ModuleList(
-            nn.Sequential(nn.LeakyReLU(0.2), FewChannelConv2d(widths[_level(size)], 3, 3)) for size in self.grown_from
+            nn.Sequential(nn.LeakyReLU(SLOPE), FewChannelConv2d(widths[_level(size)], 3, 3)) for size in self.grown_from
         )
 
     def fit(self, captions: TextFeatures) -> None:
@@ -127,24 +148,35 @@ class Generator(nn.Module):
             sentence: (B, sentence_dim) sentence features.
             noise: (B, noise_dim) standard normal noise.
         """
+        latent, kl = self.latent(sentence, noise)
+        return Generated(self.synthesize(latent), kl)
+
+    def latent(self, sentence: Tensor, noise: Tensor) -> tuple[Latent, Tensor | None]:
+        """What the images are made of, by products of features alone, and the KL term; arguments as of `forward`."""
         text, kl = self.noise(self.whitening(sentence), noise)
-        code = self.encoder(text).unflatten(1, (-1, CODE_SIZE, CODE_SIZE))
+        layers = cast(list[nn.Linear], [block.modulation for block in self.blocks])
+        return Latent(self.encoder(text), modulate(layers, text, self._is_scale)), kl
+
+    def synthesize(self, latent: Latent) -> Tensor:
+        """The images (B, 3, S, S), by convolutions."""
+        code = latent.code.unflatten(1, (-1, CODE_SIZE, CODE_SIZE))
         x = code.contiguous(memory_format=torch.channels_last)
         smaller = dict(zip(self.grown_from, self.smaller_decoders, strict=True))
         below = None
         layers = cast(list[nn.Linear], [block.modulation for block in self.blocks])
-        modulation = modulate(layers, text, self._is_scale)
-        for block, scales_and_shifts in zip(self.blocks, modulation, strict=True):
-            x = block(x, *scales_and_shifts)
+        modulation = latent.modulation.split([layer.out_features // 4 for layer in layers for _ in range(4)], dim=1)
+        for number, block in enumerate(self.blocks):
+            slope = SLOPE if number + 1 == len(self.blocks) else 1.0
+            x = block(x, *modulation[4 * number : 4 * number + 4], output_slope=slope)
             if below is not None:
                 below = F.interpolate(below, scale_factor=2, mode="nearest")
             if x.shape[-1] in smaller:
                 drawn = smaller[x.shape[-1]](x)
                 below = drawn if below is None else below + drawn
         if below is None:
-            return Generated(self.decoder(x), kl)
-        activation, convolution, tanh = self.decoder
-        return Generated(tanh(convolution(activation(x)) + below), kl)
+            return self.decoder(x)
+        _, convolution, tanh = self.decoder
+        return tanh(convolution(x) + below)
 
 
 def _level(size: int) -> int:

@@ -87,3 +87,21 @@ def make_noise(config: ModelConfig, sentence_dim: int) -> Noise:
 def unit_rms(x: Tensor) -> Tensor:
     """x (B, n) with each row divided by its root mean square."""
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def slerp(a: Tensor, b: Tensor, way: Tensor) -> Tensor:
+    """Points (F, d) on the great circle from a (d,) to b (d,) at shares `way` (F,); lengths change evenly."""
+    length = torch.lerp(a.norm(), b.norm(), way)[:, None]
+    angle = torch.acos((torch.dot(a, b) / (a.norm() * b.norm()).clamp(min=1e-12)).clamp(-1, 1))
+    if angle.sin() < 1e-4:  # the same direction, or opposite ones, between which no great circle is the shortest
+        return torch.lerp(a, b, way[:, None])
+    share = way[:, None]
+    direction = ((1 - share) * angle).sin() * a / a.norm() + (share * angle).sin() * b / b.norm()
+    return length * direction / angle.sin()
+
+
+def seeded_noise(seed: int, count: int, noise_dim: int, factor: float) -> Tensor:
+    """(count, noise_dim) times a factor, drawn on the CPU row by row: a row does not depend on how many there are."""
+    random = torch.Generator("cpu").manual_seed(seed)
+    rows = [torch.randn(noise_dim, generator=random, dtype=torch.float32, device="cpu") for _ in range(count)]
+    return torch.stack(rows) * factor

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastt2i.config import ModelConfig, TextConfig
 from fastt2i.errors import UserError
@@ -20,6 +20,7 @@ from fastt2i.files.tensors import load_tensors, save_tensors, tensors_digest
 from fastt2i.models.discriminator import Discriminator
 from fastt2i.models.generator import Generator
 from fastt2i.models.hub import find_model
+from fastt2i.models.size_limit import AtMost
 from fastt2i.sections import read_section
 from fastt2i.text.encoder import TextEncoder
 from fastt2i.text.keywords import load_stop_words
@@ -28,6 +29,9 @@ CONFIG_FILE = "config.json"
 #: The format that is written, and those that are read. Since 2 stop words are inside, and the language model's digest
 #: leaves out which version of transformers wrote it.
 FORMAT, READ_FORMATS = 2, (1, 2)
+
+#: Numbers that nobody notices in the memory.
+UNNOTICED = 2**24
 
 
 @dataclass(kw_only=True)
@@ -162,13 +166,9 @@ def load_pretrained(folder: str | Path, *, revision: str | None = None, offline:
             raise UserError(f"{path} has format {header['format']}; this version reads formats {formats}")
         if header["sha256"].get("config", digest := _config_digest(header)) != digest:
             raise ValueError("its values are not those whose SHA-256 was noted when it was saved")
-        model = _from_header(header, directory, str(path))
-        digests = {name: header["sha256"][name] for name in ("generator", "discriminator")}
+        return _from_header(header, directory, str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    for name, module in (("generator", model.generator), ("discriminator", model.discriminator)):
-        _load_weights(module, directory / f"{name}.safetensors", digests[name])
-    return model
 
 
 def _config_digest(header: Mapping[str, Any]) -> str:
@@ -179,34 +179,41 @@ def _config_digest(header: Mapping[str, Any]) -> str:
 
 
 def _from_header(header: dict[str, Any], directory: Path, where: str) -> PretrainedModel:
-    """The model before its weights are read."""
+    """The model that a `config.json` describes, with the weights beside it."""
     text = dict(header["text"])
     digest, sentence_dim = text.pop("sha256"), text.pop("sentence_dim")
     config, text_config = read_section(ModelConfig, header["model"], where), read_section(TextConfig, text, where)
     stop_words = header["stop_words"] if header["format"] >= 2 else load_stop_words(text_config.stop_words)
+    idf, facts = header["idf"], header["facts"]
+    files = [directory / f"{name}.safetensors" for name in ("generator", "discriminator")]
+    weights = [load_tensors(file, header["sha256"][file.stem]) for file in files]
+    numbers = sum(tensor.numel() for tensors in weights for tensor in tensors.values())
     # Not on the meta device: the first tensor there imports torch's compiler, which takes longer than drawing weights.
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+    # A layer of another shape is told by its name below; here only what would fill the memory before.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]), AtMost(numbers + UNNOTICED):
         generator = Generator(config, sentence_dim)
         discriminator = Discriminator(config, sentence_dim, sentence_dim)
+    for module, file, tensors in zip((generator, discriminator), files, weights, strict=True):
+        _take_weights(module, file, tensors)
     return PretrainedModel(
         config=config,
         text=text_config,
         text_digest=digest,
         stop_words=frozenset(stop_words),
         sentence_dim=sentence_dim,
-        idf=header["idf"],
+        idf=idf,
         generator=generator,
         discriminator=discriminator,
-        facts=header["facts"],
+        facts=facts,
         folder=directory,
         text_sample=header.get("text_sample", ()),
     )
 
 
-def _load_weights(module: nn.Module, path: Path, digest: str) -> None:
+def _take_weights(module: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
     """The file's tensors become the module's, in float32 and on the CPU whatever torch's defaults are."""
     try:
-        module.load_state_dict(load_tensors(path, digest), assign=True)
+        module.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise UserError(
             f"{path} does not fit the {CONFIG_FILE} beside it: {str(error).splitlines()[-1].strip()}"

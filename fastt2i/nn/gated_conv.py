@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +15,6 @@ from fastt2i.ops.checks import check_padding, check_pair, check_positive
 from fastt2i.ops.gate.checks import check_activation
 
 Pair = int | tuple[int, int]
-
-
-class Modulation(NamedTuple):
-    """What a gated convolution's output y becomes: gain * (residual + scale * y + shift).
-
-    scale, shift: (B, Cout); residual: (B, Cout, H', W'), or None; gain: a number.
-    """
-
-    scale: Tensor
-    shift: Tensor
-    residual: Tensor | None = None
-    gain: float = 1.0
 
 
 class Gate(nn.Module):
@@ -115,20 +102,19 @@ class GatedConv2d(nn.Module):
             if self.bias is not None:
                 nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
-        """The gated convolution of x; with a modulation, what `fastt2i.ops.modulated_gated_conv2d` makes of both."""
-        settings: dict[str, Any] = {
-            "stride": self.stride,
-            "padding": self.padding,
-            "dilation": self.dilation,
-            "groups": self.groups,
-            "activation": self.activation,
-            "negative_slope": self.negative_slope,
-            "impl": self.impl,
-        }
-        if modulation is None:
-            return ops.gated_conv2d(x, self.weight, self.bias, **settings)
-        return ops.modulated_gated_conv2d(x, self.weight, self.bias, **modulation._asdict(), **settings)
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.gated_conv2d(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            impl=self.impl,
+        )
 
     @classmethod
     def from_conv(
@@ -268,16 +254,15 @@ class UpsampleGatedConv2d(GatedConv2d):
             dtype=dtype,
         )
 
-    def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
-        """The same over the upsampling of x; see `fastt2i.ops.modulated_upsample_gated_conv2d` too."""
-        settings: dict[str, Any] = {
-            "activation": self.activation,
-            "negative_slope": self.negative_slope,
-            "impl": self.impl,
-        }
-        if modulation is None:
-            return ops.upsample_gated_conv2d(x, self.weight, self.bias, **settings)
-        return ops.modulated_upsample_gated_conv2d(x, self.weight, self.bias, **modulation._asdict(), **settings)
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.upsample_gated_conv2d(
+            x,
+            self.weight,
+            self.bias,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            impl=self.impl,
+        )
 
     @classmethod
     def _like(

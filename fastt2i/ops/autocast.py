@@ -32,11 +32,12 @@ def promote_for_autocast(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:
-    """No autocast inside; on a device that has none, such as `meta`, nothing."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    """No autocast inside."""
+    return torch.autocast(device.type, enabled=False) if _is_enabled(device.type) else nullcontext()
 
 
 def _is_enabled(device_type: str) -> bool:
+    # A device such as `meta` has no autocast.
     return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 

@@ -88,6 +88,16 @@ def check_device(op: str, first: Tensor, **tensors: Tensor) -> None:
             )
 
 
+def check_constants(op: str, impl: str | None, **numbers: float) -> None:
+    """No number is a tensor that requires a gradient: kernels take numbers, and would leave it out without a word."""
+    for name, number in numbers.items():
+        if isinstance(number, Tensor) and number.requires_grad and impl != "reference":
+            raise TypeError(
+                f"{op}: {name} is a tensor that requires a gradient; it must be a number, or impl 'reference', which "
+                "differentiates by it"
+            )
+
+
 def check_positive(op: str, **numbers: float) -> None:
     """All numbers are positive and finite."""
     for name, number in numbers.items():

@@ -38,11 +38,16 @@ def _upsample_gated_conv2d(x: Any, weight: Any, *_: Any, **__: Any) -> int:
     return 2 * 16 * batch * height * width * channels * weight[0]  # four 2x2 kernels, at every pixel of x
 
 
+def _gated_block(pre: Any, bias: Any, scale: Any, shift: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return _gated_conv2d(pre, weight, out_shape=out_shape)
+
+
 def _register() -> None:
     ops = torch.ops.fastt2i
     register_flop_formula(ops.region_keyword_blocks)(_scores)
     register_flop_formula(ops.region_keyword_blocks_backward)(_scores_backward)
     if INSTALLED:
+        import fastt2i.ops.gated_block.triton_ops
         import fastt2i.ops.gated_conv.triton_ops
         import fastt2i.ops.leaky_conv.triton_ops
         import fastt2i.ops.modulated_gated_conv.triton_ops
@@ -50,6 +55,7 @@ def _register() -> None:
 
         register_flop_formula(ops.region_keyword)(_scores)
         register_flop_formula(ops.region_keyword_backward)(_scores_backward)
+        register_flop_formula(ops.gated_block)(_gated_block)
         register_flop_formula(ops.gated_conv2d)(_gated_conv2d)
         register_flop_formula(ops.upsample_gated_conv2d)(_upsample_gated_conv2d)
 

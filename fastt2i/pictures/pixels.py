@@ -11,6 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from fastt2i.errors import UserError
+from fastt2i.pictures.formats import FORMATS, check_suffix
+
 
 def to_signed(images: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) → float32 (B, 3, H, W) in [-1, 1], channels-last in memory."""
@@ -42,6 +45,21 @@ def png(image: Image.Image) -> bytes:
         if isinstance(name, str) and isinstance(value, str):
             texts.add_itxt(name, value.encode("utf-8", "replace").decode())
     image.save(buffer, "png", pnginfo=texts)
+    return buffer.getvalue()
+
+
+def encoded(image: Image.Image, suffix: str) -> bytes:
+    """The content of a file that ends so. Raises UserError: in none of FORMATS, or it does not hold so many pixels."""
+    check_suffix(suffix)
+    if suffix == ".png":
+        return png(image)
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, FORMATS[suffix])
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"a picture of {image.width} x {image.height} pixels is no {suffix} ({error}); name a .png, or a folder"
+        ) from error
     return buffer.getvalue()
 
 

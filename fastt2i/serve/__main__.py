@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from fastt2i.cli import plain_warnings, run
+from fastt2i.cli import from_home, plain_warnings, run
 from fastt2i.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,10 +55,14 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="fastt2i serve")
+    arguments = from_home(tyro.cli(Arguments, args=argv, prog="fastt2i serve"), "model")
     for name in ("max_num", "max_candidates", "max_waiting"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be 1 or more")
+    if arguments.max_num > arguments.max_candidates:
+        raise UserError(
+            f"--max-num is {arguments.max_num}; it must be --max-candidates, {arguments.max_candidates}, or less"
+        )
     plain_warnings()
     try:
         import uvicorn  # noqa: F401
@@ -94,6 +98,7 @@ def _load(arguments: Arguments) -> tuple[FastAPI, Batcher]:
         revision=arguments.revision,
         offline=arguments.offline,
     )
+    pipeline.check_memory(arguments.max_candidates)
     limits = Limits(num=arguments.max_num, candidates=arguments.max_candidates, waiting=arguments.max_waiting)
     facts = pipeline.model.facts
     examples = arguments.example or facts.get("example_prompts", [])

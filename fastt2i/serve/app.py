@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parent / "assets"
 PAGES = {"/": "page.html", "/docs": "docs.html"}
 FILES = ("page.js", "docs.js", "style.css")
+READING = ["GET", "HEAD"]
 #: The page runs its own script and shows its own pictures; nothing comes from elsewhere.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -91,6 +92,7 @@ def make_app(
         """The model: its card, the limits, a gallery."""
         return about
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> Health:
         """Whether the server answers."""
@@ -106,6 +108,8 @@ def make_app(
             raise HTTPException(
                 503, "too many requests are waiting; try again in a moment", {"Retry-After": "1"}
             ) from None
+        except UserError as error:  # memory that was free at the start is not any more
+            raise HTTPException(503, str(error), {"Retry-After": "5"}) from None
         except Stopping:
             raise HTTPException(503, "the server is stopping", {"Retry-After": "5"}) from None
         return await run_in_threadpool(_answer, pipeline, drawing, body.attention)
@@ -170,7 +174,7 @@ def _about(pipeline: TextToImagePipeline, limits: Limits, name: str, prompts: Se
 
 def _add_pages(app: FastAPI) -> None:
     def add(path: str, file: str) -> None:
-        @app.get(path, include_in_schema=False)
+        @app.api_route(path, methods=READING, include_in_schema=False)
         async def page() -> FileResponse:
             return FileResponse(ASSETS / file, headers=HEADERS)
 
@@ -202,10 +206,12 @@ def _sentence(error: RequestValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:] if not isinstance(part, int))
     message = first["msg"][:1].lower() + first["msg"][1:]
+    if first["loc"] == ("body",):  # also where another type is declared, as curl does by itself
+        return "the body is no JSON object, or it lacks the header Content-Type: application/json"
     if first["type"] == "json_invalid":
         return f"the body is not JSON: {first['ctx']['error']}"
-    if first["type"] == "missing" and where:
+    if first["type"] == "missing":
         return f"{where} is missing"
     if first["type"] == "extra_forbidden":
         return f"there is no field {where}; there are {', '.join(GenerateBody.model_fields)}"
-    return f"{where or 'the body'}: {message}"
+    return f"{where}: {message}"

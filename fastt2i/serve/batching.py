@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from fastt2i.devices.allocator import give_back_freed_memory
 from fastt2i.pipeline import Drawing, Request, TextToImagePipeline
+
+#: Seconds of drawing after which memory that is free goes back to the system.
+GIVE_BACK_EVERY = 5.0
 
 
 class QueueFull(Exception):
@@ -79,6 +83,7 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
+        given_back = time.monotonic()
         while batch := self._next():
             late = self._deadline is not None and time.monotonic() > self._deadline
             try:
@@ -87,6 +92,9 @@ class Batcher:
                 _answer(batch, self._pipeline.draw([each.request for each in batch], scores=True))
             except Exception as error:  # it is for those who asked; the server goes on
                 _answer(batch, [error] * len(batch))
+            if time.monotonic() > given_back + GIVE_BACK_EVERY:
+                give_back_freed_memory()
+                given_back = time.monotonic()
 
     def _next(self) -> list[_Waiting]:
         """What fits into a pass, one request at least; nothing once all is done."""

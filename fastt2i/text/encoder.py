@@ -126,9 +126,10 @@ class TextEncoder:
         # Captions of like length share a batch, so that little is spent on padding.
         by_length = sorted(range(len(captions)), key=lambda place: len(captions[place]))
         captions = _readable(captions)
-        for start in range(0, len(captions), BATCH_SIZE):
-            places = by_length[start : start + BATCH_SIZE]
-            self._encode([captions[p] for p in places], places, features)
+        with torch.autocast(self.device.type, enabled=False):  # that of a host program
+            for start in range(0, len(captions), BATCH_SIZE):
+                places = by_length[start : start + BATCH_SIZE]
+                self._encode([captions[p] for p in places], places, features)
         return features
 
     def _encode(self, captions: list[str], places: list[int], into: TextFeatures) -> None:

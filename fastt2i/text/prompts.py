@@ -9,14 +9,14 @@ from fastt2i.errors import UserError
 
 
 def read_prompts(path: Path) -> Iterator[str]:
-    """The prompts of a file, one a line; empty lines are passed over.
+    """The prompts of a file, one a line; empty lines and a byte order mark are passed over.
 
     Raises:
         UserError: the file cannot be read, is no text, or has no prompt.
     """
     found = False
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for line in file:
                 if line.strip():
                     found = True

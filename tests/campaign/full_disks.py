@@ -1,6 +1,6 @@
 """Disks that are full at any write: a small tmpfs, in which everything is that a program writes.
 
-Where no file system can be mounted, as without root, the part says so and tries nothing.
+Where no file system can be mounted, as without root, the part is skipped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from tests.campaign.parts import Outcome, Part
+from tests.campaign.parts import Outcome, Part, Skipped
 from tests.campaign.processes import Fault, run
 from tests.campaign.works import Files, Inputs, all_works
 
@@ -26,7 +26,8 @@ class FullDisks(Part):
         self._disk, self._log = folder / "disk", folder / "output.txt"
         self._disk.mkdir()
         inputs = Inputs.make(folder / "inputs")
-        self._mount("mount", "-t", "tmpfs", "-o", _options(*ROOMY), "campaign")
+        if problem := self._mount("mount", "-t", "tmpfs", "-o", _options(*ROOMY), "campaign"):
+            raise Skipped(f"no file system can be mounted, which needs root ({problem})")
         self._works = all_works(self._disk, inputs)
         self._whole: dict[str, Files] = {}
         self._used: dict[str, tuple[int, int]] = {}
@@ -66,12 +67,13 @@ class FullDisks(Part):
         return Outcome(1, Counter({what: 1}))
 
     def _resize(self, size: str, files: str) -> None:
-        self._mount("mount", "-o", f"remount,{_options(size, files)}")
+        if problem := self._mount("mount", "-o", f"remount,{_options(size, files)}"):
+            raise Fault(f"the file system cannot be resized: {problem}")
 
-    def _mount(self, *command: str) -> None:
+    def _mount(self, *command: str) -> str:
+        """Run a command on the folder of the disk; why it failed, in a line, empty where it did not."""
         done = subprocess.run([*command, str(self._disk)], capture_output=True, text=True)
-        if done.returncode:
-            raise Fault(f"no file system can be mounted here, so that nothing is tried: {done.stderr.strip()}")
+        return (" ".join(done.stderr.split()) or f"status {done.returncode}") if done.returncode else ""
 
 
 def _options(size: str, files: str) -> str:

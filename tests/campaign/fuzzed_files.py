@@ -6,6 +6,7 @@ end; what is opened beyond the folder of the files, an interpreter's hook sees.
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import random
@@ -24,12 +25,13 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
+from fastt2i.devices.allocator import give_back_freed_memory
 from fastt2i.errors import UserError
 from tests.campaign.parts import Outcome, Part
 from tests.campaign.processes import Fault, Process
 from tests.layouts import shown
 
-#: Bounds of one input: processor's seconds, seconds, bytes of memory beyond what the process had.
+#: Bounds of one input: processor's seconds, seconds, bytes of memory beyond what the process had before.
 CPU_SECONDS, SECONDS, MEMORY = 10.0, 120.0, 2**29
 #: Bytes of addresses beyond which a process gets no memory at all, so that no other one has to suffer.
 ADDRESSES = 2**32
@@ -85,13 +87,16 @@ class FuzzedFiles(Part):
         watch = Watch([case / "given", self._folder / "inputs", cache])
         secret = shown(7, "PNG")
         resource.setrlimit(resource.RLIMIT_AS, (_addresses() + ADDRESSES, resource.RLIM_INFINITY))
-        before = _resident()
+        gc.collect()  # what the parent has left must not be freed while an input takes memory
 
         def attempt(value: Any) -> None:
             shutil.rmtree(case, ignore_errors=True)
             (case / "given").mkdir(parents=True)
             (case / "secret.png").write_bytes(secret)
             self._counts[0] += 1
+            give_back_freed_memory()  # else this input would take what others have left, unseen
+            Path("/proc/self/clear_refs").write_text("5")  # the greatest resident memory is counted from here
+            before = _resident()
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             try:
@@ -159,6 +164,7 @@ class Watch:
 
 
 def _resident() -> int:
+    """The greatest resident memory, bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -16,6 +16,10 @@ from tqdm import tqdm
 from tests.campaign.processes import Fault
 
 
+class Skipped(Exception):
+    """A part cannot be tried on this machine; the message says why."""
+
+
 @dataclass
 class Outcome:
     """What a trial has shown."""
@@ -45,7 +49,12 @@ class Part(ABC):
 
     @abstractmethod
     def prepare(self, folder: Path) -> None:
-        """Make what the trials start from in a folder. Raises Fault: what nothing disturbs fails already."""
+        """Make what the trials start from in a folder.
+
+        Raises:
+            Fault: what nothing disturbs fails already.
+            Skipped: this machine has not what the part needs.
+        """
 
     @abstractmethod
     def trial(self, number: int, moments: random.Random) -> Outcome:
@@ -75,6 +84,8 @@ class Result:
     seconds: float = 0.0
     kinds: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    skipped: str = ""
+    """Why nothing was tried; empty where something was."""
 
 
 def run_part(
@@ -99,6 +110,9 @@ def run_part(
             bar.set_postfix(failures=len(result.failures))
             if only_trial is not None:
                 break
+    except Skipped as skipped:
+        result.skipped = str(skipped)
+        bar.write(f"{part.name} is skipped: {skipped}")
     except Fault as fault:
         result.failures.append(Failure(-1, f"before the first trial: {fault}"))
     finally:

@@ -46,9 +46,10 @@ def table(results: Sequence[Result], seed: int, minutes: float, machine: str) ->
         "|---|---|---|---|---|---|",
     ]
     for result in results:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(result.kinds.items()))
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in sorted(result.kinds.items()))
+        happened = f"skipped: {result.skipped}" if result.skipped else counts
         numbers = f"{result.tried:,} | {result.planned:,} | {result.trials:,} | {len(result.failures)}"
-        lines.append(f"| {result.part} ({result.unit}s) | {numbers} | {kinds} |")
+        lines.append(f"| {result.part} ({result.unit}s) | {numbers} | {happened} |")
     failures = [(result, failure) for result in results for failure in result.failures]
     for result, failure in failures:
         again = command(result, failure.trial, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Callable
@@ -13,13 +14,15 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from fastt2i.devices.allocator import keep_freed_memory
 from fastt2i.errors import UserError
 from tests.campaign import fuzzed_files, report
 from tests.campaign.bit_flips import damage
+from tests.campaign.full_disks import FullDisks
 from tests.campaign.fuzzed_files import FuzzedFiles, Target
 from tests.campaign.parts import Outcome, Part, run_part
 from tests.campaign.processes import Fault, Process, run
-from tests.campaign.works import Work, assert_finite, files_below
+from tests.campaign.works import Inputs, Work, assert_finite, files_below
 
 pytestmark = pytest.mark.quick
 
@@ -50,6 +53,22 @@ def test_a_failure_is_reported_with_what_makes_it_again(tmp_path: Path) -> None:
     assert part["survived"] == 4 and part["failures"][0]["again"] == command
     run_part(again, tmp_path, tmp_path / "failures", seed=7, seconds=60, only_trial=2)
     assert again.drawn == [first.drawn[2]]
+
+
+def test_a_part_that_cannot_be_tried_here_is_skipped_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mount").write_text("#!/bin/sh\necho 'mount: only root\n  may do that' >&2; exit 1\n")
+    (tmp_path / "bin" / "mount").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
+    monkeypatch.setattr(Inputs, "make", lambda folder: None)  # they are not needed
+    (tmp_path / "disks").mkdir()
+    result = run_part(FullDisks(), tmp_path / "disks", tmp_path / "failures", seed=7, seconds=60)
+    why = "no file system can be mounted, which needs root (mount: only root may do that)"
+    assert (result.tried, result.trials, result.failures, result.skipped) == (0, 0, [], why)
+    assert f"disks is skipped: {why}\n" in capsys.readouterr().out
+    assert f"| disks (full disks) | 0 | 150 | 0 | 0 | skipped: {why} |" in report.write(tmp_path, [result], 7, 1)
 
 
 def test_how_a_job_ends(tmp_path: Path) -> None:
@@ -142,6 +161,21 @@ def test_readers_that_break_a_promise(
     with pytest.raises(Fault, match=rf"(?s)planted, input \d+, kept in .*{sentence}"):
         part.trial(0, random.Random(0))
     assert (tmp_path / "failures" / "0-planted" / "secret.png").is_file()
+
+
+def test_memory_that_an_input_takes_is_seen_beside_memory_that_was_freed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzzed_files, "MEMORY", 2**27)
+    keep_freed_memory()  # as a training in this process does
+    garbage: list[object] = [torch.ones(2**27)]
+    garbage.append(garbage)  # a circle, which lives until the next collection
+    part = FuzzedFiles([Target("planted", 10, st.integers(), _large)])
+    part.failures = tmp_path / "failures"
+    part.prepare(tmp_path)
+    del garbage
+    with pytest.raises(Fault, match="it has taken [0-9]+ MiB"):
+        part.trial(0, random.Random(0))
 
 
 def test_readers_that_refuse_and_read_are_counted(tmp_path: Path) -> None:

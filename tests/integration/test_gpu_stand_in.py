@@ -27,4 +27,9 @@ def test_some_presets() -> None:
 
 
 def test_all_presets() -> None:
-    run_there("not quick")
+    run_there("not quick and not slow")
+
+
+@pytest.mark.slow
+def test_all_precisions_of_all_presets() -> None:
+    run_there("slow")

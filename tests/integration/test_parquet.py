@@ -75,7 +75,7 @@ def test_large_row_groups_are_warned_of(table: Path, monkeypatch: pytest.MonkeyP
         parquet_dataset(str(table))
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
 def test_a_plain_column_of_bytes_and_one_caption(
     tmp_path: Path, image_of: ImageOf, numbers_in: Numbers, kind: pa.DataType
 ) -> None:

@@ -24,6 +24,7 @@ ONE_SHAPE = [
     "test_contrastive_loss_kernel.py::test_values_and_derivatives[classes-33]",
     "test_transposed_weight_kernel.py::test_kernels_and_their_gradient[size2-nchw-dtype2]",
     "test_modulated_gate_kernel.py::test_second_derivatives[True-silu]",
+    "test_gated_block_kernel.py::test_second_derivatives[0.2-silu]",
     "test_leaky_shortcut_kernel.py::test_second_derivatives[True-True]",
     "test_region_keyword_kernel.py::test_scores_and_gradients[shape1-dtype1-xmc]",
     "test_region_keyword_kernel.py::test_scores_and_gradients[shape1-dtype1-damsm]",

@@ -16,7 +16,7 @@ from fastt2i.ops import gate
 
 FAR = 2**30
 #: It takes any number of channels.
-TILE = next(config for config in CONFIGS if config.any_channels)
+TILE = next(config for config in CONFIGS if config.any_layout)
 
 
 def far_apart(x: Tensor, dim: int) -> Tensor:
@@ -81,16 +81,19 @@ def test_the_gate_of_more_positions_than_32_bits_count(device: torch.device) -> 
     assert torch.equal(y, gate(pre, activation="silu", impl="triton"))
 
 
-def test_a_convolution_to_more_positions_than_32_bits_count(device: torch.device) -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_convolution_to_more_positions_than_32_bits_count(channels_last: bool, device: torch.device) -> None:
     batch, channels, side = 2**20, 2, 2**6
     x, weight = draw(1, 3, side, side, device=device), draw(2 * channels, 3, 1, 1, device=device, seed=1)
     y = torch.full((1, channels, side, side), torch.nan, dtype=x.dtype, device=device)
+    if channels_last:
+        x, y = (image.to(memory_format=torch.channels_last) for image in (x, y))
     constants = dict.fromkeys(("STRIDE_H", "STRIDE_W", "DILATION_H", "DILATION_W", "KERNEL_H", "KERNEL_W", "PHASES"), 1)
-    constants |= dict.fromkeys(("PAD_H", "PAD_W"), 0)
+    constants |= dict.fromkeys(("PAD_H", "PAD_W"), 0) | {"IN_CHANNELS": 3, "CHANNELS": channels, "ROWS": channels_last}
     constants |= dict.fromkeys(("BIASED", "KEEP_PRE", "WIDE", "WIDEN"), False)
     conv_kernels.forward_kernel[(1, 1, 1)](
-        x, conv_kernels.pack(weight[None]), x, y, y, batch, 3, side, side, channels, side, side,
-        *x.stride(), *y.stride(), *y.stride(), **constants,
+        x, conv_kernels.pack(weight[None]), x, y, y, batch, side, side, side, side, 1,
+        *([0] * 12 if channels_last else [*x.stride(), *y.stride(), *y.stride()]), **constants,
         ACTIVATION="silu", NEGATIVE_SLOPE=0.2, PRECISION="ieee",
         BLOCK_P=TILE.positions, BLOCK_C=TILE.channels, BLOCK_K=TILE.depth, num_warps=TILE.num_warps,
     )  # fmt: skip

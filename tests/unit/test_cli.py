@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import fastt2i
 from fastt2i import cli
@@ -35,11 +38,46 @@ def test_what_a_name_holds_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureF
     assert capsys.readouterr().err == "fastt2i: error: a\\x1b]0;title\\x07b\\nc\\u202e \\udcff é 日\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "an allocation failed"),
+        (MemoryError("Unable to allocate 7 TiB"), "Unable to allocate 7 TiB"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 64 bytes\nframe 1"),
+            "DefaultCPUAllocator: .*64 bytes",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), "CUDA out of memory. Tried 2 GiB"),
+    ],
+)
+def test_memory_that_is_used_up_is_one_line(error: Exception, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends(error) == 2
+    assert re.fullmatch(
+        f"fastt2i: error: there is not enough memory: {told}; ask for less at once\n", capsys.readouterr().err
+    )
+    with pytest.raises(RuntimeError, match="another"):
+        ends(RuntimeError("another"))
+
+
 def test_other_ends() -> None:
     assert ends(KeyboardInterrupt()) == 130
     assert cli.run(lambda: None) == 0 and cli.run(lambda: 143) == 143
     with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback
         ends(ZeroDivisionError())
+
+
+def test_outputs_that_were_closed_before_the_start_take_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.run(lambda: print("a line") or sys.stderr.isatty()) == 0
+
+
+def test_home_is_known_in_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = argparse.Namespace(out=Path("~/a~b"), data="~/a::b::~/c", prompt="~/a", json=None)
+    found = cli.from_home(given, "data")
+    assert (found.out, found.json) == (tmp_path / "a~b", None)
+    assert (found.data, found.prompt) == (f"{tmp_path}/a::b::{tmp_path}/c", "~/a")
 
 
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,8 +50,10 @@ def test_a_bad_value_is_one_sentence(section: type, values: dict[str, object], s
     [
         ("train: [", "f.yaml is not valid YAML"),
         ("- 1", "f.yaml is not a configuration"),
-        ("training: {}", "unknown section training; there are data, text"),
-        ("train: {stepz: 3}", "f.yaml: train has no field stepz"),
+        ("training: {}", "unknown section 'training'; there are data, text"),
+        ("train: {stepz: 3}", "f.yaml: train has no field 'stepz'"),
+        ('{"train\\n": {}}', r"unknown section 'train\\n'; there"),
+        ('train: {"st\\neps": 3}', r"f.yaml: train has no field 'st\\neps'"),
         ("train: {steps: 0}", "f.yaml: train: train.steps is 0; it must be 1 or more"),
     ],
 )

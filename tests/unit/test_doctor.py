@@ -23,7 +23,10 @@ def test_it_names_every_implementation_with_its_reason() -> None:
     operators = doctor.examine()["operators on cpu"]
     convolutions = {"gated_conv2d", "upsample_gated_conv2d"}
     modulated = {f"modulated_{name}" for name in convolutions}
-    assert set(operators) == {"gate", "leaky_conv2d", "region_keyword_scores"} | convolutions | modulated
+    assert (
+        set(operators)
+        == {"gate", "leaky_conv2d", "modulated_gated_block", "region_keyword_scores"} | convolutions | modulated
+    )
     for found in operators.values():
         assert found["reference"] == "would run"
         assert found["triton"].startswith("cannot run: ")

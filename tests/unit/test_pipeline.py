@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import pickle
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -36,17 +38,30 @@ def pixels(images: list[Image.Image]) -> np.ndarray:
 
 def test_an_image_has_its_noise_whatever_their_number(pipeline: TextToImagePipeline) -> None:
     few, many = (pixels(pipeline(PROMPTS[0], seed=3, num=num)) for num in (2, 5))
-    assert np.abs(few - many[:2]).max() <= 1 < np.abs(few[0] - few[1]).max()
+    assert np.array_equal(few, many[:2]) and np.abs(few[0] - few[1]).max() > 1
 
 
 def test_32_images_take_one_pass(pipeline: TextToImagePipeline) -> None:
     sizes = []
-    hook = pipeline.model.generator.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    first_block = pipeline.model.generator.blocks[0]
+    hook = first_block.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     try:
         assert len(pipeline(PROMPTS, num=16)) == 32
     finally:
         hook.remove()
     assert sizes == [32]
+
+
+def test_more_images_than_memory_holds_are_refused_before_anything_is_drawn(pipeline: TextToImagePipeline) -> None:
+    for draw in (
+        lambda: pipeline("a red circle", num=10**9),
+        lambda: pipeline("a red circle", best_of=10**9),
+        lambda: pipeline.interpolate("a red circle", "a blue circle", 10**9),
+    ):
+        with pytest.raises(
+            UserError, match=r"^1000000000 images of 32 px at once would take .* GiB .*; ask for fewer$"
+        ):
+            draw()
 
 
 def test_truncation_scales_the_noise(pipeline: TextToImagePipeline) -> None:
@@ -64,7 +79,7 @@ def test_the_best_of_several_are_those_of_the_highest_logits(pipeline: TextToIma
         logits = discriminator.encode(drawn.images).logits(sentence)
     order = logits.argsort(descending=True)[:3].tolist()
     assert [int(image.info["number"]) for image in best] == order
-    assert np.abs(pixels(best) - pixels([candidates[n] for n in order])).max() <= 1
+    assert np.array_equal(pixels(best), pixels([candidates[n] for n in order]))
     assert [float(image.info["score"]) for image in best] == pytest.approx(logits[order].tolist(), abs=1e-3)
 
 
@@ -83,7 +98,7 @@ def test_a_negative_prompt_takes_its_match_off(pipeline: TextToImagePipeline) ->
 def test_the_way_between_prompts_begins_and_ends_at_them(pipeline: TextToImagePipeline) -> None:
     frames = pixels(pipeline.interpolate(*PROMPTS, 5, seed=2))
     ends = pixels(pipeline(PROMPTS, seed=2))
-    assert np.abs(frames[[0, -1]] - ends).max() <= 1
+    assert np.array_equal(frames[[0, -1]], ends)
     steps = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3))
     assert steps.min() > 0 and steps.max() < np.abs(ends[0] - ends[1]).mean()
     seeds = pixels(pipeline.interpolate(PROMPTS[0], PROMPTS[0], 3, seed=2, seed_b=9))
@@ -91,13 +106,17 @@ def test_the_way_between_prompts_begins_and_ends_at_them(pipeline: TextToImagePi
     assert np.abs(seeds[2] - pixels(pipeline(PROMPTS[0], seed=9))[0]).max() <= 1
 
 
-def test_features_between_prompts_keep_their_length(pipeline: TextToImagePipeline) -> None:
+def test_features_between_prompts_keep_their_length(
+    pipeline: TextToImagePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[torch.Tensor] = []
-    hook = pipeline.model.generator.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    try:
-        pipeline.interpolate(*PROMPTS, 7)
-    finally:
-        hook.remove()
+
+    def generate(sentences: torch.Tensor, noise: torch.Tensor, batch_size: int) -> torch.Tensor:
+        seen.append(sentences)
+        return torch.zeros(7, 3, 8, 8)
+
+    monkeypatch.setattr(pipeline, "_generate", generate)
+    pipeline.interpolate(*PROMPTS, 7)
     torch.testing.assert_close(seen[0].norm(dim=1), torch.full((7,), 4.0))
 
 
@@ -110,18 +129,19 @@ def test_attention_sums_to_one_over_the_image(pipeline: TextToImagePipeline) -> 
 
 def test_a_prompt_that_is_asked_for_again_is_read_once(pipeline: TextToImagePipeline) -> None:
     read = []
+    pipeline = TextToImagePipeline(pipeline.model, device="cpu")
     hook = pipeline._encoder.network.register_forward_pre_hook(lambda _, given: read.append(len(given[0])))
     try:
         first = pixels(pipeline(PROMPTS[1]))
         again, _ = pixels(pipeline(PROMPTS[1], seed=5)), pipeline.attention(torch.zeros(1, 3, 32, 32), PROMPTS[1])
         assert read == [1]
-        other = pixels(pipeline(PROMPTS[0]))
+        other = pixels(pipeline(PROMPTS[::-1]))[1]
         assert read == [1, 1]
     finally:
         hook.remove()
     fresh = TextToImagePipeline(pipeline.model, device="cpu")
     assert np.array_equal(pixels(fresh(PROMPTS[1], seed=5)), again)
-    assert np.array_equal(pixels(fresh(PROMPTS[0])), other) and not np.array_equal(first, other)
+    assert np.array_equal(pixels(fresh(PROMPTS[0]))[0], other) and not np.array_equal(first, other)
 
 
 def test_many_threads_get_what_each_gets_alone(pipeline: TextToImagePipeline) -> None:
@@ -134,10 +154,37 @@ def test_many_threads_get_what_each_gets_alone(pipeline: TextToImagePipeline) ->
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-@pytest.fixture(params=["float64", "float16", "meta"])
+def test_copies_and_other_processes_draw_the_same(pipeline: TextToImagePipeline) -> None:
+    expected = pixels(pipeline(PROMPTS))
+    for copied in (copy.deepcopy(pipeline), pickle.loads(pickle.dumps(pipeline))):
+        assert np.array_equal(pixels(copied(PROMPTS)), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"num": 1.5}, "num is 1.5; it must be a whole number"),
+        ({"num": True}, "num is True; it must be a whole number"),
+        ({"seed": 1.0}, "seed is 1.0; it must be a whole number"),
+        ({"best_of": "4"}, "best_of is '4'; it must be a whole number"),
+        ({"prompt": b"a circle"}, "prompt is b'a circle'; it must be a text"),
+        ({"negative_prompt": None}, "negative_prompt is None; it must be a text"),
+    ],
+)
+def test_settings_of_another_type_are_one_sentence(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}$"):
+        Request(**{"prompt": "a circle", **settings})
+    assert Request(prompt="a circle", num=np.int64(2)).candidates == 2
+
+
+@pytest.fixture(params=["float64", "float16", "meta", "autocast"])
 def other_default(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "meta":
         with torch.device("meta"):
+            yield request.param
+        return
+    if request.param == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
             yield request.param
         return
     before = torch.get_default_dtype()
@@ -153,7 +200,7 @@ def test_defaults_of_torch_make_no_difference(
 ) -> None:
     own = TextToImagePipeline.from_pretrained(model_folder, device="cpu")
     images = own(PROMPTS, num=2, best_of=3), own.interpolate(*PROMPTS, 3)
-    with torch.device("cpu"):
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False):
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
@@ -242,14 +289,24 @@ def test_a_language_model_is_found_with_the_folder(
         assert len(TextToImagePipeline.from_pretrained(folder)("a red circle")) == 1
 
 
-def test_weights_of_another_shape_are_one_sentence(model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("noise_dim", 5, "generator.safetensors does not fit the config.json"),
+        ("noise_dim", 2**31, "config.json is damaged: .* its networks would have [0-9,]+ numbers or more"),
+        ("generator_channels", [4, 4, 4, 2**31], "config.json is damaged: .* its networks would have [0-9,]+ numbers"),
+    ],
+)
+def test_weights_of_another_shape_are_one_sentence(
+    model_folder: Path, tmp_path: Path, name: str, value: object, sentence: str
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     header = json.loads((folder / "config.json").read_text())
     del header["sha256"]["config"]
-    header["model"]["noise_dim"] = 5
+    header["model"][name] = value
     (folder / "config.json").write_text(json.dumps(header))
-    with pytest.raises(UserError, match=r"generator.safetensors does not fit the config.json"):
+    with pytest.raises(UserError, match=sentence):
         load_pretrained(folder)
 
 

@@ -28,6 +28,10 @@ def unavailable_reason() -> str:
     """Why DALI cannot be used here, with what to do about it; empty where it can."""
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         return "NVIDIA DALI is not installed; pip install 'fastt2i[dali]' (CUDA 13 or no GPU) or 'fastt2i[dali-cuda12]'"
+    try:
+        import_module("nvidia.dali")
+    except Exception as error:  # a library that is missing, or python -OO, which takes the docstrings that it adds to
+        return f"NVIDIA DALI cannot be imported ({type(error).__name__}: {error})"
     return ""
 
 

@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+from fastt2i.cli import STOP_SIGNALS
+
 
 def setup_worker_signals() -> None:
-    """In a worker: leave the signals that reach the whole process group to the parent; and end when it does.
+    """In a worker: leave the signals that reach the whole process group to the parent, which still takes a step or two
+    after them; and end when it does.
 
-    They are Ctrl-C and the SIGTERM that torchrun ends a run with, after which the parent still takes a step or two.
     torch looks whether the parent's id has changed, which it never does under a fork server: the server lives on as
     long as its workers do. DALI does not look.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _hush_broken_connections
     threading.Thread(target=_end_with_the_parent, daemon=True).start()

@@ -46,6 +46,7 @@ from fastt2i.data.sources.helpers.folder_files import (
     walk,
 )
 from fastt2i.data.split import heldout_by_share, heldout_by_word
+from fastt2i.data.verify_report import is_report
 from fastt2i.errors import UserError
 from fastt2i.files.reading import composed, leaves_folder, printable
 
@@ -127,7 +128,7 @@ def _captions(files: Files, columns: tuple[str, ...]) -> dict[str, list[str]]:
             own = _text_captions(files, name, stem)
             for image in beside:
                 captions.setdefault(image, {}).update(dict.fromkeys(own))
-        elif _is_near_miss(base):
+        elif _is_near_miss(base) and not is_report(files.read(name, 16)):  # `verify` may have put one here
             files.report(name, f"not read: captions in a table are read from {' or '.join(METADATA_NAMES)}")
         elif is_unread_image(name):
             files.report(name, f"not read: images are {', '.join(IMAGE_EXTENSIONS)}")
@@ -194,7 +195,8 @@ def _jsonl(files: Files, name: str, columns: tuple[str, ...]) -> Iterator[tuple[
 
 def _csv(files: Files, name: str, columns: tuple[str, ...]) -> Iterator[tuple[int, str, list[str]]]:
     """As `_jsonl`."""
-    rows = csv.reader(io.StringIO(decode_text(files.read(name)), newline=""))
+    # Strict, or a quote that is not closed would make one caption of all rows up to the next quote.
+    rows = csv.reader(io.StringIO(decode_text(files.read(name)), newline=""), strict=True)
     header: list[str] | None = None
     while True:
         try:

@@ -187,7 +187,7 @@ def _image_column(schema: Any, file: str) -> str:
 def _holds_bytes(kind: Any) -> bool:
     from pyarrow import types
 
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from fastt2i.cli import from_home
 from fastt2i.config import DataFormat, ModelConfig, TextConfig
 from fastt2i.devices.cores import usable_cores
 
@@ -23,7 +24,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_inspect(commands)
     _add_verify(commands)
     _add_pack(commands)
-    return parser.parse_args(argv)
+    return from_home(parser.parse_args(argv), "data", "leave_out", "text_model")
 
 
 def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

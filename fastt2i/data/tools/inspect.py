@@ -16,8 +16,9 @@ from fastt2i.data.tools.contact_sheet import Card, contact_sheet
 from fastt2i.data.tools.statistics import Line, caption_lines, image_lines, read_image_info, spread
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
-from fastt2i.files.io_errors import classify_io_errors
-from fastt2i.pictures.pixels import png
+from fastt2i.files.io_errors import classify_io_errors, writing
+from fastt2i.pictures.formats import check_suffix
+from fastt2i.pictures.pixels import encoded
 
 if TYPE_CHECKING:
     from fastt2i.text.encoder import TextEncoder
@@ -41,6 +42,7 @@ def inspect(
     text_model, max_keywords: as for training; without the model there is no word of keywords. workers: processes.
     Raises UserError: the sheet cannot be written, or the machine fails to read a file.
     """
+    check_suffix(sheet.suffix.lower())  # before all images are looked at
     captions = dataset.split("train").caption_table().captions or dataset.caption_table().captions
     encoder: TextEncoder | None
     try:
@@ -93,11 +95,9 @@ def _draw(dataset: Dataset, sheet: Path, encoder: TextEncoder | None, images: in
     subtitle = f"{len(cards)} of {len(dataset):,} images, evenly spread; {captions:,} different captions"
     if encoder:
         subtitle += "; keywords underlined"
-    try:
+    with writing(sheet):
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(sheet, png(contact_sheet(dataset.name, subtitle, cards)))
-    except OSError as error:
-        raise UserError(f"cannot write {sheet}: {error.strerror or error}") from error
+        replace_file(sheet, encoded(contact_sheet(dataset.name, subtitle, cards), sheet.suffix.lower()))
 
 
 def _card(dataset: Dataset, sample: int, encoder: TextEncoder | None) -> Card:

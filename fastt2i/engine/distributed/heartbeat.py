@@ -103,7 +103,7 @@ class Heartbeat:
         while not self._closed.wait(POLL_SECONDS):
             self.check_local()
             now = time.monotonic()
-            if now - last > PAUSE_SECONDS:  # this process was stopped itself, and hears again from now on
+            if _was_stopped(last, now):  # it hears again from now on
                 self._last_answer = now
                 stopped.clear()
             last = now
@@ -136,7 +136,7 @@ class Heartbeat:
     def _read_heartbeats(self, heard: dict[int, tuple[bytes, float]], last: float) -> None:
         """last: when they were read before."""
         now = time.monotonic()
-        paused = now - last > PAUSE_SECONDS
+        paused = _was_stopped(last, now)
         for node, (before, at) in heard.items():
             beat = self._read.get(_heartbeat_key(node)) if self._read.check([_heartbeat_key(node)]) else b""
             if beat != before or paused:
@@ -160,12 +160,18 @@ class Heartbeat:
         finder, reason = announced[0] if announced else (self._me.rank, sentence)
         finder_is_here = any(member.rank == finder for member in self._nodes[self._me.node])
         if finder == self._me.rank or (self._sends_heartbeat and not finder_is_here):
-            print(f"fastt2i: error: {reason}; all ranks end; go on with --resume", file=sys.stderr, flush=True)
+            # A line of its own: another thread's progress bar may stand on this one.
+            print(f"\nfastt2i: error: {reason}; all ranks end; go on with --resume", file=sys.stderr, flush=True)
         os._exit(EXIT_STATUS)
 
 
 def _heartbeat_key(node: int) -> str:
     return f"heartbeat/{node}"
+
+
+def _was_stopped(last: float, now: float) -> bool:
+    """Whether this process was stopped itself between two polls."""
+    return now - last > PAUSE_SECONDS
 
 
 def _is_running(pid: int) -> bool:

@@ -9,15 +9,19 @@ from fastt2i.errors import UserError
 
 #: Environment variables that torchrun sets for every process.
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+#: Of programs that start several processes without them, the variable that says how many.
+OTHER_LAUNCHERS = {"srun": "SLURM_STEP_NUM_TASKS", "mpirun": "OMPI_COMM_WORLD_SIZE", "mpiexec": "PMI_SIZE"}
 
 
 def join() -> World:
     """The processes that this one belongs to.
 
     Raises:
-        UserError: the variables that torchrun sets are incomplete, or the other processes cannot be reached.
+        UserError: the variables that torchrun sets are incomplete, or the other processes cannot be reached; or there
+            are none, but several processes all the same.
     """
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(os.environ):
+        _check_that_it_is_alone()
         return World()
     if os.environ.get("WORLD_SIZE", "").strip() == "1":  # alone, whatever else a job system sets or leaves out
         return World(restarted=_restarted())
@@ -36,6 +40,16 @@ def join() -> World:
     from fastt2i.engine.distributed.ranks import Ranks  # imports torch, which --help does without
 
     return Ranks(rank, size, local_rank, address=os.environ["MASTER_ADDR"], port=port, restarted=_restarted())
+
+
+def _check_that_it_is_alone() -> None:
+    for launcher, variable in OTHER_LAUNCHERS.items():
+        number = os.environ.get(variable, "").strip()
+        if number.isdecimal() and int(number) > 1:
+            raise UserError(
+                f"{launcher} started {number} processes, each of which would train alone, as RANK is not set: have it "
+                f"start one torchrun on each node, or unset {variable} to run in one process"
+            )
 
 
 def _restarted() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from fastt2i.config import Config
 from fastt2i.data.dataset import Problem
+from fastt2i.data.sources.helpers.folder_files import is_image
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file
 from fastt2i.files.lock import DirectoryInUse, claim_directory
@@ -32,8 +34,8 @@ class RunDirectory:
         self.evaluation = path / "evaluation"
 
     def exists(self) -> bool:
-        """Whether a run was started here."""
-        return self.config.is_file()
+        """Whether a run was started here: its settings are, or checkpoints that a new one would go on with."""
+        return self.config.is_file() or any(self.checkpoints.glob("step-*"))
 
     def prepare(self) -> None:
         """Make the folders; done first, so that a run does not find out late that it cannot be kept.
@@ -67,7 +69,7 @@ class RunDirectory:
         Raises:
             UserError: its file cannot be read, or is no configuration.
         """
-        if not self.exists():
+        if not self.config.is_file():
             return default
         try:
             return Config.from_yaml(self.config.read_text("utf-8"), str(self.config))
@@ -131,6 +133,17 @@ def claimed_directory(out: Path | None, preset: str, resume: bool) -> Iterator[R
         yield run
 
 
+def refuse_folder_of_images(out: Path | None, data: str) -> None:
+    """Raise UserError where a new run would be put among images, which one that is resumed could not tell from its own.
+
+    out: as of `choose_directory`; data: the path of the data.
+    """
+    if out is None or not out.is_dir() or RunDirectory(out).exists():
+        return
+    if any(map(is_image, os.listdir(out))) or (os.path.exists(data) and os.path.samefile(out, data)):
+        raise UserError(f"the output folder {out} holds images that are not a run's; choose another --out")
+
+
 def choose_directory(
     out: Path | None, preset: str, resume: bool, in_use: Container[Path] = frozenset()
 ) -> RunDirectory:
@@ -155,7 +168,7 @@ def choose_directory(
 def _newest_run(preset: str) -> RunDirectory:
     ours = re.compile(re.escape(preset) + r"(-\d+)?")
     runs = [RunDirectory(path) for path in Path("runs").glob("*") if ours.fullmatch(path.name)]
-    runs = [run for run in runs if run.exists()]
+    runs = [run for run in runs if run.config.is_file()]
     if not runs:
         raise UserError(f"there is no run to resume at runs/{preset}; name its folder with --out")
     return max(runs, key=lambda run: run.config.stat().st_mtime)

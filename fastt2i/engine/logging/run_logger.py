@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from fastt2i.config import LogConfig
 from fastt2i.engine.logging.run_directory import RunDirectory
+from fastt2i.engine.signals import hang_up
 from fastt2i.pictures.curves import save_curves
 from fastt2i.pictures.grids import attention_sheet, sample_grid, variation_sheet
 from fastt2i.pictures.pixels import to_pillow
@@ -143,9 +145,14 @@ class RunLogger(NullLogger):
         self.print(f"step {step}/{self._steps}  evaluation: {shown}{kept}")
 
     def print(self, sentence: str) -> None:
-        """Print a line without disturbing the progress bar."""
-        tqdm.write(sentence, file=sys.stdout)
-        sys.stdout.flush()
+        """Print a line without disturbing the progress bar; where nobody can read it any more, the run is to stop."""
+        try:
+            tqdm.write(sentence, file=sys.stdout)
+            sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            hang_up(sys.stdout)
 
     def close(self) -> None:
         """Finish the progress bar and close the files."""

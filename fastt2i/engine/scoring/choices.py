@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 Metric = Literal["fid", "kid", "pr", "retrieval", "clip", "r-precision", "spread", "attributes"]
@@ -9,3 +10,8 @@ Metric = Literal["fid", "kid", "pr", "retrieval", "clip", "r-precision", "spread
 EXTRACTED: tuple[Metric, ...] = ("kid", "pr", "retrieval")
 Negatives = Literal["any", "other-class"]
 Protocol = Literal["default", "df-gan"]
+
+
+def needs_extractor(metrics: Iterable[Metric]) -> bool:
+    """Whether any of these is computed of the features of an extractor."""
+    return not set(EXTRACTED).isdisjoint(metrics)

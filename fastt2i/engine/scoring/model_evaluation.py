@@ -19,7 +19,7 @@ from fastt2i.data.dataset import Dataset
 from fastt2i.devices.capabilities import processor
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.evaluation import SPREAD_CAPTIONS, CaptionSet
-from fastt2i.engine.scoring.choices import EXTRACTED, Metric
+from fastt2i.engine.scoring.choices import Metric, needs_extractor
 from fastt2i.engine.scoring.feature_pass import DrawnImages, Reader, RealImages, read_images
 from fastt2i.engine.scoring.feature_store import FeatureStore
 from fastt2i.engine.scoring.plan import Plan
@@ -149,9 +149,9 @@ class Evaluation:
 
     def _networks(self, *, of_real: bool) -> list[Reader]:
         """What reads real and drawn images alike; what FID compares with may be given in place of real images."""
-        wants_inception = set() if of_real and self.reference else {"fid"}
-        pairs = ((self.extractor, set(EXTRACTED)), (self.inception, wants_inception))
-        found = [extractor for extractor, use in pairs if extractor and use.intersection(self.metrics)]
+        wants_inception = "fid" in self.metrics and not (of_real and self.reference)
+        pairs = ((self.extractor, needs_extractor(self.metrics)), (self.inception, wants_inception))
+        found = [extractor for extractor, wanted in pairs if extractor and wanted]
         readers = {extractor.digest: extractor_reader(extractor) for extractor in found}
         extra = [self._discriminator] if "r-precision" in self.metrics else []
         return [*readers.values(), *extra]
@@ -198,7 +198,7 @@ class Evaluation:
             name = extractor_reader(self.inception).name
             reference = real[name][there] if self.reference is None else self.reference
             scores |= frechet_scores(reference, drawn[name], self.inception)
-        if self.extractor and set(EXTRACTED).intersection(self.metrics):
+        if self.extractor and needs_extractor(self.metrics):
             name = extractor_reader(self.extractor).name
             features = Features(real[name][there], drawn[name])
             if "kid" in self.metrics:
@@ -252,7 +252,7 @@ class Evaluation:
             "model": self.model.digest,
             "language_model": self.encoder.digest,
         }
-        if extractor and set(EXTRACTED).intersection(self.metrics):
+        if extractor and needs_extractor(self.metrics):
             facts |= {"extractor": extractor.name, "extractor_sha256": extractor.digest}
             facts |= {"extractor_resize": extractor.resize, "kid_subsets": KID_SUBSETS, "neighbour": NEIGHBOUR}
         if inception and "fid" in self.metrics:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 #: Largest relative error against float64; where the reference itself errs more in a dtype, twice that.
 BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float64: 1e-12}
+#: Inputs a little beside a call's own that a candidate's error is excused by, before it is left out.
+MANY_PERTURBATIONS = 8
 #: Samples that the reference takes at once in float64, which needs twice to four times the memory.
 CHUNK = 4
 
@@ -44,12 +46,16 @@ def reference_results(
     chunk: int | None = CHUNK,
     *,
     kinks: bool = True,
+    perturbations: int = 1,
     per_sample: tuple[int, ...] = (0,),
 ) -> list[tuple[Tensor, float]]:
     """The result and the gradients in float64, each with the relative error that a candidate may have.
 
     That is the dtype's bound, twice the error of the reference in that dtype, or twice the error in float64 for
     arguments that are rounded once more: folded weights are, and at a kink of the activation that may choose its side.
+    Of two opposite perturbations one takes an element that lies close to a kink to the other side, as a candidate's
+    rounding may: unless its pre-activation moves by less than rounding takes it, which several pairs make unlikely.
+    What is wrong by more than the few elements that lie so close is wrong still.
 
     Args:
         reference: the reference implementation.
@@ -57,17 +63,18 @@ def reference_results(
         training: whether gradients are compared.
         chunk: samples taken at once in float64; None where samples depend on each other, as in a contrastive loss.
         kinks: whether to allow for that second rounding; not where the function is smooth and nothing is folded.
+        perturbations: how many times the arguments are rounded once more, each time otherwise.
         per_sample: places of the arguments that have a row for each sample.
     """
     exact = _in_float64(reference, arguments, training, chunk, per_sample)
-    again = tuple(map(_round_again, arguments))
-    rounded = _in_float64(reference, again, training, chunk, per_sample) if kinks else exact
     own = results(reference, arguments, training)
-    bound = BOUNDS[own[0].dtype]
-    return [
-        (right, max(bound, 2 * relative_error(its, right), 2 * relative_error(near, right)))
-        for right, near, its in zip(exact, rounded, own, strict=True)
-    ]
+    allowed = [max(BOUNDS[own[0].dtype], 2 * relative_error(*pair)) for pair in zip(own, exact, strict=True)]
+    for number in range(perturbations if kinks else 0):
+        again = tuple(_round_again(argument, number) for argument in arguments)
+        near = _in_float64(reference, again, training, chunk, per_sample)
+        errors = [2 * relative_error(*pair) for pair in zip(near, exact, strict=True)]
+        allowed = [max(pair) for pair in zip(allowed, errors, strict=True)]
+    return list(zip(exact, allowed, strict=True))
 
 
 def compare(found: list[Tensor], exact: list[tuple[Tensor, float]]) -> str | None:
@@ -111,14 +118,16 @@ def _to_float64(x: Tensor) -> Tensor:
     return x.detach().double() if x.is_floating_point() else x
 
 
-def _round_again(argument: Any) -> Any:
-    """In float64, perturbed by as much as rounding to its dtype may do."""
+def _round_again(argument: Any, number: int) -> Any:
+    """In float64, perturbed by as much as rounding to its dtype may do, or by a tenth of the bound where that is more:
+    a sum of many products is off by more than one rounding. Two numbers, 2k and 2k + 1, give opposite perturbations.
+    """
     if not isinstance(argument, Tensor) or not argument.is_floating_point():
         return argument
     wide = argument.detach().double()
-    random = torch.Generator(argument.device).manual_seed(0)
+    random = torch.Generator(argument.device).manual_seed(number // 2)
     noise = torch.rand(wide.shape, generator=random, device=wide.device, dtype=wide.dtype)
-    off = torch.finfo(argument.dtype).eps / 2 * (2 * noise - 1)
+    off = max(torch.finfo(argument.dtype).eps / 2, BOUNDS[argument.dtype] / 10) * (2 * noise - 1) * (-1) ** number
     return (wide * (1 + off)).requires_grad_(argument.requires_grad)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastt2i.kernels.launch import unavailable_reason
+from fastt2i.ops.autocast import autocast_disabled
 from fastt2i.ops.dispatch.timing_cache import fastest, times_of
 from fastt2i.ops.dispatch.tuning import is_tuning, measure
 from fastt2i.ops.transforms import under_transform
@@ -161,6 +162,16 @@ def recorded() -> Iterator[list[tuple[Call, str]]]:
         yield _choices
     finally:
         _choices = before
+
+
+def run(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Any:
+    """What the implementation that `select` chooses makes of the arguments.
+
+    They have been cast for autocast already, which inside would round again what is widened there.
+    """
+    chosen = select(call, impl, arguments)
+    with autocast_disabled(call.device):
+        return chosen(*arguments)
 
 
 def select(call: Call, impl: str | None, arguments: tuple[Any, ...]) -> Callable[..., Any]:

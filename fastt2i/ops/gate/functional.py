@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 import fastt2i.ops.gate.implementations  # noqa: F401  registers them
-from fastt2i.ops.checks import check_tensors
-from fastt2i.ops.dispatch.registry import make_call, select
+from fastt2i.ops.checks import check_constants, check_tensors
+from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.gate.checks import check_gate
 
 
@@ -32,5 +32,6 @@ def gate(
     """
     check_tensors("gate", pre=pre)
     check_gate(pre, activation)
+    check_constants("gate", impl, negative_slope=negative_slope)
     arguments = (pre, activation, negative_slope)
-    return select(make_call("gate", pre, settings=(activation,)), impl, arguments)(*arguments)
+    return run(make_call("gate", pre, settings=(activation,)), impl, arguments)

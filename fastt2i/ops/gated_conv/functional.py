@@ -7,8 +7,8 @@ from torch import Tensor
 
 import fastt2i.ops.gated_conv.implementations  # noqa: F401  registers them
 from fastt2i.ops.autocast import cast_for_autocast
-from fastt2i.ops.checks import check_padding, check_pair, check_tensors
-from fastt2i.ops.dispatch.registry import make_call, select
+from fastt2i.ops.checks import check_constants, check_padding, check_pair, check_tensors
+from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.gated_conv.checks import check_convolution, check_gated_conv2d, check_upsample_gated_conv2d
 
 Pair = tuple[int, int]
@@ -66,11 +66,12 @@ def gated_conv2d(
         return y[0]
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_gated_conv2d("gated_conv2d", x, weight, bias, groups, activation)
+    check_constants("gated_conv2d", impl, negative_slope=negative_slope)
     x, stride, padding, dilation = resolve_convolution("gated_conv2d", x, weight, stride, padding, dilation)
     arguments = (x, weight, bias, stride, padding, dilation, groups, activation, negative_slope)
     settings = (activation, bias_key(bias), *stride, *padding, *dilation, groups)
     call = make_call("gated_conv2d", x, weight, bias, settings=settings, num_key_tensors=2)
-    return select(call, impl, arguments)(*arguments)
+    return run(call, impl, arguments)
 
 
 def upsample_gated_conv2d(
@@ -111,10 +112,11 @@ def upsample_gated_conv2d(
         return y[0]
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_upsample_gated_conv2d("upsample_gated_conv2d", x, weight, bias, activation)
+    check_constants("upsample_gated_conv2d", impl, negative_slope=negative_slope)
     arguments = (x, weight, bias, activation, negative_slope)
     settings = (activation, bias_key(bias))
     call = make_call("upsample_gated_conv2d", x, weight, bias, settings=settings, num_key_tensors=2)
-    return select(call, impl, arguments)(*arguments)
+    return run(call, impl, arguments)
 
 
 def bias_key(bias: Tensor | None) -> str:

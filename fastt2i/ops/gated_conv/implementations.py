@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastt2i.devices.capabilities import multiplies_bf16
 from fastt2i.kernels.launch import interpreting
 from fastt2i.kernels.tiles import CONFIGS, Config
+from fastt2i.ops.convolution import Steps
 from fastt2i.ops.dispatch.registry import Call, Implementation, make_call, register
 from fastt2i.ops.dispatch.triton_support import shared_memory_bytes, triton_unavailable
 from fastt2i.ops.gate import torch_impl as gate_torch
@@ -41,7 +41,8 @@ def _gated_conv2d_torch(
     activation: str,
     negative_slope: float,
 ) -> Tensor:
-    return gate_torch.gate(F.conv2d(x, weight, bias, stride, padding, dilation, groups), activation, negative_slope)
+    pre = torch_impl.convolved(x, weight, bias, Steps(stride, padding, dilation, groups))
+    return gate_torch.gate(pre, activation, negative_slope)
 
 
 def gated_conv2d_triton(
@@ -81,8 +82,9 @@ def tile_unavailable(config: Config, call: Call) -> str | None:
     if reason or interpreting():
         return reason
     rows, in_channels = call.shapes[1][:2]
-    if not config.any_channels and (in_channels % 16 or rows % 32):
-        return f"its tile takes channels in multiples of 16, not {in_channels} to {rows // 2}"
+    if not config.any_layout and (call.layout != "channels_last" or in_channels % 8 or rows % 16):
+        channels = f"{in_channels} to {rows // 2}"
+        return f"its tile takes channels-last images and multiples of 8 channels, not {call.layout} and {channels}"
     needed = config.shared_memory(call.dtype.itemsize)
     there = shared_memory_bytes(call.device)
     return f"its tile needs {needed} bytes of shared memory and there are {there}" if needed > there else None
@@ -97,14 +99,6 @@ def _phases_unavailable(call: Call) -> str | None:
     return NOT_TRANSFORMABLE if under_transform() else None
 
 
-def _prefer_gated_conv2d(call: Call) -> tuple[str, ...]:
-    if call.device.type == "cuda":
-        return ("triton/conv+gate", "reference")
-    (batch, _, *sizes), (rows, *_) = call.shapes
-    strides = call.settings[2:4]
-    return prefer_on_cpu(call, batch, rows, *(-(-n // stride) for n, stride in zip(sizes, strides, strict=True)))
-
-
 def _multiplies_bf16(device: torch.device) -> bool:
     """Whether the processor has instructions for bfloat16 products; a constant to torch.compile."""
     if not torch.compiler.is_compiling():
@@ -112,6 +106,16 @@ def _multiplies_bf16(device: torch.device) -> bool:
     from fastt2i.ops.dispatch.compile_constants import multiplies_bf16_when_traced
 
     return multiplies_bf16_when_traced(device)
+
+
+def _prefer_gated_conv2d(call: Call) -> tuple[str, ...]:
+    if call.device.type == "cuda":
+        return ("triton/conv+gate", "reference")
+    if call.training and call.dtype == torch.bfloat16 and _multiplies_bf16(call.device):
+        return ("torch",)  # however small: on such processors the second derivatives of torch's own may be wrong
+    (batch, _, *sizes), (rows, *_) = call.shapes
+    strides = call.settings[2:4]
+    return prefer_on_cpu(call, batch, rows, *(-(-n // stride) for n, stride in zip(sizes, strides, strict=True)))
 
 
 def _prefer_upsample_gated_conv2d(call: Call) -> tuple[str, ...]:
@@ -141,7 +145,7 @@ register(
         },
     },
     _prefer_gated_conv2d,
-    "triton/conv+gate on CUDA; on a CPU as for the gate",
+    "triton/conv+gate on CUDA; on a CPU as for the gate, and torch where a backward follows in native bfloat16",
 )
 register(
     "upsample_gated_conv2d",

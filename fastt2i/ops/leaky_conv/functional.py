@@ -8,8 +8,8 @@ from torch import Tensor
 
 import fastt2i.ops.leaky_conv.implementations  # noqa: F401  registers them
 from fastt2i.ops.autocast import cast_for_autocast
-from fastt2i.ops.checks import check_tensors
-from fastt2i.ops.dispatch.registry import make_call, select
+from fastt2i.ops.checks import check_constants, check_tensors
+from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.gated_conv.functional import bias_key, resolve_convolution
 from fastt2i.ops.leaky_conv.checks import OP, check_leaky_conv2d, check_shortcut
 
@@ -72,6 +72,7 @@ def leaky_conv2d(
     check_tensors(OP, x=x, weight=weight, bias=bias)
     check_tensors(f"{OP}: the shortcut", x=beside[0], weight=beside[1], bias=beside[2])
     x, weight, bias, *added = cast_for_autocast(x, weight, bias, *beside)
+    check_constants(OP, impl, negative_slope=negative_slope, gain=gain)
     check_leaky_conv2d(x, weight, bias, negative_slope, gain)
     x, stride, padding, _ = resolve_convolution(OP, x, weight, stride, padding, 1)
     height, width = ((x.shape[2 + k] + 2 * padding[k] - weight.shape[2 + k]) // stride[k] + 1 for k in range(2))
@@ -83,5 +84,5 @@ def leaky_conv2d(
     beside_key = "plain" if shortcut is None else "shortcut"
     settings = (bias_key(bias), beside_key, "pooled" if pool else "whole", *stride, *padding)
     call = make_call(OP, x, weight, bias, *added, settings=settings, num_key_tensors=2)
-    y, *pooled = select(call, impl, arguments)(*arguments)
+    y, *pooled = run(call, impl, arguments)
     return LeakyConvOutput(y, pooled[0] if pool else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastt2i.ops.convolution import conv2d
+from fastt2i.ops.convolution import Steps, conv2d
 from fastt2i.ops.dispatch.registry import Call, Implementation, register
 from fastt2i.ops.dispatch.triton_support import triton_unavailable
 from fastt2i.ops.leaky_conv import reference, torch_impl
@@ -26,7 +26,7 @@ def _triton(
     # Imported when first used: Triton takes a while to load, and may not be installed.
     from fastt2i.ops.leaky_conv.triton_ops import leaky_shortcut
 
-    pre = conv2d(x, weight, stride, padding)
+    pre = conv2d(x, weight, None, Steps(stride, padding))
     beside = None if shortcut is None or shortcut_weight is None else conv2d(shortcut, shortcut_weight)
     return leaky_shortcut(pre, bias, beside, shortcut_bias, gain, negative_slope, pool)[: 2 if pool else 1]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastt2i.kernels import leaky_shortcut as kernels
 from fastt2i.kernels.gate import with_one_position_stride
+from fastt2i.kernels.signs import signs_like
 from fastt2i.ops.convolution import parameters_want_gradients
 
 
@@ -72,7 +73,7 @@ def _(
     negative_slope: float,
     pool: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    signs = kernels.signs_of(with_one_position_stride(pre))
+    signs = signs_like(with_one_position_stride(pre), pre.shape[1])
     return *kernels.outputs(pre, bias, shortcut, shortcut_bias, signs, pool), signs
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 import fastt2i.ops.modulated_gated_conv.implementations  # noqa: F401  registers them
 from fastt2i.ops.autocast import cast_for_autocast
-from fastt2i.ops.checks import check_tensors
-from fastt2i.ops.dispatch.registry import make_call, select
+from fastt2i.ops.checks import check_constants, check_tensors
+from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.gated_conv.checks import check_gated_conv2d, check_upsample_gated_conv2d
 from fastt2i.ops.gated_conv.functional import bias_key, resolve_convolution
 from fastt2i.ops.modulated_gated_conv.checks import check_batch, check_modulation
@@ -65,12 +65,13 @@ def modulated_gated_conv2d(
         (x.shape[2 + k] + 2 * padding[k] - dilation[k] * (weight.shape[2 + k] - 1) - 1) // stride[k] + 1
         for k in range(2)
     )
+    check_constants(op, impl, gain=gain, negative_slope=negative_slope)
     check_modulation(op, x, weight, scale, shift, residual, gain, (height, width))
     arguments = (x, weight, bias, scale, shift, residual, gain, stride, padding, dilation, groups, activation,
                  negative_slope)  # fmt: skip
     settings = (activation, bias_key(bias), _residual_key(residual), *stride, *padding, *dilation, groups)
     call = make_call(op, x, weight, bias, scale, shift, residual, settings=settings, num_key_tensors=2)
-    return select(call, impl, arguments)(*arguments)
+    return run(call, impl, arguments)
 
 
 def modulated_upsample_gated_conv2d(
@@ -112,11 +113,12 @@ def modulated_upsample_gated_conv2d(
     check_batch(op, x)
     x, weight, bias, scale, shift, residual = cast_for_autocast(x, weight, bias, scale, shift, residual)
     check_upsample_gated_conv2d(op, x, weight, bias, activation)
+    check_constants(op, impl, gain=gain, negative_slope=negative_slope)
     check_modulation(op, x, weight, scale, shift, residual, gain, (2 * x.shape[2], 2 * x.shape[3]))
     arguments = (x, weight, bias, scale, shift, residual, gain, activation, negative_slope)
     settings = (activation, bias_key(bias), _residual_key(residual))
     call = make_call(op, x, weight, bias, scale, shift, residual, settings=settings, num_key_tensors=2)
-    return select(call, impl, arguments)(*arguments)
+    return run(call, impl, arguments)
 
 
 def _residual_key(residual: Tensor | None) -> str:

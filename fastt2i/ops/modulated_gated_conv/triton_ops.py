@@ -30,12 +30,14 @@ def modulated_gate(
     """gain * (residual + scale * gate(pre + bias) + shift), (B, C, H, W), of pre (B, 2C, H, W)."""
     pre, bias = with_one_position_stride(pre), None if bias is None else bias.contiguous()
     residual = None if residual is None else with_one_position_stride(residual)
-    return kernels.forward(pre, bias, scale, shift, residual, gain, activation, negative_slope)
+    return kernels.forward(pre, bias, scale, shift, residual, gain, activation, negative_slope)[0]
 
 
 @torch.library.custom_op("fastt2i::modulated_gate_backward", mutates_args=())
 def modulated_gate_backward(
     dy: Tensor,
+    signs: Tensor | None,
+    more: Tensor | None,
     pre: Tensor,
     bias: Tensor | None,
     scale: Tensor,
@@ -43,11 +45,19 @@ def modulated_gate_backward(
     gain: float,
     activation: str,
     negative_slope: float,
+    output_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of pre, residual (empty without one), scale and shift (B, 2, C), and bias."""
+    """The gradients of pre, residual (empty without one), scale and shift (B, 2, C), and bias.
+
+    signs: of a leaky ReLU of `output_slope` behind it all, or None for none; more: what comes to the sum besides
+    gain * dy, or None.
+    """
     dy, pre = with_one_position_stride(dy), with_one_position_stride(pre)
+    more = None if more is None else with_one_position_stride(more)
     bias = None if bias is None else bias.contiguous()
-    return kernels.backward(dy, pre, bias, scale, has_residual, gain, activation, negative_slope)
+    return kernels.backward(
+        dy, signs, more, pre, bias, scale, has_residual, gain, activation, negative_slope, output_slope
+    )
 
 
 @modulated_gate.register_fake
@@ -67,6 +77,8 @@ def _(
 @modulated_gate_backward.register_fake
 def _(
     dy: Tensor,
+    signs: Tensor | None,
+    more: Tensor | None,
     pre: Tensor,
     bias: Tensor | None,
     scale: Tensor,
@@ -74,10 +86,9 @@ def _(
     gain: float,
     activation: str,
     negative_slope: float,
+    output_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, channels = dy.shape[:2]
-    dresidual = like(pre, channels) if has_residual else pre.new_empty(0)
-    return like(pre, 2 * channels), dresidual, scale.new_empty(batch, 2, channels), pre.new_empty(2 * channels)
+    return kernels.gradients(pre, scale, has_residual)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -92,7 +103,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         return (*_differentiable_backward(ctx, dy, pre, bias, scale), None, None, None)
     has_residual = ctx.needs_input_grad[4]
     dpre, dresidual, dmodulation, dbias = modulated_gate_backward(
-        dy, pre, bias, scale, has_residual, ctx.gain, ctx.activation, ctx.negative_slope
+        dy, None, None, pre, bias, scale, has_residual, ctx.gain, ctx.activation, ctx.negative_slope, 1.0
     )
     dscale, dshift = dmodulation.unbind(1)
     return (

@@ -8,9 +8,9 @@ from torch.distributed import ProcessGroup
 
 import fastt2i.ops.region_keyword.implementations  # noqa: F401  registers them
 from fastt2i.ops.autocast import autocast_disabled, promote_for_autocast
-from fastt2i.ops.checks import check_as_many, check_positive, check_tensors
+from fastt2i.ops.checks import check_as_many, check_constants, check_positive, check_tensors
 from fastt2i.ops.contrastive import check_pairs, contrastive_loss
-from fastt2i.ops.dispatch.registry import make_call, select
+from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.region_keyword import reference
 from fastt2i.ops.region_keyword.checks import INTEGERS, check_region_keyword
 
@@ -172,9 +172,8 @@ def _scores(
     gamma_pooling: float,
     impl: str | None,
 ) -> Tensor:
-    """The scores by the implementation that dispatch selects; arguments are checked."""
+    """The scores by the implementation that dispatch selects; arguments are checked, but for what it cannot do."""
+    check_constants("region_keyword_scores", impl, gamma_attention=gamma_attention, gamma_pooling=gamma_pooling)
     call = make_call("region_keyword_scores", regions, keywords, settings=(variant,), num_key_tensors=2)
     arguments = (regions, keywords, mask, variant, gamma_attention, gamma_pooling)
-    run = select(call, impl, arguments)
-    with autocast_disabled(regions.device):
-        return run(*arguments)
+    return run(call, impl, arguments)

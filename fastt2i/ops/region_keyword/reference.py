@@ -46,7 +46,8 @@ def pool(logits_IJT: Tensor, mask_JT: Tensor) -> Tensor:
     """Log-sum-exp over the real keywords; 0, without a gradient, for a caption that has none."""
     some_J = mask_JT.any(dim=1)
     # Of a caption without keywords all logits are replaced, so that neither NaN nor a gradient comes out.
-    safe_IJT = torch.where(mask_JT, logits_IJT, torch.where(some_J, -torch.inf, 0.0)[:, None])
+    beside_J = torch.where(some_J, -torch.inf, 0.0).to(logits_IJT.dtype)  # two numbers make torch's default dtype
+    safe_IJT = torch.where(mask_JT, logits_IJT, beside_J[:, None])
     return torch.where(some_J, torch.logsumexp(safe_IJT, dim=2), 0.0)
 
 

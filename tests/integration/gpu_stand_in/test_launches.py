@@ -10,24 +10,30 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.cases.training_step import configured
 from benchmarks.gpu import compile_ahead
 from benchmarks.gpu.compile_ahead import Job
-from benchmarks.kernels.compile_all import SHARED_MEMORY, _resources
-from benchmarks.stand_in.fake_step import configured
-from benchmarks.stand_in.launches import Launch
+from benchmarks.kernels.calls import SHARED_MEMORY
+from benchmarks.kernels.compile_all import compiled_kernel
+from benchmarks.stand_in.fake_step import CUDA
+from benchmarks.stand_in.launches import Launch, watched
 from benchmarks.stand_in.step_cost import cost_of_step
 from fastt2i.kernels.tiles import CONFIGS
+from fastt2i.ops.dispatch.registry import Call, forms
 from fastt2i.presets import PRESETS
 
 QUICK = {("demo", "bf16")}
+#: Whose programs differ from those of other precisions and presets by a dtype or a width.
+SLOW = {(preset, precision) for preset in ("64px", "128px") for precision in ("fp16", "tf32")}
 STEPS = [
-    pytest.param(preset, precision, marks=[pytest.mark.quick] * ((preset, precision) in QUICK))
+    pytest.param(
+        preset,
+        precision,
+        marks=[pytest.mark.quick] * ((preset, precision) in QUICK) + [pytest.mark.slow] * ((preset, precision) in SLOW),
+    )
     for preset in PRESETS
     for precision in ("bf16", "fp16", "tf32", "fp32")
 ]
-#: 16-bit accesses to global memory, loads and stores, of the one-kernel convolution, by whether its channels are
-#: multiples of 16: then it is the bias alone. Other kernels have none. To be lowered as it is mended, never raised.
-SCALAR16_OF_THE_CONVOLUTION = {True: (32, 0), False: (32, 48)}
 #: Kernels that multiply matrices.
 PRODUCTS = {"gated_conv.forward_kernel"} | {
     f"region_keyword.{name}_kernel" for name in ("forward", "weights", "regions", "keywords")
@@ -54,20 +60,16 @@ def launches_of(preset: str, precision: str) -> list[Any]:
 def check(key: Any) -> None:
     """A program that spills nothing, fits, and reads and writes as widely as its channels allow."""
     launch, program = LAUNCHES[key], compiled(key)
-    used, ptx = _resources(program.asm["cubin"]), program.asm["ptx"]
-    assert used["STACK"] + used.get("LOCAL", 0) == 0, f"{launch.name} spills: {used}"
-    assert program.metadata.shared <= SHARED_MEMORY[90]
+    found, ptx = compiled_kernel(launch.name, program), program.asm["ptx"]
+    assert found.stack == 0, f"{launch.name} spills: {found}"
+    assert found.shared <= SHARED_MEMORY[90]
     assert not re.search(r"\b(?:ld|st)\.local\b", ptx), launch.name
     accesses = Counter(re.findall(r"\b(?:ld|st)\.global[\w.:]*", ptx))
     narrow = {way: sum(n for a, n in accesses.items() if a.startswith(way) and re.search(r"global\.[bu]16$", a))
               for way in ("ld", "st")}  # fmt: skip
     dtypes = {a.dtype for a in launch.arguments.values() if isinstance(a, torch.Tensor)}
     module = launch.name.partition(".")[0]
-    if module == "gated_conv":
-        aligned = all(launch.arguments[name] % 16 == 0 for name in ("channels", "in_channels"))
-        loads, stores = SCALAR16_OF_THE_CONVOLUTION[aligned]
-        assert narrow["ld"] <= loads and narrow["st"] <= stores, f"{launch.name}: {accesses}"
-    elif module == "partial_sums":  # a bias's gradient, of which each thread has one number
+    if module == "partial_sums":  # a bias's gradient, of which each thread has one number
         assert narrow["ld"] == 0 and narrow["st"] <= 2, f"{launch.name}: {accesses}"
     else:
         assert sum(narrow.values()) == 0, f"{launch.name}: {accesses}"
@@ -88,24 +90,38 @@ def test_every_launch_compiles(preset: str, precision: str) -> None:
         check(key)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_tile_compiles_at_the_widths_of_a_preset(preset: str) -> None:
-    seen = Counter()
-    for config in CONFIGS:
-        found = compile_ahead.launches(Job(preset, False, f"triton/{config.name}"), "bf16")
-        LAUNCHES.update(found)
-        for key, launch in found.items():
-            seen[launch.name] += 1
-            check(key)
-    assert seen["gated_conv.forward_kernel"] >= len(CONFIGS)
+@pytest.mark.parametrize("job", compile_ahead.operators(), ids=lambda job: job.name)
+def test_every_form_of_an_operator_compiles(job: Job) -> None:
+    found = compile_ahead.launches(job, "bf16")
+    LAUNCHES.update(found)
+    for key in found:
+        check(key)
+    tiles = {
+        (launch.arguments["BLOCK_P"], launch.arguments["BLOCK_C"], launch.arguments["BLOCK_K"])
+        for launch in found.values()
+        if launch.name == "gated_conv.forward_kernel"
+    }
+    assert len(tiles) == (len(CONFIGS) if "gated_conv2d" in job.name else 0)
+
+
+@pytest.mark.quick
+def test_larger_tiles_are_for_what_they_have_registers_for() -> None:
+    def tiles(channels: int, layout: str) -> set[str]:
+        shapes = torch.Size((32, channels, 64, 64)), torch.Size((2 * channels, channels, 3, 3))
+        with watched(lambda launch: None):
+            found = forms(Call("gated_conv2d", CUDA, torch.bfloat16, shapes, (1,), layout, True))
+        return {config.name for config in CONFIGS if found[f"triton/{config.name}"] is None}
+
+    assert tiles(24, "channels_last") == {config.name for config in CONFIGS}
+    for channels, layout in ((20, "channels_last"), (24, "contiguous"), (64, "strided")):
+        assert tiles(channels, layout) == {config.name for config in CONFIGS if config.any_layout}
 
 
 @pytest.mark.quick
 def test_what_is_compiled_ahead_is_what_steps_launch() -> None:
-    shares = [compile_ahead.jobs(["demo"])[share::3] for share in range(3)]
-    assert sorted(job for share in shares for job in share) == sorted(compile_ahead.jobs(["demo"]))
-    plain = [job for share in shares for job in share if not job.form]
-    ahead = {key for job in plain for key in compile_ahead.launches(job, "bf16")}
+    jobs = compile_ahead.jobs(["demo"])
+    assert len({job.name for job in jobs}) == len(jobs) == 2 + len(compile_ahead.operators())
+    ahead = {key for job in compile_ahead.steps(["demo"]) for key in compile_ahead.launches(job, "bf16")}
     assert set(launches_of("demo", "bf16")) <= ahead
-    [first, *_] = compile_ahead.compile_share(plain[:1], "bf16")
-    assert re.fullmatch(r"demo False : \d+ programs, 0 failed, [\d.]+ s", first), first
+    [first, *_] = compile_ahead.compile_share(jobs[:1], "bf16")
+    assert re.fullmatch(r"demo: \d+ programs, 0 failed, [\d.]+ s", first), first

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from triton.runtime.jit import JITFunction
 
+from benchmarks.cases.training_step import configured
 from benchmarks.gpu.dry_step import main, predicted_seconds
-from benchmarks.stand_in.fake_step import configured
 from benchmarks.stand_in.launches import Launch, through_bodies, watched
 from benchmarks.stand_in.step_cost import Cost, StepCost, _Counter, cost_of_step
 from fastt2i.kernels import gate, region_keyword, region_keyword_operands
@@ -141,6 +141,20 @@ def test_a_prediction_takes_the_longer_time_of_each_launch() -> None:
     memory, product = Cost(1, 3_000_000_000, 0, 0), Cost(1, 0, 0, 798_000_000_000)
     cost = StepCost(launches=[(memory, torch.float32), (product, torch.bfloat16), (Cost(5), torch.float32)])
     assert predicted_seconds(cost, "H100", "bf16") == pytest.approx(1e-3 + 1e-3 + 5 * 2e-6)
+
+
+@pytest.mark.quick
+def test_what_the_largest_step_moves_stays_below_its_bound() -> None:
+    """17 GB and 600 launches; with the penalty, which few steps have, 1.6 times as much as without."""
+    plain, penalised = (cost_of_step(configured("256px", 32, precision="bf16"), with_penalty).total
+                        for with_penalty in (False, True))  # fmt: skip
+    assert plain.bytes <= 17e9 and plain.launches <= 600
+    assert penalised.bytes <= 1.6 * plain.bytes and penalised.launches <= 1.6 * plain.launches
+
+
+@pytest.mark.quick
+def test_launches_of_a_small_step_stay_below_their_bound() -> None:
+    assert cost_of_step(configured("64px", 64, precision="bf16"), False).total.launches <= 500
 
 
 @pytest.mark.parametrize(

@@ -63,5 +63,12 @@ def test_lines_that_a_table_has_as_one_caption_are_one() -> None:
     assert found.beside(["something else"]) == ["red car", "for sale"]
 
 
+def test_what_stands_for_a_missing_value_is_no_caption() -> None:
+    assert list(clean(["nan", "NaN", " None\n", "null", "N/A", "<NA>", "none of these", "nan bread"])) == [
+        "none of these",
+        "nan bread",
+    ]
+
+
 def test_what_only_parts_words_is_no_caption() -> None:
     assert list(clean(["\u200b", "\ufffd", "gray\ufffd\ufffdbeak"])) == ["gray beak"]

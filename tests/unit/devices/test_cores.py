@@ -7,19 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fastt2i.devices import cores
 from fastt2i.devices.cores import cpu_quota, usable_cores
 
 
 @pytest.fixture
-def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tree of control groups of which this process is in `box/inner`, on a machine of 64 cores."""
-    monkeypatch.setattr(cores, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(cores, "_OWN_CGROUP", tmp_path / "own")
+def groups(control_groups: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """On a machine of 64 cores."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    (tmp_path / "own").write_text("0::/box/inner\n")
-    (tmp_path / "box" / "inner").mkdir(parents=True)
-    return tmp_path
+    return control_groups
 
 
 @pytest.mark.parametrize(

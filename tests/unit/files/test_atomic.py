@@ -5,12 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from fastt2i.files.atomic import move_directory, new_directory, replace_file, write_file, write_output
+
+STOP_IN_THE_MIDDLE = """
+import sys, time
+from pathlib import Path
+from fastt2i.files import atomic
+
+def fsync(descriptor):
+    print("in the middle", flush=True)
+    time.sleep(600)
+
+atomic.os.fsync = fsync
+atomic.replace_file(Path(sys.argv[1]), b"theirs")
+"""
 
 
 def test_a_directory_appears_only_when_whole(tmp_path: Path) -> None:
@@ -75,6 +90,55 @@ def test_a_link_that_has_the_temporary_name_is_not_written_through(tmp_path: Pat
     replace_file(path, b"new")
     assert victim.read_bytes() == b"precious"
     assert path.read_bytes() == b"new" and not path.is_symlink()
+
+
+def test_writers_at_once_do_not_meet(tmp_path: Path) -> None:
+    """Whoever reads meanwhile finds what one of them wrote, as a whole."""
+    path, contents = tmp_path / "file", [bytes([number]) * 5000 for number in range(8)]
+    replace_file(path, contents[0])
+
+    def write(content: bytes) -> bool:
+        found = []
+        for _ in range(25):
+            replace_file(path, content)
+            found.append(path.read_bytes())
+        return all(each in contents for each in found)
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        assert all(pool.map(write, contents))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_writer_that_is_at_it_is_left_alone_and_one_that_was_killed_is_cleaned_up(tmp_path: Path) -> None:
+    path, temporary = tmp_path / "file", tmp_path / ".file.tmp"
+    (tmp_path / ".file.2.tmp").write_bytes(b"of a killed second one")
+    process = subprocess.Popen([sys.executable, "-c", STOP_IN_THE_MIDDLE, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"in the middle\n"
+        replace_file(path, b"ours")
+        assert path.read_bytes() == b"ours" and temporary.read_bytes() == b"theirs"
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".file.tmp", "file"]
+    finally:
+        process.kill()
+        process.communicate()
+    replace_file(path, b"ours again")
+    assert path.read_bytes() == b"ours again" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_system_without_locks_has_files_replaced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fastt2i.files.atomic.fcntl.flock", refuse)
+    (tmp_path / ".file.tmp").write_bytes(b"of a killed one")
+    replace_file(tmp_path / "file", b"content")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_has_the_temporary_name_stays(tmp_path: Path) -> None:
+    (tmp_path / ".file.tmp").mkdir()
+    replace_file(tmp_path / "file", b"content")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".file.tmp", "file"]
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTSUP])

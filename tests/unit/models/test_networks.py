@@ -61,10 +61,10 @@ def test_all_modulations_at_once_are_those_of_each_layer() -> None:
     generator = Generator(small(), SENTENCE).double()
     layers = [block.modulation for block in generator.blocks]
     text = torch.randn(3, layers[0].in_features, dtype=torch.float64)
-    for layer, found in zip(layers, modulate(layers, text, generator._is_scale), strict=True):
+    together = modulate(layers, text, generator._is_scale).split([layer.out_features for layer in layers], dim=1)
+    for layer, found in zip(layers, together, strict=True):
         scales, shifts = layer(text).chunk(2, dim=1)
-        expected = *(1 + scales.tanh()).chunk(2, dim=1), *shifts.chunk(2, dim=1)
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(found, torch.cat([1 + scales.tanh(), shifts], dim=1))
 
 
 def test_regions_are_where_their_pixels_are() -> None:

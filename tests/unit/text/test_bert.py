@@ -20,6 +20,10 @@ from tests.unit.text.small_language_models import bert, distilbert
 PIECES = ["a", " ", "unbelievable", "RED", "é", "日本", "[UNK]", "[MASK]", "!", "\n", "\u00ad", "😀", "x" * 101]
 
 
+#: Ours, where it takes a folder, and that of transformers; see `read_bert`.
+Readers = tuple[tuple[Any, Any, int] | None, tuple[Any, Any, int]]
+
+
 def change(path: Path, **settings: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
@@ -34,9 +38,14 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Path(found.locations[0])
 
 
+@pytest.fixture(scope="module")
+def readers(folder: Path) -> Readers:
+    return read_bert(folder), read_any_family(folder)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 8), (65, 13)])
-def test_features_are_those_of_transformers(folder: Path, shape: tuple[int, int]) -> None:
-    ours, theirs = read_bert(folder), read_any_family(folder)
+def test_features_are_those_of_transformers(readers: Readers, shape: tuple[int, int]) -> None:
+    ours, theirs = readers
     assert ours is not None and ours[2] == theirs[2]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, ours[0].backend.get_vocab_size(), shape, generator=generator)
@@ -49,8 +58,8 @@ def test_features_are_those_of_transformers(folder: Path, shape: tuple[int, int]
 @pytest.mark.hypothesis
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), min_size=1, max_size=3))
 @example(["a red bird " * 300])
-def test_tokens_are_those_of_transformers(folder: Path, texts: list[str]) -> None:
-    ours, theirs = read_bert(folder), read_any_family(folder)
+def test_tokens_are_those_of_transformers(readers: Readers, texts: list[str]) -> None:
+    ours, theirs = readers
     assert ours is not None and ours[0].padding == theirs[0].padding and ours[0].unknown == theirs[0].unknown
     for options in ({}, {"whole": True}, {"whole": True, "special": False}):
         for own, other in zip(ours[0](texts, **options), theirs[0](texts, **options), strict=True):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import gpu_suite as stages
 from benchmarks.gpu import evidence as evidence_file
-from benchmarks.gpu import stages
 from benchmarks.gpu.case_log import Case, CaseLog, run_cases
 from benchmarks.gpu.evidence import Evidence
 

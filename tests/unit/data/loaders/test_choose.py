@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from fastt2i.config import DataConfig
 from fastt2i.data.dataset import Dataset
-from fastt2i.data.loaders import choose
+from fastt2i.data.loaders import choose, dali
 from fastt2i.data.loaders.choose import Choice, choose_loader
 from fastt2i.data.loaders.dali import DaliLoader
 from fastt2i.data.loaders.factory import open_loader
@@ -82,6 +83,15 @@ def test_without_dali(chosen: Choose, times: dict[LoaderName, float], monkeypatc
     assert chosen(memory_mb=0, before="dali") == ("pillow", "the run began with DALI, but it is not there")
     with pytest.raises(UserError, match="data.loader is dali, but it is not there; or use auto or pillow"):
         chosen(loader="dali")
+
+
+def test_a_dali_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise TypeError("no docstrings")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(dali, "import_module", fail)
+    assert dali.unavailable_reason() == "NVIDIA DALI cannot be imported (TypeError: no docstrings)"
 
 
 class Clock:

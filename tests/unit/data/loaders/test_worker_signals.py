@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from fastt2i.data.loaders.worker_signals import interrupts_afterwards, interrupts_held_back
+from fastt2i.cli import STOP_SIGNALS
+from fastt2i.data.loaders.worker_signals import interrupts_afterwards, interrupts_held_back, setup_worker_signals
 from fastt2i.engine.signals import StopRequest
 
 
@@ -23,6 +25,20 @@ def other() -> Iterator[int]:
     yield thread.ident
     ended.set()
     thread.join()
+
+
+def test_workers_leave_to_the_parent_what_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    try:
+        with StopRequest() as stop:
+            taken = {number for number in signal.valid_signals() if signal.getsignal(number) == stop._receive}
+        setup_worker_signals()
+        ignored = {number for number in taken if signal.getsignal(number) is signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert taken == ignored == set(STOP_SIGNALS) >= {signal.SIGINT, signal.SIGTERM}
 
 
 @pytest.mark.parametrize("taken_by_another", [False, True])

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastt2i.data.captions import MAX_CAPTION
+from fastt2i.data.dataset import NO_CAPTION
 from fastt2i.data.sources.folder import folder_dataset
+from fastt2i.data.verify_report import Finding, report
 from fastt2i.errors import UserError
 from tests.unit.data.sources.folders import Picture, fill, lines, load, problems, samples
 
@@ -250,6 +252,12 @@ def test_near_misses_of_names_are_told(tmp_path: Path, picture: Picture, name: s
     fill(tmp_path, {"a.png": picture(1), name: '{"file_name": "a.png", "text": "one"}'})
     with pytest.raises(UserError, match=f"none of the 1 images in .* has a caption \\({name}: "):
         load(tmp_path)
+
+
+def test_a_report_of_verify_in_the_folder_is_no_problem(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "a cup"})
+    (tmp_path / "verify.jsonl").write_bytes(report(load(tmp_path), [Finding("source", "b.png", NO_CAPTION)]))
+    assert not load(tmp_path).problems
 
 
 def test_img2datasets_lines_are_one_caption(tmp_path: Path, picture: Picture) -> None:

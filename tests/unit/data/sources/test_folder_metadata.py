@@ -34,6 +34,15 @@ def test_csv(tmp_path: Path, picture: Picture) -> None:
     assert not dataset.problems
 
 
+def test_a_quote_that_is_not_closed_takes_no_other_rows_for_its_caption(tmp_path: Path, picture: Picture) -> None:
+    fill(tmp_path, {f"{name}.png": picture(1) for name in "abcd"})
+    rows = 'file_name,text\na.png,"a red bird\nb.png,a dog\nc.png,"a cat"\nd.png,a 5" fish\n'
+    fill(tmp_path, {"metadata.csv": rows})
+    dataset = load(tmp_path)
+    assert samples(dataset) == {"d.png": ('a 5" fish',)}
+    assert problems(dataset)[0] == ("metadata.csv:4", "not CSV: ',' expected after '\"'")
+
+
 def test_metadata_of_a_nested_folder_is_relative_to_it(tmp_path: Path, picture: Picture) -> None:
     fill(tmp_path, {"a.png": picture(1), "x/a.png": picture(2), "x/y/a.png": picture(3)})
     fill(tmp_path, {"metadata.csv": "file_name,text\na.png,top\n"})

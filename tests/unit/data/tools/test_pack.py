@@ -27,6 +27,19 @@ def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--image-size", "100000"], "--image-size is 100000; it must be 11585 or less"),
+        (["--image-size", "11585", "--workers", "100000"], "in 100000 processes would take .* take fewer"),
+    ],
+)
+def test_images_that_are_too_large_for_anything(tmp_path: Path, options: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        main(["pack", "--out", str(tmp_path / "out"), *options])
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_embedded_set_reads_back(tmp_path: Path) -> None:
     out = tmp_path / "new" / "shapes"
     assert (

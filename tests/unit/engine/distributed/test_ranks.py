@@ -17,7 +17,7 @@ from fastt2i.devices.selection import choose_device
 from fastt2i.engine.build import check_batch_sharing
 from fastt2i.engine.distributed import gradient_mean as gradients
 from fastt2i.engine.distributed.gradient_mean import GradientMean
-from fastt2i.engine.distributed.rendezvous import VARIABLES, join
+from fastt2i.engine.distributed.rendezvous import OTHER_LAUNCHERS, VARIABLES, join
 from fastt2i.engine.distributed.world import World
 from fastt2i.engine.inputs import InputSource
 from fastt2i.engine.losses import discriminator_adversarial
@@ -28,7 +28,7 @@ from fastt2i.text.cache import TextCache
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in (*VARIABLES, "TORCHELASTIC_RESTART_COUNT"):
+    for name in (*VARIABLES, *OTHER_LAUNCHERS.values(), "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -38,6 +38,18 @@ def test_without_torchrun_there_is_one_process(environment: pytest.MonkeyPatch) 
     world = join()
     assert (type(world), world.size, world.is_first, world.restarted) == (World, 1, True, False)
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(("launcher", "variable"), OTHER_LAUNCHERS.items())
+def test_several_processes_that_do_not_know_of_each_other(
+    launcher: str, variable: str, environment: pytest.MonkeyPatch
+) -> None:
+    for alone in ("1", "", "some"):
+        environment.setenv(variable, alone)
+        assert join().size == 1
+    environment.setenv(variable, "4")
+    with pytest.raises(UserError, match=f"^{launcher} started 4 processes, each of which would train alone, as RANK"):
+        join()
 
 
 def test_one_process_of_torchrun_needs_no_others(environment: pytest.MonkeyPatch) -> None:

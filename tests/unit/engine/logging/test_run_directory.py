@@ -10,7 +10,12 @@ import pytest
 
 from fastt2i.config import Config
 from fastt2i.data.dataset import Problem
-from fastt2i.engine.logging.run_directory import RunDirectory, choose_directory, claimed_directory
+from fastt2i.engine.logging.run_directory import (
+    RunDirectory,
+    choose_directory,
+    claimed_directory,
+    refuse_folder_of_images,
+)
 from fastt2i.errors import UserError
 from fastt2i.presets import preset
 
@@ -38,6 +43,21 @@ def test_new_runs_get_free_names_and_the_newest_is_resumed(tmp_path: Path, monke
     assert choose_directory(None, "demo", resume=False).path == Path("runs/demo-3")
 
 
+def test_a_new_run_is_not_put_among_images(tmp_path: Path) -> None:
+    data, images = tmp_path / "data", tmp_path / "data" / "images"
+    images.mkdir(parents=True)
+    (images / "a.JPG").touch()
+    for out in (images, data, tmp_path / "data" / ".." / "data"):
+        with pytest.raises(UserError, match=f"^the output folder {out} holds images that are not a run's"):
+            refuse_folder_of_images(out, str(data))
+    for free in (None, data / "run", tmp_path):
+        refuse_folder_of_images(free, str(data))
+    run = RunDirectory(data)  # as of a version that did so
+    run.prepare()
+    run.note(Config())
+    refuse_folder_of_images(data, str(data))
+
+
 def test_an_old_run_is_never_written_over(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     assert not choose_directory(run.path, "demo", resume=True).exists()  # resuming from nothing is starting
@@ -46,6 +66,12 @@ def test_an_old_run_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already holds a run"):
         choose_directory(run.path, "demo", resume=False)
     assert choose_directory(run.path, "demo", resume=True).saved_config(Config()) == preset("64px")
+    (run.checkpoints / "step-00000002").mkdir()
+    run.config.unlink()  # checkpoints alone, as somebody may have copied them
+    with pytest.raises(UserError, match="already holds a run"):
+        choose_directory(run.path, "demo", resume=False)
+    refuse_folder_of_images(run.path, str(tmp_path))
+    assert choose_directory(run.path, "demo", resume=True).saved_config(Config()) == Config()
 
 
 def test_of_runs_that_start_at_once_each_has_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,8 @@ def test_public_names_and_signatures() -> None:
         "gamma_pooling=5.0, gamma_matching=50.0, exclude=None, gather=None, equal_batch_sizes=False, impl=None)",
         "global_match_loss": "(global_features, sentences, temperature=0.1, exclude=None, *, gather=None, "
         "equal_batch_sizes=False)",
+        "modulated_gated_block": "(x, upsampling, residual, *, gain=1.0, activation='leaky_relu', negative_slope=0.2, "
+        "output_slope=1.0, impl=None)",
         "modulated_gated_conv2d": "(x, weight, bias, scale, shift, *, residual=None, gain=1.0, stride=1, padding=0, "
         "dilation=1, groups=1, activation='leaky_relu', negative_slope=0.2, impl=None)",
         "modulated_upsample_gated_conv2d": "(x, weight, bias, scale, shift, *, residual=None, gain=1.0, "

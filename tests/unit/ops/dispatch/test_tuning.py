@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,9 @@ from fastt2i import doctor
 from fastt2i.ops import gated_conv2d, tuning, upsample_gated_conv2d
 from fastt2i.ops.dispatch import registry, timing_cache
 from fastt2i.ops.dispatch import tuning as times
+from fastt2i.ops.dispatch.correctness import compare, reference_results, results
 from fastt2i.ops.dispatch.registry import Implementation
-from fastt2i.ops.gated_conv import reference
+from fastt2i.ops.gated_conv import reference, torch_impl
 
 CPU = torch.device("cpu")
 X, WEIGHT = torch.randn(5, 3, 8, 8), torch.randn(8, 3, 3, 3)
@@ -239,3 +240,39 @@ def test_folding_weights_at_a_kink_is_no_error() -> None:
         upsample_gated_conv2d(x, weight).sum().backward()
     (found,) = timing_cache.times_of(CPU).values()
     assert None not in found.values() and {"torch/phases", "torch/transposed"} < set(found)
+
+
+def at_a_kink() -> tuple[Tensor, Tensor]:
+    """Float32 input and weight one of whose pre-activations a transposed convolution rounds to the other side of 0."""
+    random = torch.Generator().manual_seed(2305)
+    x, weight = torch.randn(4, 16, 16, 16, generator=random), torch.randn(32, 16, 3, 3, generator=random) / 12
+    return x.requires_grad_(), weight.requires_grad_()
+
+
+def test_an_element_at_a_kink_leaves_no_candidate_out() -> None:
+    x, weight = at_a_kink()
+    arguments = (x, weight, None, "leaky_relu", 0.2)
+    found = results(torch_impl.transposed, arguments, True)
+    error = compare(found, reference_results(reference.upsample_gated_conv2d, arguments, True))
+    assert error is not None and "its gradient 1 is wrong by 3.3e-03" in error, (
+        "no element is at a kink on this machine"
+    )
+    with warnings.catch_warnings(), tuning():
+        warnings.simplefilter("error")
+        upsample_gated_conv2d(x, weight)
+    (found_times,) = timing_cache.times_of(CPU).values()
+    assert None not in found_times.values()
+
+
+@pytest.mark.parametrize("made", [at_a_kink, lambda: (X.clone().requires_grad_(), WEIGHT.clone().requires_grad_())])
+def test_a_wrong_slope_of_the_negative_side_alone_is_left_out(
+    candidates: dict[str, Implementation], made: Callable[[], tuple[Tensor, Tensor]]
+) -> None:
+    def wrong_backward(x: Tensor, weight: Tensor, bias: None, activation: str, slope: float) -> Tensor:
+        right = reference.upsample_gated_conv2d(x, weight, bias, activation, slope)
+        other = reference.upsample_gated_conv2d(x, weight, bias, activation, slope + 0.05)
+        return right.detach() + other - other.detach()
+
+    candidates["triton/wrong"] = Implementation(wrong_backward)
+    with tuning(), pytest.warns(UserWarning, match="triton/wrong is left out, for its gradient 1 is wrong"):
+        upsample_gated_conv2d(*made())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastt2i.ops import gate, gated_conv2d, upsample_gated_conv2d
+from fastt2i.ops.dispatch import registry
 from fastt2i.ops.gate.reference import ACTIVATIONS
 
 
@@ -110,6 +111,20 @@ def test_upsampling_and_its_gradients_in_every_precision(impl: str, dtype: torch
         assert (a.double() - b).norm() <= bound * b.norm(), name
 
 
+@pytest.mark.parametrize(
+    ("dtype", "training", "name"),
+    [("bfloat16", True, "torch"), ("bfloat16", False, "reference"), ("float32", True, "reference")],
+)
+def test_a_processor_that_multiplies_bf16_never_takes_torchs_second_derivatives(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, training: bool, name: str
+) -> None:
+    monkeypatch.setattr("fastt2i.ops.gated_conv.implementations.multiplies_bf16", lambda device: True)
+    x, (weight, bias) = randn(2, 3, 4, 4), convolution(3, 4)
+    with registry.recorded() as choices:
+        gated_conv2d(*(t.to(getattr(torch, dtype)).requires_grad_(training) for t in (x, weight, bias)))
+    assert [chosen for _, chosen in choices] == [name]
+
+
 @pytest.mark.parametrize("op", [upsample_gated_conv2d, gated_conv2d])
 def test_any_memory_format(op: object) -> None:
     x = randn(2, 6, 9, 10)
@@ -142,6 +157,15 @@ def test_autocast_casts_to_the_regions_dtype(dtype: torch.dtype) -> None:
             assert torch.autograd.grad(y.sum(), weight)[0].dtype == torch.float32
         assert gated_conv2d(x.double(), weight.double(), bias.double()).dtype == torch.float64
     assert gated_conv2d(x, weight, bias).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["torch/phases", "torch/transposed", "torch/plain", "reference"])
+def test_autocast_casts_the_inputs_and_nothing_that_is_widened_inside(name: str) -> None:
+    narrow = [t.bfloat16() for t in (randn(2, 3, 8, 8), *convolution(3, 4))]
+    with registry.forced(name):
+        expected = upsample_gated_conv2d(*narrow)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(upsample_gated_conv2d(*narrow), expected)
 
 
 @given(

@@ -57,6 +57,30 @@ def test_upsampling_in_every_precision(name: str, dtype: torch.dtype) -> None:
         assert (a.double() - b).norm() <= BOUNDS[dtype] * b.norm(), place
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "groups"),
+    [
+        ((1, 1), (1, 1), (1, 1), 1),
+        ((2, 3), (1, 0), (1, 1), 1),
+        ((1, 1), (2, 3), (2, 3), 1),
+        ((2, 1), (0, 1), (1, 2), 3),
+    ],
+)
+def test_a_gated_convolution_in_every_precision(
+    stride: Any, padding: Any, dilation: Any, groups: int, dtype: torch.dtype
+) -> None:
+    """Of four images, which torch's own second derivatives take for channels."""
+    x, (weight, bias) = draw(4, 6, 9, 8, dtype=dtype), parameters(6 // groups, 6, dtype)
+    settings = (stride, padding, dilation, groups, "silu", 0.2)
+    ours = all_results(lambda *t: form("gated_conv2d", "torch")(*t, *settings), x, weight, bias, dtype=dtype)
+    wide = [t.double() for t in (x, weight, bias)]
+    truth = all_results(lambda *t: form("gated_conv2d", "reference")(*t, *settings), *wide, dtype=dtype)
+    for place, (a, b) in enumerate(zip(ours, truth, strict=True)):
+        assert a.dtype == dtype
+        assert (a.double() - b).norm() <= BOUNDS[dtype] * b.norm(), place
+
+
 @given(
     batch=st.integers(1, 3),
     channels=st.tuples(st.integers(1, 5), st.integers(1, 5)),

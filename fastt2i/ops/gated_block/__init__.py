@@ -1,0 +1,1 @@
+"""A generator's block of two modulated gated convolutions: function, reference, implementations."""
