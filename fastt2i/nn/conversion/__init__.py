@@ -30,7 +30,7 @@ def convert(model: nn.Module, report: Callable[[str], None] | None = print) -> n
     weights or of other classes the gate alone is fused.
 
     Args:
-        model: changed in place.
+        model: changed in place; one that was converted before stays what it is.
         report: takes the line that says what was done; None for silence.
 
     Returns:

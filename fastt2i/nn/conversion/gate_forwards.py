@@ -40,26 +40,30 @@ def fuse_forward(module: nn.Module, shared: set[int]) -> Counter[str]:
     for pattern in patterns:
         done.update(_replace(pattern, graph, module, shared))
     if done:
-        module.forward = FusedForward(module, _function(graph))
+        _put_in(_function(graph), module)
     if reasons:
         raise Left(reasons[0])
     return done
 
 
-class FusedForward:
-    """The forward of one module, in place of its class's."""
+def _put_in(forward: FunctionType, module: nn.Module) -> None:
+    """Give one module a forward of its own, by a subclass of its class: who converts again, replicates or copies the
+    module finds what it computes, where a forward among its attributes would stand beside that of its class."""
+    own = type(module)
 
-    def __init__(self, module: nn.Module, function: FunctionType) -> None:
-        self._module, self._function = module, function
+    class Fused(own):  # type: ignore[valid-type, misc]
+        def __deepcopy__(self, memo: dict[int, Any]) -> Fused:
+            new, arguments, state, *_ = super().__reduce_ex__(2)
+            memo[id(self)] = copied = new(*arguments)
+            copied.__setstate__(copy.deepcopy(state, memo))
+            return copied
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return self._function(self._module, *args, **options)
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            raise TypeError("a converted model is not pickled; save its state_dict, and convert the one that loads it")
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FusedForward:
-        return FusedForward(copy.deepcopy(self._module, memo), self._function)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a converted model is not pickled; save its state_dict, and convert the model that loads it")
+    Fused.__name__, Fused.__qualname__, Fused.__doc__ = own.__name__, own.__qualname__, own.__doc__
+    Fused.forward = forward
+    module.__class__ = Fused
 
 
 def _trace(module: nn.Module) -> fx.Graph:

@@ -240,11 +240,14 @@ def test_the_same_is_computed(block: nn.Module, done: str, capsys: pytest.Captur
     for training in (True, False):
         torch.testing.assert_close(results(new, training=training), results(old, training=training))
     assert not {"GLU", "AttnGanGlu"} & kinds(new)
+    convert(new)
+    assert capsys.readouterr().out == "fastt2i.nn.convert: nothing put in\n", "what is fused was converted again"
+    torch.testing.assert_close(results(new, training=True), results(old, training=True))
 
 
 def test_two_convolutions_become_one() -> None:
     old = made(InpaintingConv())
-    new = convert(copy.deepcopy(old))
+    new = convert(convert(copy.deepcopy(old)), None)
     assert "GatedConv2d" in kinds(new) and "Conv2d" not in kinds(new)
     y, dx = (results(model, training=True)[:2] for model in (new, old))
     torch.testing.assert_close(y, dx)
