@@ -136,7 +136,8 @@ def _block(x: Tensor, *convolutions: Tensor, impl: str | None = None) -> Tensor:
 
 
 def _strided(x: Tensor, weight: Tensor, bias: Tensor, impl: str | None = None) -> Tensor:
-    return leaky_conv2d(x, weight, bias, stride=2, padding=1, impl=impl).y
+    y, _ = leaky_conv2d(x, weight, bias, stride=2, padding=1, impl=impl)
+    return y
 
 
 def _with_shortcut(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastt2i.config import ModelConfig
 from fastt2i.models.whitening import Whitening
 from fastt2i.ops import leaky_conv2d
-from fastt2i.ops.leaky_conv.functional import LeakyConvOutput, Shortcut
+from fastt2i.ops.leaky_conv.functional import Shortcut
 from fastt2i.text.features import TextFeatures
 
 CODE_SIZE = 4
@@ -55,7 +55,7 @@ class DiscriminatorBlock(nn.Module):
         self.conv = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, pooled: Tensor, pool: bool) -> LeakyConvOutput:
+    def forward(self, x: Tensor, pooled: Tensor, pool: bool) -> tuple[Tensor, Tensor | None]:
         """The block's output and, with `pool`, its average pooling, which a next block takes; pooled: that of x."""
         y, _ = leaky_conv2d(x, self.down.weight, self.down.bias, stride=2, padding=1, negative_slope=SLOPE)
         return leaky_conv2d(

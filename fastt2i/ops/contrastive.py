@@ -12,9 +12,11 @@ from fastt2i.ops.autocast import autocast_disabled, promote_for_autocast
 from fastt2i.ops.checks import check_as_many, check_exclude, check_floating, check_positive, check_tensors
 from fastt2i.ops.gather import GlobalBatch
 from fastt2i.ops.numerics import upcast
+from fastt2i.ops.overrides import overridable
 from fastt2i.ops.transforms import under_transform
 
 
+@overridable
 def global_match_loss(
     global_features: Tensor,
     sentences: Tensor,

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from fastt2i.ops.checks import DTYPES
 from fastt2i.ops.numerics import upcast
+from fastt2i.ops.overrides import overridable
 
 # Since torch 2.13 these two have other names, and warn under the old ones.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -86,6 +87,7 @@ class GlobalBatch:
         return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, missing]) if missing else x
 
 
+@overridable
 def gather_batch(x: Tensor, group: dist.ProcessGroup, *, equal_batch_sizes: bool = False) -> Tensor:
     """The rows of all ranks of a group, in the order of ranks; a collective call.
 

@@ -8,8 +8,10 @@ import fastt2i.ops.gate.implementations  # noqa: F401  registers them
 from fastt2i.ops.checks import check_constants, check_tensors
 from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.gate.checks import check_gate
+from fastt2i.ops.overrides import overridable
 
 
+@overridable
 def gate(
     pre: Tensor, *, activation: str = "leaky_relu", negative_slope: float = 0.2, impl: str | None = None
 ) -> Tensor:

@@ -13,6 +13,7 @@ from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.gated_conv.checks import check_upsample_gated_conv2d
 from fastt2i.ops.gated_conv.functional import bias_key
 from fastt2i.ops.modulated_gated_conv.checks import check_batch, check_modulation
+from fastt2i.ops.overrides import overridable
 
 OP = "modulated_gated_block"
 
@@ -27,6 +28,7 @@ class ModulatedConv(NamedTuple):
     shift: Tensor
 
 
+@overridable
 def modulated_gated_block(
     x: Tensor,
     upsampling: ModulatedConv,

@@ -10,10 +10,12 @@ from fastt2i.ops.autocast import cast_for_autocast
 from fastt2i.ops.checks import check_constants, check_padding, check_pair, check_tensors
 from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.gated_conv.checks import check_convolution, check_gated_conv2d, check_upsample_gated_conv2d
+from fastt2i.ops.overrides import overridable
 
 Pair = tuple[int, int]
 
 
+@overridable
 def gated_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -74,6 +76,7 @@ def gated_conv2d(
     return run(call, impl, arguments)
 
 
+@overridable
 def upsample_gated_conv2d(
     x: Tensor,
     weight: Tensor,

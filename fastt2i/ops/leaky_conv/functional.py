@@ -12,6 +12,7 @@ from fastt2i.ops.checks import check_constants, check_tensors
 from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.gated_conv.functional import bias_key, resolve_convolution
 from fastt2i.ops.leaky_conv.checks import OP, check_leaky_conv2d, check_shortcut
+from fastt2i.ops.overrides import overridable
 
 
 class Shortcut(NamedTuple):
@@ -22,14 +23,7 @@ class Shortcut(NamedTuple):
     bias: Tensor | None = None
 
 
-class LeakyConvOutput(NamedTuple):
-    """y: (B, Cout, H', W'); pooled: its average pooling by 2, (B, Cout, H' / 2, W' / 2), or None where it was not asked
-    for."""
-
-    y: Tensor
-    pooled: Tensor | None
-
-
+@overridable
 def leaky_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -42,7 +36,7 @@ def leaky_conv2d(
     gain: float = 1.0,
     pool: bool = False,
     impl: str | None = None,
-) -> LeakyConvOutput:
+) -> tuple[Tensor, Tensor | None]:
     """A convolution, its leaky ReLU, and what a residual block of a discriminator has behind it.
 
         y = gain * (leaky_relu(conv2d(x, weight, bias)) + conv2d(shortcut.x, shortcut.weight, shortcut.bias))
@@ -62,7 +56,8 @@ def leaky_conv2d(
         impl: None lets the dispatcher choose; `reference`, `torch` or `triton` force one.
 
     Returns:
-        y, and its pooling if asked for, of x's dtype (the region's under autocast), differentiable any number of times.
+        y (B, Cout, H', W'), and its average pooling by 2, (B, Cout, H' / 2, W' / 2) or None where not asked for; of x's
+        dtype (the region's under autocast), differentiable any number of times.
 
     Raises:
         ValueError, TypeError: an argument does not fit.
@@ -85,4 +80,4 @@ def leaky_conv2d(
     settings = (bias_key(bias), beside_key, "pooled" if pool else "whole", *stride, *padding)
     call = make_call(OP, x, weight, bias, *added, settings=settings, num_key_tensors=2)
     y, *pooled = run(call, impl, arguments)
-    return LeakyConvOutput(y, pooled[0] if pool else None)
+    return y, pooled[0] if pool else None

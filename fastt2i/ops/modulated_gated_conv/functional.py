@@ -11,8 +11,10 @@ from fastt2i.ops.dispatch.registry import make_call, run
 from fastt2i.ops.gated_conv.checks import check_gated_conv2d, check_upsample_gated_conv2d
 from fastt2i.ops.gated_conv.functional import bias_key, resolve_convolution
 from fastt2i.ops.modulated_gated_conv.checks import check_batch, check_modulation
+from fastt2i.ops.overrides import overridable
 
 
+@overridable
 def modulated_gated_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -74,6 +76,7 @@ def modulated_gated_conv2d(
     return run(call, impl, arguments)
 
 
+@overridable
 def modulated_upsample_gated_conv2d(
     x: Tensor,
     weight: Tensor,

@@ -11,10 +11,12 @@ from fastt2i.ops.autocast import autocast_disabled, promote_for_autocast
 from fastt2i.ops.checks import check_as_many, check_constants, check_positive, check_tensors
 from fastt2i.ops.contrastive import check_pairs, contrastive_loss
 from fastt2i.ops.dispatch.registry import make_call, run
+from fastt2i.ops.overrides import overridable
 from fastt2i.ops.region_keyword import reference
 from fastt2i.ops.region_keyword.checks import INTEGERS, check_region_keyword
 
 
+@overridable
 def region_keyword_scores(
     regions: Tensor,
     keywords: Tensor,
@@ -57,6 +59,7 @@ def region_keyword_scores(
     return _scores(regions, keywords, mask, variant, gamma_attention, gamma_pooling, impl)
 
 
+@overridable
 def region_keyword_attention(
     regions: Tensor,
     keywords: Tensor,
@@ -89,6 +92,7 @@ def region_keyword_attention(
         return reference.region_keyword_attention(regions, keywords, mask, variant, gamma_attention)
 
 
+@overridable
 def region_keyword_loss(
     regions: Tensor,
     keywords: Tensor,
