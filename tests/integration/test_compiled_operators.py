@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastt2i.ops import gated_conv2d, region_keyword_scores, upsample_gated_conv2d
+from fastt2i.ops import gate, gated_conv2d, leaky_conv2d, region_keyword_scores, upsample_gated_conv2d
 from fastt2i.ops.dispatch import timing_cache
 from tests.unit.ops.gated_conv.test_torch_impl import UPSAMPLING, draw, form, parameters
 from tests.unit.ops.region_keyword.test_torch_impl import VARIANTS, all_of, mask_of, upstream_of
@@ -123,3 +123,12 @@ def test_a_fresh_process_that_compiles_reads_the_table() -> None:
     assert ran() == "transposed"
     timing_cache.store(CPU, KEY, {"reference": 1.0, "torch/phases": 4.0, "torch/transposed": 2.0, "torch/plain": 3.0})
     assert ran() == "reference"
+
+
+def test_operators_do_not_share_the_compilers_limit_of_forms() -> None:
+    torch._dynamo.reset()
+    weight = torch.randn(2, 4, 1, 1)
+    for operator, others in ((gate, ()), (leaky_conv2d, (weight,)), (gated_conv2d, (weight,))):
+        compiled = torch.compile(operator, fullgraph=True, dynamic=False, backend="eager")
+        for size in range(1, torch._dynamo.config.recompile_limit):
+            compiled(torch.randn(1, 4, size, size), *others)
