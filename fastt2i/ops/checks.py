@@ -58,9 +58,9 @@ def check_floating(op: str, **tensors: Tensor | None) -> None:
 
 def check_as_many(op: str, images: Tensor, captions: Tensor) -> None:
     """There are as many images as captions."""
-    if len(images) != len(captions):
+    if images.shape[0] != captions.shape[0]:
         raise ValueError(
-            f"{op}: there are {len(images)} images and {len(captions)} captions; caption i must be image i's"
+            f"{op}: there are {images.shape[0]} images and {captions.shape[0]} captions; caption i must be image i's"
         )
 
 
@@ -70,7 +70,7 @@ def check_exclude(op: str, images: Tensor, captions: int, exclude: Tensor | None
         return
     if exclude.dtype != torch.bool:
         raise TypeError(f"{op}: exclude is {exclude.dtype}; it must be bool, true for pairs that are no negatives")
-    shape = (len(images), captions)
+    shape = (images.shape[0], captions)
     if exclude.shape != shape:
         raise ValueError(
             f"{op}: exclude has shape {tuple(exclude.shape)}; it must be {shape}, a row for each image and a column "

@@ -74,7 +74,7 @@ def check_pairs(
     """As many images as captions, and exclude fits; the batch of all ranks, where there are others."""
     check_as_many(op, images, captions)
     batch = None if gather is None else GlobalBatch(op, gather, captions, exclude, equal_batch_sizes)
-    check_exclude(op, images, len(images) if batch is None else sum(batch.sizes), exclude)
+    check_exclude(op, images, images.shape[0] if batch is None else sum(batch.sizes), exclude)
     return batch
 
 
@@ -82,7 +82,7 @@ def contrastive_loss(logits: Tensor, exclude: Tensor | None, batch: GlobalBatch 
     """The loss of logits (B, captions of all ranks) of this rank's images."""
     if batch is None:
         return symmetric_cross_entropy(logits, exclude)
-    own = torch.arange(len(logits), device=logits.device)
+    own = torch.arange(logits.shape[0], device=logits.device)
     at = own + sum(batch.sizes[: batch.rank])
     if exclude is not None:
         exclude = exclude.clone()
@@ -96,7 +96,7 @@ def contrastive_loss(logits: Tensor, exclude: Tensor | None, batch: GlobalBatch 
 
 def symmetric_cross_entropy(logits: Tensor, exclude: Tensor | None) -> Tensor:
     """Cross-entropy of logits (B, B) with the diagonal, over columns plus over rows, each a mean over the batch."""
-    if not (_runs_triton(logits) and len(logits)):
+    if not (_runs_triton(logits) and logits.shape[0]):
         return numerics.symmetric_cross_entropy(logits, exclude)
     # Imported when first used: Triton takes a while to load.
     from fastt2i.ops.contrastive_triton import symmetric_cross_entropy as by_triton

@@ -37,10 +37,10 @@ def infinity_to_nan(square: Tensor) -> Tensor:
 
 def symmetric_cross_entropy(logits: Tensor, exclude: Tensor | None) -> Tensor:
     """Cross-entropy of logits (B, B) with the diagonal, over columns plus over rows, each a mean over the batch."""
-    if len(logits) == 0:
+    if logits.shape[0] == 0:
         return logits.sum()
     if exclude is not None:
-        negative = exclude & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        negative = exclude & ~torch.eye(logits.shape[0], dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(negative, -torch.inf)
-    target = torch.arange(len(logits), device=logits.device)
+    target = torch.arange(logits.shape[0], device=logits.device)
     return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)

@@ -44,6 +44,8 @@ def _triton_unavailable(call: Call) -> str | None:
 def _prefer(call: Call) -> tuple[str, ...]:
     if call.device.type == "cuda":
         return ("triton", "torch")
+    if torch.compiler.is_exporting():  # a comparison would bound an open size, and who loads it has torch's operators
+        return ("reference",)
     (images, regions, features), (captions, keywords, _) = call.shapes
     return ("torch",) if images * captions * keywords * regions * features >= BLOCKED_FROM else ("reference",)
 

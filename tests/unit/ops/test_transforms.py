@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from fastt2i.nn import GatedConv2d
@@ -26,6 +26,7 @@ from fastt2i.ops import (
 SIZES = (4, 16, 32, 64)
 #: Large enough for the blocked implementation of the matching: 2^24 multiply-adds.
 MATCHING = (64, 64, 8, 64)
+WEIGHT = torch.randn(8, 4, 3, 3)
 
 
 def region_keyword_inputs() -> tuple[Tensor, Tensor]:
@@ -117,3 +118,32 @@ def test_shapes_on_the_meta_device() -> None:
     regions, keywords = (torch.empty(2, n, 5, device="meta") for n in (7, 3))
     assert region_keyword_loss(regions, keywords).shape == ()
     assert global_match_loss(regions[:, 0], keywords[:, 0]).shape == ()
+
+
+class Called(nn.Module):
+    """A module that calls an operator, as torch.export takes it."""
+
+    def __init__(self, operator: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.operator(*tensors)
+
+
+@pytest.mark.parametrize(
+    ("operator", "shapes"),
+    [
+        (gate, [(4, 8, 8)]),
+        (partial(gated_conv2d, weight=WEIGHT, padding=1), [(4, 8, 8)]),
+        (partial(upsample_gated_conv2d, weight=WEIGHT), [(4, 8, 8)]),
+        (region_keyword_scores, [(9, 16), (5, 16)]),
+        (region_keyword_loss, [(9, 16), (5, 16)]),
+        (global_match_loss, [(16,), (16,)]),
+    ],
+)
+def test_an_exported_operator_takes_any_batch(operator: Callable[..., Tensor], shapes: list[tuple[int, ...]]) -> None:
+    few, many = ([torch.randn(batch, *shape) for shape in shapes] for batch in (3, 7))
+    batch = torch.export.Dim("batch", min=2)
+    exported = torch.export.export(Called(operator), tuple(few), dynamic_shapes=(tuple({0: batch} for _ in few),))
+    torch.testing.assert_close(exported.module()(*many), operator(*many))
