@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mimetypes
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
     from fastt2i.pipeline import TextToImagePipeline
 
+#: Images of a sheet: 32 rows of 8.
+LARGEST_SHEET = 256
 #: Seconds of an animation: a GIF shows no frame for more than eleven minutes.
 LONGEST = 600
 
@@ -37,19 +38,20 @@ class Arguments:
     prompt: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """What to draw; may be given several times."""
     prompts: Path | None = None
-    """A file with a prompt a line: images are written to the folder --out as they are drawn, with a metadata.jsonl that
-    says what each is, and the same command goes on where it was stopped. A prompt's seed is --seed plus its number."""
+    """A file with a prompt a line, for a folder. A prompt's seed is --seed plus its number in the file."""
     out: Path
-    """A picture file (.png, .jpg, .webp), for one image or for a sheet of several; a folder, for a file each; with
-    --frames also a .gif."""
+    """A picture file (.png, .jpg, .webp), for one image or for a sheet of several, 256 at most; with --frames also a
+    .gif. Or a folder, for a file each: without --frames they are written as they are drawn, a metadata.jsonl says what
+    each is, and the same command goes on where it was stopped."""
     num: int = 1
-    """Images of each prompt."""
+    """Images of each prompt: to a folder as many as you like, memory does not grow with them."""
     seed: int = 0
     """Seed of the noise: the same seed gives the same images."""
     truncation: float = 1.0
     """Factor of the noise: below 1 images are more typical and less varied."""
     best_of: int | None = None
-    """Draw so many of each prompt, and keep those that the model's own discriminator scores highest."""
+    """Draw so many of each prompt, all of which memory has to hold, and keep those that the model's own discriminator
+    scores highest."""
     negative_prompt: str = ""
     """With --best-of: how well an image matches this is taken off its score."""
     frames: int = 0
@@ -86,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         offline=arguments.offline,
     )
     with writing(arguments.out):
-        if arguments.prompts is not None:
-            print(_stream(pipeline, arguments, arguments.prompts))
+        if not arguments.frames and not _is_picture(arguments.out):
+            print(_draw_folder(pipeline, arguments))
             return 0
         images, captions = _frames(pipeline, arguments) if arguments.frames else _images(pipeline, arguments)
         written = _write(images, captions, arguments)
@@ -102,7 +104,7 @@ def _check(arguments: Arguments) -> None:
     if arguments.prompts is not None:
         if arguments.prompt or arguments.frames:
             raise UserError("--prompts goes neither with --prompt nor with --frames")
-        if arguments.out.suffix.lower() in {*FORMATS, ".gif"}:
+        if _is_picture(arguments.out):
             raise UserError(f"{arguments.out} is a picture; the images of --prompts go to a folder")
     if str(arguments.out) == "-":
         raise UserError("--out is -, but images go to no standard output; name a file as image.png, or a folder")
@@ -111,6 +113,12 @@ def _check(arguments: Arguments) -> None:
     kind, _ = mimetypes.guess_type(arguments.out.name)
     if kind and kind.startswith(("image/", "video/")) and arguments.out.suffix.lower() not in {*FORMATS, ".gif"}:
         raise UserError(f"{arguments.out} is none of {', '.join(sorted(FORMATS))}; name one of these, or a folder")
+    count = arguments.frames or len(arguments.prompt) * arguments.num
+    if _is_picture(arguments.out) and arguments.out.suffix.lower() != ".gif" and count > LARGEST_SHEET:
+        raise UserError(
+            f"{arguments.out} would be a sheet of {count:,} images, and one can be read up to {LARGEST_SHEET}; "
+            "ask for fewer, or name a folder with --out"
+        )
     if not arguments.frames:
         if arguments.out.suffix.lower() == ".gif":
             raise UserError(f"{arguments.out} is an animation; say with --frames how many images it has")
@@ -125,20 +133,25 @@ def _check(arguments: Arguments) -> None:
         raise UserError(f"--seconds is {arguments.seconds}; it must be more than 0 and at most {LONGEST}")
 
 
-def _stream(pipeline: TextToImagePipeline, arguments: Arguments, prompts: Path) -> str:
-    """Draw the prompts of a file; returns what was done in a sentence."""
-    from fastt2i.pipeline import Request
-    from fastt2i.prompt_files import ImageFolder
+def _is_picture(out: Path) -> bool:
+    return out.suffix.lower() in {*FORMATS, ".gif"} and not out.is_dir()
+
+
+def _draw_folder(pipeline: TextToImagePipeline, arguments: Arguments) -> str:
+    """Draw all prompts into the folder --out; returns what was done in a sentence."""
+    from fastt2i.image_folder import ImageFolder
+    from fastt2i.request import Request
     from fastt2i.text.prompts import read_prompts
 
     notes: list[str] = []
 
     def requests() -> Iterator[Request]:
-        for place, prompt in enumerate(read_prompts(prompts)):
+        given, step = (arguments.prompt, 0) if arguments.prompts is None else (read_prompts(arguments.prompts), 1)
+        for place, prompt in enumerate(given):
             notes.extend(f"prompt {place + 1} {note}" for note in pipeline.notes(prompt))
             yield Request(
                 prompt=prompt,
-                seed=arguments.seed + place,
+                seed=arguments.seed + place * step,
                 num=arguments.num,
                 truncation=arguments.truncation,
                 best_of=arguments.best_of,
@@ -152,16 +165,6 @@ def _stream(pipeline: TextToImagePipeline, arguments: Arguments, prompts: Path) 
 
 
 def _images(pipeline: TextToImagePipeline, arguments: Arguments) -> tuple[list[Image.Image], list[str]]:
-    from fastt2i.devices.free_memory import check_memory
-    from fastt2i.pictures.grids import sheet_bytes
-
-    if arguments.out.suffix.lower() in FORMATS:
-        count = len(arguments.prompt) * arguments.num
-        check_memory(
-            sheet_bytes(count, pipeline.model.config.image_size),
-            f"a sheet of {count} images",
-            "ask for fewer, or name a folder with --out",
-        )
     images = pipeline(
         arguments.prompt,
         seed=arguments.seed,
@@ -187,16 +190,14 @@ def _frames(pipeline: TextToImagePipeline, arguments: Arguments) -> tuple[list[I
 
 def _write(images: Sequence[Image.Image], captions: Sequence[str], arguments: Arguments) -> list[Path]:
     out: Path = arguments.out
-    suffix = out.suffix.lower()
-    if suffix in {*FORMATS, ".gif"} and not out.is_dir():
+    if _is_picture(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_picture(images, captions, out, arguments.seconds)
         return [out]
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        name = re.sub(r"\W+", "-", caption.lower()).strip("-")[:60]
-        paths.append(out / f"{number:03d}-{name}.png")
+        paths.append(out / f"{number:03d}-{caption.replace(' ', '-')}.png")
         _write_picture([image], [caption], paths[-1], arguments.seconds)
     return paths
 

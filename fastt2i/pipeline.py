@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +18,10 @@ from fastt2i.config import LossConfig
 from fastt2i.devices.free_memory import check_memory
 from fastt2i.errors import UserError
 from fastt2i.models.independent_rows import IndependentRows
-from fastt2i.models.noise import seeded_noise, slerp
+from fastt2i.models.noise import SeededNoise, slerp
 from fastt2i.models.pretrained import PretrainedModel, load_pretrained, save_pretrained
-from fastt2i.ops.checks import is_whole
 from fastt2i.pictures.pixels import to_pillow
+from fastt2i.request import Part, Request
 from fastt2i.text.features import TextFeatures
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,57 +30,6 @@ BATCH_SIZE = 64
 PROMPTS_KEPT = 256
 #: Bytes that a pixel takes: as numbers, in parts and together, and as a picture.
 PIXEL_BYTES = 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to draw, and how.
-
-    Attributes:
-        prompt: what the images show.
-        num: how many images.
-        seed: of the noise; the same seed gives the same images.
-        truncation: factor of the noise: below 1 images are more typical and less varied, at 0 all are one (BigGAN,
-            Brock et al. 2019, truncates instead of scaling).
-        best_of: how many are drawn, of which the `num` that the discriminator scores highest are kept, best first;
-            None draws `num`, in the order of their noise.
-        negative_prompt: how well an image matches this is taken off its score.
-
-    Raises:
-        UserError: a value is none that can be drawn.
-    """
-
-    prompt: str
-    num: int = 1
-    seed: int = 0
-    truncation: float = 1.0
-    best_of: int | None = None
-    negative_prompt: str = ""
-
-    def __post_init__(self) -> None:
-        for name, value in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt)):
-            if not isinstance(value, str):
-                raise UserError(f"{name} is {value!r}; it must be a text")
-        for name, number in (("num", self.num), ("seed", self.seed), ("best_of", self.best_of)):
-            if number is not None and (isinstance(number, bool) or not is_whole(number)):
-                raise UserError(f"{name} is {number!r}; it must be a whole number")
-        if not self.prompt.strip():
-            raise UserError(f"the prompt {self.prompt!r} is empty; say in a few words what to draw")
-        if self.num < 1:
-            raise UserError(f"num is {self.num}; it must be 1 or more")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is {self.seed}; it must be between 0 and 2^63 - 1")
-        if not 0 <= self.truncation <= 2:
-            raise UserError(f"truncation is {self.truncation}; it must be between 0 and 2")
-        if self.best_of is not None and self.best_of < self.num:
-            raise UserError(f"best_of is {self.best_of}; it must be num, which is {self.num}, or more")
-        if self.negative_prompt.strip() and self.candidates == self.num:
-            raise UserError("negative_prompt is for choosing among images; give a best_of that is more than num")
-
-    @property
-    def candidates(self) -> int:
-        """Images that are drawn."""
-        return self.num if self.best_of is None else self.best_of
 
 
 class Drawing(NamedTuple):
@@ -221,7 +169,6 @@ class TextToImagePipeline:
                 warnings.warn(f"prompt {number} {note}", stacklevel=2)
         return [image for drawing in self.draw(requests, batch_size=batch_size) for image in self.to_pillow(drawing)]
 
-    @torch.inference_mode()
     def draw(self, requests: Sequence[Request], *, scores: bool = False, batch_size: int = BATCH_SIZE) -> list[Drawing]:
         """Draw several requests in as few passes as their images fill.
 
@@ -230,25 +177,29 @@ class TextToImagePipeline:
             scores: score the images also where there is nothing to choose.
             batch_size: images drawn in one pass.
         """
-        if not requests:
-            return []
-        counts = [request.candidates for request in requests]
-        self.check_memory(sum(counts))
-        rows = torch.arange(len(requests), device=self.device).repeat_interleave(
-            torch.tensor(counts, device=self.device)
-        )
-        sentences = self._encode([request.prompt for request in requests]).sentence
         noise_dim = self.model.generator.noise_dim
-        noise = torch.cat([seeded_noise(r.seed, r.candidates, noise_dim, r.truncation) for r in requests])
+        parts = [part for request in requests for part in request.parts(noise_dim)]
+        return self.draw_parts(parts, scores=scores, batch_size=batch_size)
+
+    @torch.inference_mode()
+    def draw_parts(self, parts: Sequence[Part], *, scores: bool = False, batch_size: int = BATCH_SIZE) -> list[Drawing]:
+        """As `draw`, of parts of requests: the images of one are those that it has of the whole request."""
+        if not parts:
+            return []
+        counts = [len(part.numbers) for part in parts]
+        self.check_memory(sum(counts))
+        rows = torch.arange(len(parts), device=self.device).repeat_interleave(torch.tensor(counts, device=self.device))
+        sentences = self._encode([part.request.prompt for part in parts]).sentence
+        noise = torch.cat([part.noise.rows(part.numbers) for part in parts])
         images = self._generate(sentences[rows], noise.to(self.device), batch_size)
-        if not scores and all(request.candidates == request.num for request in requests):
-            parts = images.split(counts)
-            return [Drawing(r, own, None, list(range(r.num))) for r, own in zip(requests, parts, strict=True)]
-        negative = self._encode_negative([request.negative_prompt for request in requests])
+        if not scores and all(part.request.candidates == part.request.num for part in parts):
+            each = zip(parts, images.split(counts), strict=True)
+            return [Drawing(part.request, own, None, list(part.numbers)) for part, own in each]
+        negative = self._encode_negative([part.request.negative_prompt for part in parts])
         logits = self._networks.logits(
             images, sentences[rows], None if negative is None else negative[rows], batch_size
         )
-        return [_choose(*each) for each in zip(requests, images.split(counts), logits.split(counts), strict=True)]
+        return [_choose(*each) for each in zip(parts, images.split(counts), logits.split(counts), strict=True)]
 
     @torch.inference_mode()
     def score(self, images: Tensor, prompt: str, negative_prompt: str = "") -> Tensor:
@@ -320,7 +271,8 @@ class TextToImagePipeline:
         ]
         way = torch.linspace(0, 1, frames, dtype=torch.float32, device=self.device)
         a, b = self._encode([end.prompt for end in ends]).sentence
-        z_a, z_b = (seeded_noise(e.seed, 1, self.model.generator.noise_dim, truncation)[0].to(a) for e in ends)
+        noise_dim = self.model.generator.noise_dim
+        z_a, z_b = (SeededNoise(end.seed, noise_dim, truncation).rows(range(1))[0].to(a) for end in ends)
         images = to_pillow(self._generate(slerp(a, b, way), slerp(z_a, z_b, way), batch_size))
         for image, share in zip(images, way.tolist(), strict=True):
             told = {"to_prompt": prompt_b, "to_seed": str(ends[1].seed), "way": f"{share:.4f}"}
@@ -387,9 +339,9 @@ class TextToImagePipeline:
         return own.new_zeros(len(prompts), own.shape[1]).index_copy(0, torch.tensor(given, device=self.device), own)
 
 
-def _choose(request: Request, images: Tensor, scores: Tensor) -> Drawing:
+def _choose(part: Part, images: Tensor, scores: Tensor) -> Drawing:
     """The best of a request's candidates, where it asks for a choice."""
     order = torch.arange(len(images), device=images.device)
-    if request.best_of is not None:
-        order = scores.argsort(descending=True, stable=True)[: request.num]
-    return Drawing(request, images[order], scores[order], order.tolist())
+    if part.request.best_of is not None:
+        order = scores.argsort(descending=True, stable=True)[: part.num]
+    return Drawing(part.request, images[order], scores[order], [part.numbers[place] for place in order.tolist()])

@@ -100,8 +100,32 @@ def slerp(a: Tensor, b: Tensor, way: Tensor) -> Tensor:
     return length * direction / angle.sin()
 
 
-def seeded_noise(seed: int, count: int, noise_dim: int, factor: float) -> Tensor:
-    """(count, noise_dim) times a factor, drawn on the CPU row by row: a row does not depend on how many there are."""
-    random = torch.Generator("cpu").manual_seed(seed)
-    rows = [torch.randn(noise_dim, generator=random, dtype=torch.float32, device="cpu") for _ in range(count)]
-    return torch.stack(rows) * factor
+class SeededNoise:
+    """Standard normal noise times a factor, drawn on the CPU row by row: a row depends on its number alone.
+
+    Args:
+        seed: of the noise.
+        noise_dim: numbers of a row.
+        factor: of the noise.
+    """
+
+    def __init__(self, seed: int, noise_dim: int, factor: float) -> None:
+        self._random = torch.Generator("cpu").manual_seed(seed)
+        self._noise_dim, self._factor = noise_dim, factor
+        self._next = 0
+
+    def rows(self, numbers: range) -> Tensor:
+        """The rows (n, noise_dim) of these numbers, which come after all that were asked for before.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if numbers.start < self._next:
+            raise ValueError(f"rows {numbers} are asked for after row {self._next - 1}; they must come in order")
+        for _ in range(self._next, numbers.start):
+            self._row()
+        self._next = numbers.stop
+        return torch.stack([self._row() for _ in numbers]) * self._factor
+
+    def _row(self) -> Tensor:
+        return torch.randn(self._noise_dim, generator=self._random, dtype=torch.float32, device="cpu")

@@ -19,12 +19,6 @@ CAPTION_LINES = 5
 MIN_PEAK = 3.0
 
 
-def sheet_bytes(count: int, width: int) -> int:
-    """Bytes of the pixels of a sheet of so many images of this width."""
-    size = max(CELL, width) + GAP
-    return 3 * count * size * (size + CAPTION_LINES * (FONT_SIZE + 3))
-
-
 class _Cell(NamedTuple):
     """An image with a text under it."""
 

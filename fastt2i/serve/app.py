@@ -21,7 +21,8 @@ import fastt2i
 from fastt2i.errors import UserError
 from fastt2i.models.model_card import model_card, parameter_count
 from fastt2i.pictures.pixels import png
-from fastt2i.pipeline import Drawing, Request, TextToImagePipeline
+from fastt2i.pipeline import Drawing, TextToImagePipeline
+from fastt2i.request import Request
 from fastt2i.serve.batching import Batcher, QueueFull, Stopping
 from fastt2i.serve.body_limit import BodyLimit
 from fastt2i.serve.schema import About, ErrorAnswer, Example, GenerateAnswer, GenerateBody, Health

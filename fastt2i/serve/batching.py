@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from fastt2i.devices.allocator import give_back_freed_memory
-from fastt2i.pipeline import Drawing, Request, TextToImagePipeline
+from fastt2i.pipeline import Drawing, TextToImagePipeline
+from fastt2i.request import Request
 
 #: Seconds of drawing after which memory that is free goes back to the system.
 GIVE_BACK_EVERY = 5.0

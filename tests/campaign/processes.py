@@ -158,7 +158,7 @@ def import_everything() -> None:
 
     for name in (
         *("fastt2i.engine.build", "fastt2i.engine.distributed.ranks", "fastt2i.engine.scoring.model_evaluation"),
-        *("fastt2i.pipeline", "fastt2i.prompt_files", "fastt2i.data.tools.pack_shards", "fastt2i.data.tools.verify"),
+        *("fastt2i.pipeline", "fastt2i.image_folder", "fastt2i.data.tools.pack_shards", "fastt2i.data.tools.verify"),
         *("transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert", "matplotlib.pyplot"),
         *("pyarrow.parquet", "torchmetrics.image.kid", "safetensors.torch"),
     ):

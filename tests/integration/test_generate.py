@@ -63,8 +63,12 @@ def test_files_and_sheets(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert Image.open(tmp_path / "sheet.jpg").width > 4 * 32
     assert generate.main([*model, "--num", "3", "--out", str(tmp_path / "folder")]) == 0
     names = sorted(p.name for p in (tmp_path / "folder").iterdir())
-    assert names == [f"00{n}-a-small-red-circle-on-a-white-background.png" for n in range(3)]
-    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "folder" / names[2])
+    assert names == [*(f"000000{n}.png" for n in range(3)), "metadata.jsonl"]
+    assert capsys.readouterr().out.splitlines()[-1] == f"3 images in {tmp_path / 'folder'}"
+    frames = ["--prompt", PROMPTS[1], "--frames", "3", "--out", str(tmp_path / "frames")]
+    assert generate.main([*model, *frames]) == 0
+    names = sorted(p.name for p in (tmp_path / "frames").iterdir())
+    assert names == [f"00{n}-frame-{n + 1}.png" for n in range(3)]
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
@@ -80,8 +84,7 @@ def test_prompts_that_the_model_cannot_follow_are_warned_of(
 ) -> None:
     assert generate.main(["--model", str(run), "--prompt", prompt, "--out", str(tmp_path)]) == 0
     assert "fastt2i: warning: prompt 1" in (errors := capsys.readouterr().err) and warning in errors
-    (path,) = tmp_path.iterdir()
-    assert len(path.name) < 100
+    assert {path.name for path in tmp_path.iterdir()} == {"0000000.png", "metadata.jsonl"}
 
 
 def test_mistakes_are_one_sentence(run: Path, pipeline: TextToImagePipeline, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastt2i import TextToImagePipeline
-from fastt2i.pipeline import Drawing, Request
+from fastt2i.pipeline import Drawing
 from fastt2i.presets import preset
+from fastt2i.request import Request
 from tests.tiny_runs import write_model
 
 WORDS = ("a", "small", "red", "circle", "on", "the", "left", "of", "an", "orange", "square", "unheard", ",")
@@ -92,6 +93,15 @@ def test_an_image_does_not_depend_on_how_many_there_are(pipeline: TextToImagePip
     [one] = drawn(pipeline, [Request(prompt="a red circle")])
     assert torch.equal(many.images[:1], one.images)
     assert many.scores is not None and one.scores is not None and torch.equal(many.scores[:1], one.scores)
+
+
+def test_parts_of_a_request_have_the_images_of_the_whole(pipeline: TextToImagePipeline, threads: int) -> None:
+    request = Request(prompt="a red circle", num=11, seed=2)
+    [whole] = drawn(pipeline, [request])
+    parts = list(request.parts(pipeline.model.generator.noise_dim, 4))
+    [first], [second, third] = pipeline.draw_parts(parts[:1]), pipeline.draw_parts(parts[1:])
+    assert torch.equal(torch.cat([first.images, second.images, third.images]), whole.images)
+    assert first.numbers + second.numbers + third.numbers == whole.numbers == list(range(11))
 
 
 def test_images_are_far_from_black_and_white(pipeline: TextToImagePipeline) -> None:

@@ -15,6 +15,11 @@ from fastt2i.errors import UserError
     [
         (["--out", "a.bmp"], "a.bmp is none of .jpeg, .jpg, .png, .webp; name one of these, or a folder"),
         (["--out", "a.mp4", "--frames", "3"], "a.mp4 is none of"),
+        (
+            ["--out", "a.png", "--num", "257"],
+            "a.png would be a sheet of 257 images, and one can be read up to 256; ask",
+        ),
+        (["--out", "a.webp", "--to-seed", "1", "--frames", "5000"], "a.webp would be a sheet of 5,000 images"),
         (["--out", "-"], "--out is -, but images go to no standard output; name a file as image.png"),
         (["--out", "/dev/null"], "/dev/null is a file and no picture; name one as image.png, or a folder"),
         (["--out", __file__], "test_generate.py is a file and no picture"),

@@ -22,7 +22,7 @@ from fastt2i import TextToImagePipeline
 from fastt2i.errors import UserError
 from fastt2i.models.pretrained import load_pretrained
 from fastt2i.pictures.pixels import gif, png, to_signed
-from fastt2i.pipeline import Request
+from fastt2i.request import Request
 
 PROMPTS = ["a small red circle on a white background", "a large blue square at the top left"]
 

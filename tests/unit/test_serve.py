@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastt2i.errors import UserError
-from fastt2i.pipeline import Request
+from fastt2i.request import Request
 from fastt2i.serve import batching
 from fastt2i.serve.__main__ import main
 

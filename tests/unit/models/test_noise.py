@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastt2i.config import ModelConfig
 from fastt2i.models.generator import Generator
-from fastt2i.models.noise import make_noise, unit_rms
+from fastt2i.models.noise import SeededNoise, make_noise, unit_rms
 
 SENTENCE, NOISE = 20, 6
 KINDS = ("concat", "additive", "conditioning_augmentation")
@@ -86,3 +86,13 @@ def test_without_balance_they_are_joined_as_they_come() -> None:
     torch.testing.assert_close(additive.noise(sentence, z)[0], sentence + 0.5 * z)
     augmented = Generator(noise_config("conditioning_augmentation", balanced_noise=False), SENTENCE)
     assert augmented.noise_dim == SENTENCE and augmented.noise.statistics.weight.shape == (2 * SENTENCE, SENTENCE)
+
+
+def test_a_row_of_a_seeds_noise_depends_on_its_number_alone() -> None:
+    random = torch.Generator().manual_seed(3)
+    whole = torch.stack([torch.randn(NOISE, generator=random) for _ in range(9)]) * 0.5
+    noise = SeededNoise(3, NOISE, 0.5)
+    parts = [noise.rows(numbers) for numbers in (range(2), range(2, 3), range(6, 9))]
+    assert all(torch.equal(part, rows) for part, rows in zip(parts, (whole[:2], whole[2:3], whole[6:]), strict=True))
+    with pytest.raises(ValueError, match="must come in order"):
+        noise.rows(range(8, 10))

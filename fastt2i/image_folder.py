@@ -1,4 +1,4 @@
-"""Many prompts from a file, drawn into a folder: memory does not grow with them, and what was stopped goes on."""
+"""Many images, drawn into a folder: memory does not grow with them, and what was stopped goes on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tqdm import tqdm
 from fastt2i.errors import UserError
 from fastt2i.files.atomic import replace_file, sync_file
 from fastt2i.pictures.pixels import png
-from fastt2i.pipeline import BATCH_SIZE, Request, TextToImagePipeline
+from fastt2i.pipeline import BATCH_SIZE, TextToImagePipeline
+from fastt2i.request import Part, Request
 
 METADATA = "metadata.jsonl"
 
@@ -22,8 +23,9 @@ METADATA = "metadata.jsonl"
 class ImageFolder:
     """A folder of images with a `metadata.jsonl`, a line for each: file, prompt, seed, number, model and settings.
 
-    Requests are drawn in groups that fill a batch. A group's lines are written after its images; after a stop at any
-    moment a group whose lines are not all there is drawn again, so that images are those of a run that nothing stopped.
+    Requests, and parts of those of many images, are drawn in groups that fill a batch. A group's lines are written
+    after its images; after a stop at any moment a group whose lines are not all there is drawn again, so that images
+    are those of a run that nothing stopped.
 
     Args:
         folder: where to write.
@@ -45,8 +47,9 @@ class ImageFolder:
         there = self._lines()
         total = before = 0
         progress = tqdm(desc="drawing", unit="img", disable=not sys.stderr.isatty())
-        for group in _groups(requests):
-            count = sum(request.num for request in group)
+        noise_dim = self._pipeline.model.generator.noise_dim
+        for group in _groups(part for request in requests for part in request.parts(noise_dim, BATCH_SIZE)):
+            count = sum(part.num for part in group)
             old = list(itertools.islice(there, count))
             if len(old) == count:
                 self._compare(group, old)
@@ -84,14 +87,15 @@ class ImageFolder:
         with self._metadata.open("rb+") as file:
             file.truncate(size)
 
-    def _compare(self, group: Sequence[Request], lines: Sequence[str]) -> None:
+    def _compare(self, group: Sequence[Part], lines: Sequence[str]) -> None:
         """Raise UserError where images are not those that would be drawn."""
         rows = iter(lines)
-        for request in group:
-            for _ in range(request.num):
+        for part in group:
+            facts = self._facts(part.request)
+            for _ in range(part.num):
                 try:
                     found = json.loads(next(rows))
-                    same = {name: found[name] for name in self._facts(request)} == self._facts(request)
+                    same = {name: found[name] for name in facts} == facts
                     whole = (self._folder / found["file_name"]).is_file()
                 except (ValueError, KeyError, TypeError):
                     same, whole = False, False
@@ -111,9 +115,9 @@ class ImageFolder:
             facts |= {"best_of": request.best_of}
         return facts | ({"negative_prompt": request.negative_prompt} if request.negative_prompt else {})
 
-    def _draw_group(self, group: Sequence[Request], first: int) -> None:
+    def _draw_group(self, group: Sequence[Part], first: int) -> None:
         lines: list[str] = []
-        for drawing in self._pipeline.draw(group):
+        for drawing in self._pipeline.draw_parts(group):
             for image, number in zip(self._pipeline.to_pillow(drawing), drawing.numbers, strict=True):
                 name = f"{first + len(lines):07d}.png"
                 replace_file(self._folder / name, png(image))
@@ -126,16 +130,16 @@ class ImageFolder:
         sync_file(self._metadata)
 
 
-def _groups(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    """Requests whose images fill a batch together, one at least."""
-    group: list[Request] = []
+def _groups(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Parts whose images fill a batch together, one at least."""
+    group: list[Part] = []
     size = 0
-    for request in requests:
-        if group and size + request.candidates > BATCH_SIZE:
+    for part in parts:
+        if group and size + len(part.numbers) > BATCH_SIZE:
             yield group
             group, size = [], 0
-        group.append(request)
-        size += request.candidates
+        group.append(part)
+        size += len(part.numbers)
     if group:
         yield group
 

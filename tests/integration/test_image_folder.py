@@ -1,4 +1,4 @@
-"""Many prompts from a file: what is in the folder, a run that was stopped, and files and folders of something else."""
+"""Many images in a folder: what is in it, a run that was stopped, and files and folders of something else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from PIL import Image
 
 from fastt2i import generate
 from fastt2i.errors import UserError
-from fastt2i.pipeline import TextToImagePipeline
-from fastt2i.prompt_files import ImageFolder
+from fastt2i.image_folder import ImageFolder
+from fastt2i.pictures.pixels import png
+from fastt2i.pipeline import Drawing, TextToImagePipeline
+from fastt2i.request import Part
 
 PROMPTS = [f"a {size} {color} circle" for size in ("small", "large") for color in ("red", "blue", "green", "pink")] * 5
 
@@ -44,6 +46,44 @@ def test_each_image_says_what_it_is(model_folder: Path, prompts: Path, tmp_path:
         alone = pipeline(PROMPTS[10], seed=17, num=2)[1]
         assert image.tobytes() == alone.tobytes()
     assert len({(tmp_path / "out" / line["file_name"]).read_bytes() for line in lines}) == 120
+
+
+def draw_many(model: Path, out: Path) -> dict[str, bytes]:
+    """130 images of each of two prompts; the folder's files."""
+    prompts = [option for prompt in PROMPTS[:2] for option in ("--prompt", prompt)]
+    assert generate.main(["--model", str(model), *prompts, "--num", "130", "--seed", "7", "--out", str(out)]) == 0
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_many_images_of_a_prompt_are_drawn_a_batch_at_a_time(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And are the bytes that they are when all are drawn at once, also of a run that was stopped."""
+    pipeline = TextToImagePipeline.from_pretrained(model_folder, "cpu")
+    expected = [png(image) for image in pipeline(PROMPTS[:2], num=130, seed=7)]
+    out, groups, draw_parts = tmp_path / "out", [], TextToImagePipeline.draw_parts
+
+    def stop_in_the_second(pipeline: TextToImagePipeline, parts: list[Part]) -> list[Drawing]:
+        if len(groups) == 1:
+            assert len(list(out.glob("*.png"))) == 64
+            raise KeyboardInterrupt
+        return note(pipeline, parts)
+
+    def note(pipeline: TextToImagePipeline, parts: list[Part]) -> list[Drawing]:
+        groups.append([len(part.numbers) for part in parts])
+        return draw_parts(pipeline, parts)
+
+    monkeypatch.setattr(TextToImagePipeline, "draw_parts", stop_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        draw_many(model_folder, out)
+    monkeypatch.setattr(TextToImagePipeline, "draw_parts", note)
+    files = draw_many(model_folder, out)
+    assert groups == [[64], [64], [2], [64], [64], [2]]
+    assert capsys.readouterr().out == f"260 images in {out}, 64 of them from before\n"
+    lines = [json.loads(line) for line in files.pop("metadata.jsonl").splitlines()]
+    assert [files.pop(line["file_name"]) for line in lines] == expected and not files
+    assert [line["number"] for line in lines] == [*range(130)] * 2
+    assert {(line["num"], line["seed"]) for line in lines} == {(130, 7)}
 
 
 def test_a_stopped_run_goes_on(
