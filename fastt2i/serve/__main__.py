@@ -17,8 +17,10 @@ from fastt2i.cli import from_home, plain_warnings, run
 from fastt2i.errors import UserError
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
+    from fastt2i.serve.app import Limits
     from fastt2i.serve.batching import Batcher
 
 #: Seconds from the signal to the end: what was asked for before is drawn in them.
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         raise UserError(f'serving needs {error.name}; install it with pip install "fastt2i[serve]"') from error
     listener = _listen(arguments.host, arguments.port)
-    app, batcher = _load(arguments)
+    app, batcher, limits = _load(arguments)
     address = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     if not _is_loopback(listener):
         print(
@@ -79,11 +81,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
             flush=True,
         )
-    _serve(app, batcher, listener, f"serving {arguments.model} at http://{address}:{listener.getsockname()[1]}")
+    server = _server(app, batcher, limits)
+    # For a signal that comes before the server listens to signals itself; and at its end it raises what it got again,
+    # though being told to end is no failure.
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    print(f"serving {arguments.model} at http://{address}:{listener.getsockname()[1]}", flush=True)
+    server.run(sockets=[listener])
     return 0
 
 
-def _load(arguments: Arguments) -> tuple[FastAPI, Batcher]:
+def _load(arguments: Arguments) -> tuple[FastAPI, Batcher, Limits]:
     import torch
 
     from fastt2i.devices.selection import choose_device
@@ -103,7 +110,8 @@ def _load(arguments: Arguments) -> tuple[FastAPI, Batcher]:
     facts = pipeline.model.facts
     examples = arguments.example or facts.get("example_prompts", [])
     batcher = Batcher(pipeline, max_images=limits.candidates, max_waiting=limits.waiting)
-    return make_app(pipeline, batcher, limits, name=Path(arguments.model).name, examples=examples), batcher
+    app = make_app(pipeline, batcher, limits, name=Path(arguments.model).name, examples=examples)
+    return app, batcher, limits
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -126,22 +134,25 @@ def _is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def _serve(app: FastAPI, batcher: Batcher, listener: socket.socket, ready: str) -> None:
-    """Until SIGTERM or Ctrl-C: what was asked for before is answered, for `GRACE` seconds at most."""
+def _server(app: FastAPI, batcher: Batcher, limits: Limits) -> uvicorn.Server:
+    """Runs until SIGTERM or Ctrl-C: what was asked for before is answered, for `GRACE` seconds at most."""
     import uvicorn
+
+    from fastt2i.serve.timed_connection import timed_connection
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
             batcher.stop(GRACE - 1)
             super().handle_exit(sig, frame)
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=round(GRACE))
-    server = Server(config)
-    # For a signal that comes before the server listens to signals itself; and at its end it raises what it got again,
-    # though being told to end is no failure.
-    signal.signal(signal.SIGTERM, server.handle_exit)
-    print(ready, flush=True)
-    server.run(sockets=[listener])
+    config = uvicorn.Config(
+        app,
+        http=timed_connection(limits.seconds),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=round(GRACE),
+    )
+    return Server(config)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorAnswer} for code in (400, 413, 422, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorAnswer} for code in (400, 408, 413, 422, 503)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,14 @@ class Limits:
         candidates: images that are drawn for a request, of which the best are kept.
         waiting: requests that wait.
         body: bytes of a request.
+        seconds: in which the header lines of a request have to come, and then its body.
     """
 
     num: int = 16
     candidates: int = 64
     waiting: int = 256
     body: int = 32_768
+    seconds: float = 30.0
 
 
 def make_app(
@@ -83,7 +85,7 @@ def make_app(
     app = FastAPI(
         title="fastt2i", version=fastt2i.__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=ERRORS
     )
-    app.add_middleware(BodyLimit, limit=limits.body)
+    app.add_middleware(BodyLimit, limit=limits.body, seconds=limits.seconds)
     _add_error_handlers(app)
     _add_pages(app)
     about = _about(pipeline, limits, name, examples)
