@@ -167,6 +167,7 @@ def _prepare(arguments: Arguments, world: World) -> Evaluation:
             seed=arguments.seed,
             truncation=arguments.truncation,
         )
+        _tell_of_rounds(arguments, len(dataset), world)
         # DF-GAN compares with all images of the set; the statistics given stand for them.
         real_count = len(dataset) if arguments.protocol == "df-gan" else min(len(dataset), len(plan))
         metrics = _choose_metrics(arguments, real_count, len(set(plan.captions)), world)
@@ -215,6 +216,14 @@ def _open_data(arguments: Arguments, image_size: int, heldout: float | None) -> 
     if not len(dataset):
         raise UserError(f"nothing of {arguments.data} is held out; score what training saw with --split train")
     return whole, shuffled(dataset)
+
+
+def _tell_of_rounds(arguments: Arguments, samples: int, world: World) -> None:
+    if arguments.images is not None and arguments.images > samples:
+        world.print_rank0(
+            f"--images is {arguments.images:,} and there are {samples:,} samples: their captions are drawn in turn, "
+            f"with other noise; the real images are {samples:,}, and retrieval is of the first {samples:,} images"
+        )
 
 
 def _choose_metrics(arguments: Arguments, real_images: int, captions: int, world: World) -> list[Metric]:

@@ -53,6 +53,23 @@ def test_figures_say_how_they_were_computed(
     assert "whose own caption is the nearest of 100" in printed and "spread_of_real: the mean" in printed
 
 
+def test_more_images_than_samples_go_round_them(
+    model_folder: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And retrieval is that of one round, whose images they begin with."""
+    options = ("--metrics", "kid,retrieval")
+    once, more = (scored(model_folder, tmp_path / "a.json", *options, "--images", num) for num in ("128", "130"))
+    printed = capsys.readouterr().out
+    assert printed.count("--images is") == 1
+    assert "--images is 130 and there are 128 samples: their captions are drawn in turn" in printed
+    assert "the real images are 128, and retrieval is of the first 128 images\n" in printed
+    assert {"images": 130, "real_images": 128}.items() <= more["protocol"].items()
+    assert more["protocol"]["different_captions"] > once["protocol"]["different_captions"]
+    assert more["scores"]["kid"] != once["scores"]["kid"]
+    names = ("retrieval_r1", "retrieval_r10", "retrieval_rank")
+    assert [more["scores"][name] for name in names] == [once["scores"][name] for name in names]
+
+
 def test_a_killed_evaluation_goes_on(
     model_folder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,3 +143,20 @@ def test_programs_are_told_of_408(connect: Callable[[], socket.socket]) -> None:
         responses = answer(client)[2]["paths"]["/generate"]["post"]["responses"]  # type: ignore[index]
     assert {"200", "400", "408", "413", "422", "503"} == set(responses)
     assert responses["408"]["content"] == responses["413"]["content"]
+
+
+def test_memory_that_is_gone_while_drawing_is_told(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a time to try again, when there may be some."""
+    body = b'{"prompt": "a red circle", "num": 2}'
+    with connect() as client:
+        with monkeypatch.context() as patched:
+            patched.setattr("fastt2i.devices.free_memory.free_memory", lambda: 2 * 32**2)
+            client.sendall(HEAD % len(body) + body)
+            status, fields, content = answer(client)
+        sentence = "2 images of 32 px at once would take 0.0 GiB of memory, and 0.0 GiB are free; ask for fewer"
+        assert (status, content) == (503, {"error": sentence}) and fields["retry-after"] == "5"
+        client.sendall(HEAD % len(body) + body)
+        status, _, content = answer(client)
+        assert status == 200 and len(content["images"]) == 2  # type: ignore[arg-type]
