@@ -181,9 +181,9 @@ class Case(Checked):
         return [name for name, candidate in self.candidates.items() if candidate.role == "alternative"]
 
     @property
-    def strongest(self) -> str | None:
-        """The fastest alternative; None where none could run."""
-        return min(self.alternatives, key=lambda name: self.ratio(name).median, default=None)
+    def strongest(self) -> str:
+        """The fastest alternative; empty where none could run."""
+        return min(self.alternatives, key=lambda name: self.ratio(name).median, default="")
 
     def time(self, name: str = OURS) -> Quartiles:
         """Milliseconds of a candidate in the part that is compared."""

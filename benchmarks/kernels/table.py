@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 from benchmarks.harness.json_files import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -74,23 +76,15 @@ def source_digest(folder: Path = ROOT / "kernels") -> str:
     return digest.hexdigest()
 
 
-def read_table(path: Path) -> KernelTable:
-    """Read a table.
+def committed_tables(results: Path = RESULTS) -> list[KernelTable]:
+    """The newest Triton's first.
 
     Raises:
-        UserError: it is none.
+        UserError: a file is none.
     """
-    return read_json(path, KernelTable, "a table of compiled kernels")
-
-
-def committed_tables(results: Path = RESULTS) -> list[KernelTable]:
-    """The newest Triton's first."""
-    tables = [read_table(path) for path in (results / "ahead-of-time").glob("triton-*.json")]
-    return sorted(tables, key=lambda table: _version(table.triton), reverse=True)
-
-
-def _version(text: str) -> list[int]:
-    return [int(part) for part in text.split("+")[0].split(".") if part.isdigit()]
+    paths = (results / "ahead-of-time").glob("triton-*.json")
+    tables = [read_json(path, KernelTable, "a table of compiled kernels") for path in paths]
+    return sorted(tables, key=lambda table: Version(table.triton), reverse=True)
 
 
 def by_kernel(rows: Iterable[CompiledKernel]) -> dict[tuple[str, str], list[CompiledKernel]]:

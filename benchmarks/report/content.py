@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import geometric_mean
-from typing import NamedTuple
 
-from benchmarks.harness.result import Case, Key, Quartiles, Result
+from benchmarks.harness.result import Case, Quartiles, Result
 from benchmarks.kernels.table import KernelTable, by_kernel
 from benchmarks.report import plots
 from benchmarks.report.growth import curves
@@ -16,47 +15,19 @@ from benchmarks.report.page import Document
 BELOW = 0.97
 
 
-class Match(NamedTuple):
-    """A case against its strongest alternative: ratio of theirs over ours, and both times in milliseconds."""
-
-    key: Key
-    alternative: str
-    ratio: Quartiles
-    ours: Quartiles
-    theirs: Quartiles
-
-
-class Operator(NamedTuple):
-    """The cases of an operator, their matches and its pictures."""
-
-    name: str
-    cases: Sequence[Case]
-    found: Sequence[Match]
-    speed_up: plots.Plot | None
-    memory: plots.Plot | None
-
-    @property
-    def ends(self) -> list[tuple[str, Match]]:
-        """Best and worst."""
-        if len(self.found) < 2:
-            return [("only", match) for match in self.found]
-        return [("best", self.found[-1]), ("worst", self.found[0])]
-
-
 def report(result: Result, kernels: Sequence[KernelTable]) -> Document:
     """Of a run, and of the kernels as some versions of Triton compile them."""
-    found, series = matches(result.cases), curves(result)
+    series = curves(result)
     content = {
         "result": result,
         "facts": facts(result),
-        "found": found,
+        "compared": compared,
+        "ends": ends,
         "below": BELOW,
         "mean_ratio": mean_ratio,
         "kind": kind,
-        "operators": [
-            Operator(name, cases, matches(cases), plots.speed_up(name, cases), plots.memory(name, cases))
-            for name, cases in result.operators.items()
-        ],
+        "speed_up": plots.speed_up,
+        "memory": plots.memory,
         "distance_plot": plots.distance(result),
         "roofline_plot": plots.roofline(result),
         "curves": series,
@@ -68,19 +39,20 @@ def report(result: Result, kernels: Sequence[KernelTable]) -> Document:
     return Document("report.md.jinja", f"fastt2i on {result.device.name}", content)
 
 
-def matches(cases: Sequence[Case]) -> list[Match]:
-    """Of every case that has an alternative, the slowest of ours first."""
-    found = [
-        Match(case.key, name, case.ratio(name), case.time(), case.time(name))
-        for case in cases
-        if (name := case.strongest)
-    ]
-    return sorted(found, key=lambda match: match.ratio.median)
+def compared(cases: Sequence[Case]) -> list[Case]:
+    """Those that have an alternative, the slowest of ours against the strongest one first."""
+    found = [case for case in cases if case.alternatives]
+    return sorted(found, key=lambda case: case.ratio(case.strongest).median)
 
 
-def mean_ratio(found: Sequence[Match]) -> float:
-    """Geometric mean."""
-    return geometric_mean(match.ratio.median for match in found)
+def ends(found: Sequence[Case]) -> list[tuple[str, Case]]:
+    """Best and worst of what `compared` gives."""
+    return [("best", found[-1]), ("worst", found[0])] if len(found) > 1 else [("only", case) for case in found]
+
+
+def mean_ratio(cases: Sequence[Case]) -> float:
+    """Geometric mean against the strongest alternatives."""
+    return geometric_mean(case.ratio(case.strongest).median for case in cases)
 
 
 def kind(ratio: Quartiles) -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import linear_regression
-from typing import NamedTuple
 
 from benchmarks.harness.result import OURS, Case, Result
 
-
-class Point(NamedTuple):
-    """Of a curve: where on the axis, and what was measured there."""
-
-    x: float
-    y: float
+#: Where a case is on the axis of its series.
+_place = attrgetter("series.value")
+#: Of a curve: where on the axis, and what was measured there.
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,12 @@ class Curve:
 
     def times(self, candidate: str) -> list[Point]:
         """Median milliseconds of the part that counts."""
-        return [Point(_place(case), case.time(candidate).median) for case in self.of(candidate)]
+        return [(_place(case), case.time(candidate).median) for case in self.of(candidate)]
 
     def memory(self, candidate: str) -> list[Point]:
         """Peak bytes, where they were measured."""
         peaks = [(_place(case), case.candidates[candidate].peak_bytes) for case in self.of(candidate)]
-        return [Point(x, float(peak)) for x, peak in peaks if peak]
+        return [(x, float(peak)) for x, peak in peaks if peak]
 
     def power_law(self, points: Sequence[Point]) -> str:
         """That fits the points best; empty where there is none."""
@@ -76,9 +74,3 @@ def exponent(points: Sequence[Point]) -> float | None:
     if len({x for x, _ in points}) < 2:
         return None
     return linear_regression(*([math.log(value) for value in values] for values in zip(*points, strict=True))).slope
-
-
-def _place(case: Case) -> float:
-    """Where a case is on the axis of its series."""
-    assert case.series
-    return case.series.value

@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,23 +59,19 @@ class Document:
     def _plot(self, plot: Plot | None) -> Markup:
         if plot is None:
             return Markup("")
-        self.plots[plot.name] = plot
+        self.plots[f"{plot.name}.png"] = plot
         return Markup(f"![{plain(plot.alt)}]({plot.name}.png)\n*{plain(plot.caption)}*")
 
-    def html(self) -> str:
-        """The page; the Markdown names the plots, so it is made first."""
-        body, style = self.markdown(), (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    def html(self, text: str) -> str:
+        """The page of the Markdown, which has brought in the plots."""
+        style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
         renderer = MarkdownIt("commonmark").enable("table")
         scroll = '<div class="scroll" tabindex="0" role="group" aria-label="table"><table>'
         renderer.add_render_rule("table_open", lambda *_: scroll)
         renderer.add_render_rule("table_close", lambda *_: "</table></div>\n")
-        renderer.add_render_rule("image", lambda _, tokens, place, *__: self._svg(tokens[place].attrs["src"]))
+        renderer.add_render_rule("image", lambda _, tokens, place, *__: self.plots[tokens[place].attrs["src"]].svg)
         page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("page.html.jinja")
-        return page.render(title=self.title, style=style, body=renderer.render(body))
-
-    def _svg(self, source: str) -> str:
-        plot = self.plots[source.removesuffix(".png")]
-        return plot.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(plot.alt)}" ', 1)
+        return page.render(title=self.title, style=style, body=renderer.render(text))
 
     def write(self, folder: Path, name: str, page_name: str) -> None:
         """Write the page, the Markdown and the pictures.
@@ -84,12 +79,13 @@ class Document:
         Raises:
             UserError: the folder cannot be written.
         """
+        text = self.markdown()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{page_name}.html").write_text(self.html(), encoding="utf-8")
-            (folder / f"{name}.md").write_text(self.markdown(), encoding="utf-8")
-            for plot in self.plots.values():
-                (folder / f"{plot.name}.png").write_bytes(plot.png)
+            (folder / f"{page_name}.html").write_text(self.html(text), encoding="utf-8")
+            (folder / f"{name}.md").write_text(text, encoding="utf-8")
+            for file, plot in self.plots.items():
+                (folder / file).write_bytes(plot.png)
         except OSError as error:
             raise UserError(f"the report cannot be written to {folder}: {error.strerror}") from error
         print(f"wrote {folder / page_name}.html and {folder / name}.md", file=sys.stderr)

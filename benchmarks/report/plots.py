@@ -6,19 +6,20 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.result import OURS, Case, Quartiles, Result
 from benchmarks.report.growth import Curve, Point
-from benchmarks.report.page import Plot
+from benchmarks.report.page import TEMPLATES, Plot
 from benchmarks.report.units import significant, with_prefix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Stands for the colour of the text around a plot; nothing else is drawn in it.
+#: Stands for the colour of the text around a plot, in the style sheet too; nothing else is drawn in it.
 INK = "#010203"
 #: Legible on white and on near black.
 COLOURS = {OURS: "#2f7fd6", "reference": "#d9822b", "torch.compile": "#8e63ce"}
@@ -26,13 +27,6 @@ OTHERS = ("#3a9d5d", "#c94f7c", "#7a8a99", "#b59a2c", "#2aa5a5")
 MARKERS = "osD^vP*X<>"
 #: Inches. A phone shows a plot at nearly its own size.
 WIDTH, LINE, GAP = 4.7, 0.165, 0.12
-STYLE = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-    **{"font.size": 8, "axes.grid": True, "grid.color": INK, "grid.alpha": 0.15, "grid.linewidth": 0.6},
-    **{"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False},
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # names may hold any sign
-}
 
 Bars = Mapping[str, Mapping[str, Quartiles]]
 Write = Callable[[float], str]
@@ -141,7 +135,7 @@ def distance(result: Result) -> Plot | None:
 def growth(place: int, curve: Curve) -> list[Plot]:
     """Time, and memory where it was measured, along the axis of a curve; place: of the curve among the others."""
     plots = [_growth(f"growth-{place}-time", curve, "time", "ms", {n: curve.times(n) for n in curve.candidates})]
-    peaks = {name: [Point(x, y / 1e6) for x, y in curve.memory(name)] for name in curve.candidates}
+    peaks = {name: [(x, y / 1e6) for x, y in curve.memory(name)] for name in curve.candidates}
     if len(peaks[OURS]) > 1:
         plots.append(_growth(f"growth-{place}-memory", curve, "peak memory", "MB", peaks))
     return plots
@@ -163,7 +157,7 @@ def _growth(name: str, curve: Curve, what: str, unit: str, lines: Mapping[str, S
                 axes.plot(*zip(*points, strict=True), "o-", color=colours[candidate], ms=4, label=labels[candidate])
         _log_ticks(axes.yaxis, lambda value, _: f"{value:g}")
         axes.minorticks_off()
-        places = sorted({point.x for points in lines.values() for point in points})
+        places = sorted({x for points in lines.values() for x, _ in points})
         axes.set_xticks(places, [f"{x:g}" for x in places])
 
     return _plot(name, alt, f"{curve.name}: {what}", 3.2, draw, columns=1)
@@ -243,7 +237,7 @@ def _plot(name: str, alt: str, caption: str, height: float, draw: Callable[[Axes
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.hashsalt": name}, TEMPLATES / "plots.mplstyle"):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.subplots()
         draw(axes)
@@ -251,7 +245,7 @@ def _plot(name: str, alt: str, caption: str, height: float, draw: Callable[[Axes
         figure.legend(loc="outside upper left", ncols=columns, fontsize=7.5, handlelength=1.4, columnspacing=1.2)
         png = _saved(figure, "png", dpi=160, facecolor="white", metadata={"Software": None})
         svg = _saved(figure, "svg", transparent=True, metadata={"Date": None}).decode()
-        return Plot(re.sub(r"[^\w-]+", "-", name), alt, caption, _for_a_page(svg), png)
+        return Plot(re.sub(r"[^\w-]+", "-", name), alt, caption, _for_a_page(svg, alt), png)
 
 
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
@@ -260,10 +254,11 @@ def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _for_a_page(svg: str) -> str:
+def _for_a_page(svg: str, alt: str) -> str:
     """For the inside of a page: no addresses, no names that two plots could share, the text's own colour."""
     text = svg[svg.index("<svg") :]
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", text, count=1)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     return text.replace(INK, "currentColor").strip()

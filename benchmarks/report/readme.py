@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.harness.result import OURS, Case, Result, read_result
+from benchmarks.harness.result import OURS, Case, read_result
 from benchmarks.kernels.table import RESULTS
 from benchmarks.report.page import Document
 from fastt2i.errors import UserError
@@ -53,16 +53,10 @@ def without_paths(text: str) -> str:
     return ABSOLUTE_PATH.sub(lambda path: path.group(1) if "." in path.group(1) else "…", text)
 
 
-def kept_results(results: Path = RESULTS) -> list[Result]:
-    """All that are committed: GPUs first, then by name."""
-    found = [read_result(path) for path in results.glob("*/suite.json")]
-    return sorted(found, key=lambda result: (result.device.type == "cpu", result.device.name))
-
-
 def readme_tables(results: Path = RESULTS) -> str:
-    """What stands between the README's marks: a table for each device, or nothing."""
-    devices = []
-    for result in kept_results(results):
+    """What stands between the README's marks: a table for each device, GPUs first, or nothing."""
+    kept, devices = [read_result(path) for path in results.glob("*/suite.json")], []
+    for result in sorted(kept, key=lambda result: (result.device.type == "cpu", result.device.name)):
         rows = [_row(case) for case in result.cases if case.headline]
         versions = ", ".join(f"{n} {v}" for n, v in result.device.versions.items() if n in ("torch", "triton"))
         if rows:

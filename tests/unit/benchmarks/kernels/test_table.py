@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kernels.table import CompiledKernel, KernelTable, by_kernel, committed_tables, read_table, source_digest
+from benchmarks.kernels.table import CompiledKernel, KernelTable, by_kernel, committed_tables, source_digest
 from fastt2i.errors import UserError
 
 ROWS = (
@@ -17,11 +17,18 @@ ROWS = (
 )
 
 
-def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of a committed table."""
+    (tmp_path / "ahead-of-time").mkdir()
+    return tmp_path / "ahead-of-time" / "triton-3.9.0.json"
+
+
+def test_a_table_is_read_as_it_was_written(path: Path, tmp_path: Path) -> None:
     table = KernelTable("3.9.0", ROWS, "digest")
-    table.write(tmp_path / "table.json")
-    assert read_table(tmp_path / "table.json") == table
-    assert len((tmp_path / "table.json").read_text().splitlines()) == len(ROWS) + 4
+    table.write(path)
+    assert committed_tables(tmp_path) == [table]
+    assert len(path.read_text().splitlines()) == len(ROWS) + 4
 
 
 def test_rows_by_kernel_and_gpu() -> None:
@@ -55,10 +62,9 @@ def test_a_table_of_other_kernels_is_known() -> None:
     assert not KernelTable("3.9.0", ROWS).is_current
 
 
-def test_the_newest_triton_comes_first(tmp_path: Path) -> None:
-    (tmp_path / "ahead-of-time").mkdir()
+def test_the_newest_triton_comes_first(path: Path, tmp_path: Path) -> None:
     for version in ("3.6.0", "3.10.0", "3.9.0"):
-        KernelTable(version, ROWS).write(tmp_path / "ahead-of-time" / f"triton-{version}.json")
+        KernelTable(version, ROWS).write(path.with_name(f"triton-{version}.json"))
     assert [table.triton for table in committed_tables(tmp_path)] == ["3.10.0", "3.9.0", "3.6.0"]
 
 
@@ -70,8 +76,9 @@ def test_what_is_committed_names_its_triton() -> None:
         assert {row.architecture for row in table.kernels} == {"sm_80", "sm_90", "sm_100"}
 
 
-def test_what_is_wrong_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "table.json"
+def test_what_is_wrong_is_told(path: Path, tmp_path: Path) -> None:
     path.write_text(json.dumps({"triton": "3.9.0", "kernels": [{"case": "gate", "registers": "many"}]}))
-    with pytest.raises(UserError, match=r"table\.json: kernels\[0\]\.registers: Input should be a valid integer"):
-        read_table(path)
+    with pytest.raises(
+        UserError, match=r"triton-3\.9\.0\.json: kernels\[0\]\.registers: Input should be a valid integer"
+    ):
+        committed_tables(tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.result import read_result
-from benchmarks.report.__main__ import main
+from benchmarks.report import __main__ as program
 from benchmarks.report.readme import BEGIN, END, marked, readme_tables, rewrite_readme
 from fastt2i.errors import UserError
 
@@ -27,12 +27,16 @@ def readme(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def keep(write: Callable[..., Path], readme: Path, tmp_path: Path) -> Callable[[Json], Path]:
+def keep(
+    write: Callable[..., Path], readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Json], Path]:
     """Runs the program with --keep; returns the kept file."""
+    results = tmp_path / "results"
+    monkeypatch.setattr(program, "RESULTS", results)
+    monkeypatch.setattr(program, "README", readme)
 
     def keep(content: Json) -> Path:
-        results = tmp_path / "results"
-        assert main([str(write(content)), "--keep", "--results", str(results), "--readme", str(readme)]) == 0
+        assert program.main([str(write(content)), "--keep"]) == 0
         return results / content["device"]["slug"] / "suite.json"
 
     return keep

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.harness.result import read_result
 from benchmarks.kernels.table import CompiledKernel, KernelTable, source_digest
+from benchmarks.report import __main__ as program
 from benchmarks.report.__main__ import main
 
 Json = dict[str, Any]
@@ -25,18 +26,22 @@ ROWS = (
 )
 
 
+def commit(results: Path, *tables: KernelTable) -> None:
+    """Put tables where those that are committed are."""
+    (results / "ahead-of-time").mkdir(exist_ok=True)
+    for table in tables:
+        table.write(results / "ahead-of-time" / f"triton-{table.triton}.json")
+
+
 @pytest.fixture
-def report(write: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """Runs the program; returns the folder of the report."""
+def report(write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Runs the program with committed tables; returns the folder of the report."""
+    monkeypatch.setattr(program, "RESULTS", tmp_path)
 
     def report(content: Json, *tables: KernelTable) -> Path:
-        out, files = tmp_path / "out", []
-        for place, table in enumerate(tables):
-            files.append(tmp_path / f"kernels-{place}.json")
-            table.write(files[-1])
-        more = ["--kernels", *map(str, files)] if files else ["--results", str(tmp_path)]
-        assert main([str(write(content)), "--out", str(out), *more]) == 0
-        return out
+        commit(tmp_path, *tables)
+        assert main([str(write(content)), "--out", str(tmp_path / "out")]) == 0
+        return tmp_path / "out"
 
     return report
 
@@ -46,9 +51,10 @@ def usual(original: Json, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the report of the result that nothing was changed in."""
     folder = tmp_path_factory.mktemp("usual")
     (folder / "result.json").write_text(json.dumps(original))
-    KernelTable("3.9.0", ROWS, source_digest()).write(folder / "kernels.json")
-    arguments = ["--out", str(folder / "out"), "--kernels", str(folder / "kernels.json")]
-    assert main([str(folder / "result.json"), *arguments]) == 0
+    commit(folder, KernelTable("3.9.0", ROWS, source_digest()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "RESULTS", folder)
+        assert main([str(folder / "result.json"), "--out", str(folder / "out")]) == 0
     return folder / "out"
 
 
@@ -289,11 +295,8 @@ def test_compiled_kernels(content: Json, report: Callable[..., Path]) -> None:
     ]
 
 
-def test_committed_tables_are_taken_by_default(content: Json, report: Callable[..., Path], tmp_path: Path) -> None:
+def test_without_a_committed_table_it_says_so(content: Json, report: Callable[..., Path]) -> None:
     assert "There is no table of" in (report(content) / "report.md").read_text()
-    (tmp_path / "ahead-of-time").mkdir()
-    KernelTable("3.9.0", ROWS, source_digest()).write(tmp_path / "ahead-of-time" / "triton-3.9.0.json")
-    assert "### Triton 3.9.0" in (report(content) / "report.md").read_text()
 
 
 def test_texts_are_texts(content: Json, report: Callable[..., Path], write: Callable[..., Path]) -> None:
@@ -316,7 +319,7 @@ def test_a_folder_that_cannot_be_written(
     content: Json, write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert main([str(write(content)), "--out", str(tmp_path / "file" / "out"), "--results", str(tmp_path)]) == 2
+    assert main([str(write(content)), "--out", str(tmp_path / "file" / "out")]) == 2
     assert "the report cannot be written to" in capsys.readouterr().err
 
 
