@@ -8,8 +8,10 @@ in a process of its own, which its fixture cannot. Without pytest-benchmark the 
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -61,19 +63,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     device = _device(config).type
-    left = [item for item in items if _is_wanted(item, device, config.getoption("quick"))]
+    left = [item for item in items if _argument(item, "on", device) == device]
+    if config.getoption("quick"):
+        left = [item for item in left if item.get_closest_marker("quick")]
     config.hook.pytest_deselected(items=[item for item in items if item not in left])
-    items[:] = sorted(left, key=lambda item: -_importance(item))
+    items[:] = sorted(left, key=lambda item: -_argument(item, "importance", 0))
 
 
-def _is_wanted(item: pytest.Item, device: str, quick: bool) -> bool:
-    devices = {mark.args[0] for mark in item.iter_markers("on")}
-    return device in (devices or {device}) and (not quick or item.get_closest_marker("quick") is not None)
-
-
-def _importance(item: pytest.Item) -> int:
-    mark = item.get_closest_marker("importance")
-    return mark.args[0] if mark else 0
+def _argument(item: pytest.Item, marker: str, default: Any) -> Any:
+    """Of its marker; the default where it has none."""
+    mark = item.get_closest_marker(marker)
+    return mark.args[0] if mark else default
 
 
 def pytest_runtestloop(session: pytest.Session) -> None:
@@ -93,7 +93,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if not _isolated(config):
         return None
     if config.stash[_LIMITS] is None:
-        config.stash[_LIMITS] = isolation.call_isolated(lambda: measure_limits(_device(config)))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+            config.stash[_LIMITS] = pool.submit(measure_limits, _device(config)).result()
     place = items.index(item)
     if place % CONCURRENT_CASES == 0:
         group = items[place : place + CONCURRENT_CASES]

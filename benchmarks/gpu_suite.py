@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -62,9 +63,8 @@ def _main(arguments: argparse.Namespace) -> int:
         stages = [replace(stage, seconds=10 * stage.seconds) for stage in stages]
     outcomes = run_stages(stages, evidence, 60 * (arguments.minutes or MINUTES[arguments.part]))
     # For the second part, which may be told another folder for its own evidence.
-    (work / f"cases-{arguments.part}.jsonl").write_bytes(
-        evidence.cases.path.read_bytes() if evidence.cases.path.exists() else b""
-    )
+    evidence.cases.path.touch()
+    shutil.copy(evidence.cases.path, work / f"cases-{arguments.part}.jsonl")
     return 0 if all(outcome.result != "failed" for outcome in outcomes) else 1
 
 
@@ -89,7 +89,8 @@ def second_part(evidence: Evidence, options: Sequence[str], tiny: bool) -> list[
     ended = CaseLog(evidence.work / "cases-1.jsonl").finished()
     again = sorted({case for (_, case), r in ended.items() if r["state"] in (FAILED, STOPPED) and "::" in case})
     loaders = ["benchmarks/cases/bench_loaders.py", "--benchmark-only", "--device", "cuda", "--minutes", "0.5"]
-    no_dali = "it is a tiny run" if tiny else "" if _is_there("nvidia.dali") else "nvidia.dali is not installed"
+    dali = find_spec("nvidia") and find_spec("nvidia.dali")
+    no_dali = "it is a tiny run" if tiny else "" if dali else "nvidia.dali is not installed"
     return [
         Stage("again", 45, [pytest(*again, "-m", "")], left_out="" if again else "no test of the first part failed"),
         Stage("compiled", 150, [cases("compiled", evidence, options)]),
@@ -110,19 +111,12 @@ def cases(stage: str, evidence: Evidence, options: Sequence[str]) -> list[str]:
 
 def pytest(*arguments: str) -> list[str]:
     """A command of pytest that writes each finished test down, with as many processes and limits as plug-ins allow."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "benchmarks.gpu.record_tests"]
-    if _is_there("xdist") and (os.cpu_count() or 1) > 4:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "benchmarks.gpu.case_log"]
+    if find_spec("xdist") and (os.cpu_count() or 1) > 4:
         command += ["-n", "12"]
-    if _is_there("pytest_timeout"):
+    if find_spec("pytest_timeout"):
         command += [f"--timeout={TEST_LIMIT}"]
     return [*command, *arguments]
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 if __name__ == "__main__":

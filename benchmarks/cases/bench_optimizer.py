@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -27,17 +26,13 @@ DECAY = 0.999
 PASSES = 4 + 3 + 2
 
 
-def _networks(device: torch.device, number: int) -> list[Generator]:
-    """Copies of one network with the same gradients."""
-    random = torch.Generator().manual_seed(0)
+def _network(device: torch.device) -> Generator:
+    """The same network with the same gradients in every call."""
     torch.manual_seed(0)
-    first = Generator(preset("64px").model, 384).to(device)
-    gradients = [torch.randn(p.shape, generator=random).to(device) for p in first.parameters()]
-    copies = [first, *(copy.deepcopy(first) for _ in range(number - 1))]
-    for network in copies:
-        for parameter, gradient in zip(network.parameters(), gradients, strict=True):
-            parameter.grad = torch.empty_like(parameter).copy_(gradient)
-    return copies
+    network = Generator(preset("64px").model, 384)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return network.to(device)
 
 
 def _peers(network: nn.Module, config: OptimConfig, **options: bool) -> Callable[[], None]:
@@ -59,7 +54,7 @@ def _peers(network: nn.Module, config: OptimConfig, **options: bool) -> Callable
 @pytest.mark.quick
 def test_adam_and_average(benchmark: Suite) -> None:
     device, config = benchmark.device, replace(preset("64px").optim, name="adam")
-    mine, loop, foreach, compiled = networks = _networks(device, 4)
+    mine, loop, foreach, compiled = networks = [_network(device) for _ in range(4)]
     player = make_player("generator", mine, config, Precision("fp32", device))
     ema, weight = Ema(mine, DECAY), torch.tensor(1 - DECAY, device=device)
 

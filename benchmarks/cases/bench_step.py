@@ -199,12 +199,9 @@ def compare(
     variants = {OURS: Variant("auto", graphed=suite.on_cuda), **ALTERNATIVES}
     variants |= {"without graphs": Variant("auto")} if suite.on_cuda else {}
     variants |= ABLATION if ablation else {}
-    unavailable = {}
-    for variant_name, variant in variants.items():
-        if variant.precision == "bf16" and not multiplies_bf16(device):
-            unavailable[variant_name] = NO_BF16
-        if variant.compiled and not compiled:
-            unavailable[variant_name] = LONG
+    no_bf16 = [name for name, way in variants.items() if way.precision == "bf16" and not multiplies_bf16(device)]
+    too_long = [name for name, way in variants.items() if way.compiled and not compiled]
+    unavailable = dict.fromkeys(no_bf16, NO_BF16) | dict.fromkeys(too_long, LONG)
     variants = {name: variant for name, variant in variants.items() if name not in unavailable}
     errors = check(config, inputs, {name: variant for name, variant in variants.items() if not variant.compiled})
     candidates: dict[str, Timed] = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map
 
 from fastt2i.config import Config
 from fastt2i.engine.augment import draws_per_image
@@ -61,10 +62,4 @@ def make_inputs(config: Config, device: torch.device) -> StepInputs:
         noise=torch.randn(batch, config.model.noise_dim, generator=random),
         augmentation=torch.rand(3, batch, draws_per_image(config.loss.augment), generator=random),
     )
-    return _to(inputs, device)
-
-
-def _to(part: Any, device: torch.device) -> Any:
-    if isinstance(part, tuple):
-        return type(part)(*(_to(p, device) for p in part))
-    return None if part is None else part.to(device)
+    return tree_map(lambda part: None if part is None else part.to(device), inputs)

@@ -1,4 +1,7 @@
-"""What became of each case of a run, a JSON line each, readable whatever becomes of the processes that write it."""
+"""What became of each case of a run, a JSON line each, readable whatever becomes of the processes that write it.
+
+As a plugin of pytest, `-p benchmarks.gpu.case_log`, it writes each finished test down.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    import pytest
+
+#: Environment variables that name the file and the stage to the plugin.
+LOG, STAGE = "FASTT2I_CASE_LOG", "FASTT2I_CASE_STAGE"
 BEGUN, PASSED, FAILED, STOPPED = "begun", "passed", "failed", "stopped"
 
 
@@ -37,12 +45,9 @@ class CaseLog:
         """Write a line; it is in the file when this returns."""
         line = json.dumps({"stage": stage, "case": case, "state": state, **more}, default=str) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(file, line.encode())
-            os.fsync(file)
-        finally:
-            os.close(file)
+        with self.path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+            os.fsync(file.fileno())
 
     def records(self) -> list[dict[str, Any]]:
         """Of all whole lines."""
@@ -80,3 +85,13 @@ def run_cases(stage: str, cases: Sequence[Case], log: CaseLog, **facts: str) -> 
         log.append(stage, case.name, state, seconds=seconds, **facts, **kept)
         print(f"{stage} {case.name}: {state} {seconds} s {json.dumps(kept, default=str)[:300]}", flush=True)
     return int(any(r["state"] == FAILED for (of, _), r in log.finished().items() if of == stage))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In the process that collects reports; one for each phase, of which the call and failures count."""
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    if worker or LOG not in os.environ or (report.when != "call" and report.outcome == "passed"):
+        return
+    message = {} if report.outcome == PASSED else {"error": report.longreprtext[-1500:]}
+    log = CaseLog(Path(os.environ[LOG]))
+    log.append(os.environ[STAGE], report.nodeid, report.outcome, seconds=round(report.duration, 2), **message)

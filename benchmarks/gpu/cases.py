@@ -22,7 +22,6 @@ from benchmarks.gpu.operator_calls import BATCH, OperatorCall, operator_calls
 from benchmarks.harness.operator_case import in_form
 from benchmarks.harness.roofline import measure_limits
 from benchmarks.harness.timing import Stopwatch, quartiles
-from fastt2i.engine.execution.cuda_graphs import WARM_UP
 from fastt2i.ops.dispatch.correctness import compare, reference_results, results
 from fastt2i.ops.dispatch.registry import forms, recorded
 
@@ -53,12 +52,13 @@ class Setting:
 def smoke(setting: Setting) -> list[Case]:
     """Each operator against float64, forward and backward, and a step that is captured and replayed."""
     checks = [Case(name, partial(_check, call), 20) for name, call in _calls(setting, batch=2).items()]
-    return [*checks, Case("capture and replay", partial(_replay, setting), 40)]
+    step = WAYS[OURS if setting.device.type == "cuda" else EAGER]  # only a GPU replays graphs
+    return [*checks, Case("capture and replay", partial(_time_step, setting, "demo", 8, step, tuned=False), 40)]
 
 
 def limits(setting: Setting) -> list[Case]:
     """The device's own: rates of copies and products."""
-    return [Case("copy bandwidth and matrix rates", lambda: dataclasses.asdict(measure_limits(setting.device)), 30)]
+    return [Case("copy bandwidth and matrix rates", lambda: measure_limits(setting.device)._asdict(), 30)]
 
 
 def steps(setting: Setting) -> list[Case]:
@@ -110,29 +110,13 @@ def _calls(setting: Setting, batch: int) -> dict[str, OperatorCall]:
 
 
 def _check(call: OperatorCall) -> dict[str, Any]:
-    op, arguments, per_sample = call
+    op, arguments = call
     with recorded() as choices:
         found = results(op, arguments, True)
-    chunk = 1 if per_sample else None
-    exact = reference_results(partial(op, impl="reference"), arguments, True, chunk, per_sample=per_sample)
+    exact = reference_results(partial(op, impl="reference"), arguments, True, chunk=None)
     wrong = compare(found, exact)
     assert wrong is None, wrong
     return {"implementation": choices[0][1] if choices else None}
-
-
-def _replay(setting: Setting) -> dict[str, Any]:
-    """Losses of a replayed step follow those of the same step taken as it is."""
-    if setting.device.type != "cuda":
-        return {"left_out": "only a GPU replays graphs"}
-    config, losses = configured("demo", 8), {}
-    inputs = make_inputs(config, setting.device)
-    for name in (OURS, EAGER):
-        take = WAYS[name].prepare(config, setting.device)
-        for _ in range(WARM_UP + 3):
-            take(inputs, False)
-        step = WAYS[name]._step(config, setting.device)
-        losses[name] = {k: float(v) for k, v in step(inputs, torch.tensor(0.01, device="cuda"), False).items()}
-    return {"losses": losses}
 
 
 def _step_case(setting: Setting, name: str, batch: int, way: str, tuned: bool = False, limit: float = 40) -> Case:
@@ -164,7 +148,7 @@ def _time_step(setting: Setting, name: str, batch: int, way: Variant, tuned: boo
 
 def _time_forms(setting: Setting, operator_call: OperatorCall) -> dict[str, Any]:
     """Quartiles of milliseconds, forward and backward, of each form that can run; one that fails says so."""
-    op, arguments, _ = operator_call
+    op, arguments = operator_call
     with recorded() as choices:
         results(op, arguments, True)
     if choices:
@@ -176,8 +160,9 @@ def _time_forms(setting: Setting, operator_call: OperatorCall) -> dict[str, Any]
 
 
 def _time_autotuned(setting: Setting, call: OperatorCall) -> dict[str, Any]:
-    reference = torch.compile(partial(call.op, impl="reference"), mode="max-autotune-no-cudagraphs", dynamic=False)
-    return {"ms": _attempt(reference, call.arguments, setting)}
+    op, arguments = call
+    reference = torch.compile(partial(op, impl="reference"), mode="max-autotune-no-cudagraphs", dynamic=False)
+    return {"ms": _attempt(reference, arguments, setting)}
 
 
 def _attempt(op: Callable[..., Any], arguments: tuple[Any, ...], setting: Setting) -> Any:

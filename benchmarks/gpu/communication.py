@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastt2i.config import Config
 from fastt2i.models.discriminator import Discriminator
@@ -26,23 +26,13 @@ LINKS = {"NVLink 450 GB/s": 450e9, "200 Gb/s": 25e9}
 GPUS = (8, 64, 512)
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Bytes that every rank sends in a step, and receives, by a ring.
-
-    Attributes:
-        gradients: of both networks.
-        features: of captions, and gradients of them.
-        rest: ids and sums of the matching losses.
-    """
+class Traffic(NamedTuple):
+    """Bytes that every rank sends in a step, and receives, by a ring: gradients of both networks, features of captions
+    and gradients of them, and ids and sums of the matching losses."""
 
     gradients: float
     features: float
     rest: float
-
-    @property
-    def total(self) -> float:
-        return self.gradients + self.features + self.rest
 
 
 def traffic(config: Config, parameters: int, ranks: int, images: int) -> Traffic:
@@ -81,9 +71,9 @@ def table(names: Sequence[str], images: int | None, step_ms: float | None) -> It
         parameters, own = sum(parameters_of(config)), images or config.train.batch_size
         for ranks in GPUS:
             sent = traffic(config, parameters, ranks, own)
-            seconds = [sent.total / rate for rate in LINKS.values()]
+            seconds = [sum(sent) / rate for rate in LINKS.values()]
             row = [name, str(ranks), f"{ranks} × {own}"]
-            row += [f"{part / 1e6:.1f} MB" for part in (sent.gradients, sent.features, sent.rest)]
+            row += [f"{part / 1e6:.1f} MB" for part in sent]
             row += [f"{region_products(config, ranks, own) / 1e9:.1f} G"]
             row += [f"{1e3 * s:.2f} ms" for s in seconds]
             row += [f"{step_ms / (step_ms + 1e3 * s):.2f}" for s in seconds] if step_ms else []

@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.stand_in.device import ensure_device
 from fastt2i.cli import run
@@ -24,69 +25,62 @@ if TYPE_CHECKING:
     from benchmarks.stand_in.launches import Launch
 
 See = Callable[["Launch"], None]
+#: Traces something, and takes what each launch goes to.
+Job = Callable[[See], None]
+#: What the GPU suite trains in.
+PRECISION = "bf16"
 
 
-class Job(NamedTuple):
-    """What is traced.
-
-    name: of it; trace: takes a precision and what each launch goes to.
-    """
-
-    name: str
-    trace: Callable[[str, See], None]
-
-
-def jobs(presets: Sequence[str]) -> list[Job]:
+def jobs(presets: Sequence[str]) -> dict[str, Job]:
     """What is worth most first: steps, then every form of each operator, which tuning tries."""
-    return [*steps(presets), *operators()]
+    return steps(presets) | operators()
 
 
-def steps(presets: Sequence[str]) -> list[Job]:
+def steps(presets: Sequence[str]) -> dict[str, Job]:
     """Those of each preset without the penalty and with it."""
-    return [
-        Job(f"{preset}{', with penalty' if penalty else ''}", partial(_trace_step, preset, penalty))
+    return {
+        f"{preset}{', with penalty' if penalty else ''}": partial(_trace_step, preset, penalty)
         for preset in presets
         for penalty in (False, True)
-    ]
+    }
 
 
-def operators() -> list[Job]:
+def operators() -> dict[str, Job]:
     """Each operator of the suite, in every form that can run."""
     import torch
 
     from benchmarks.gpu.operator_calls import operator_calls
 
     names = operator_calls(torch.device("cpu"), torch.float32, 1, tiny=True)
-    return [Job(name, partial(_trace_operator, name)) for name in names]
+    return {name: partial(_trace_operator, name) for name in names}
 
 
-def launches(job: Job, precision: str) -> dict[Any, Launch]:
+def launches(job: Job) -> dict[Any, Launch]:
     """What a job launches, each specialisation once."""
     found: dict[Any, Launch] = {}
-    job.trace(precision, lambda launch: found.setdefault(launch.key, launch))
+    job(lambda launch: found.setdefault(launch.key, launch))
     return found
 
 
-def _trace_step(preset: str, penalty: bool, precision: str, see: See) -> None:
+def _trace_step(preset: str, penalty: bool, see: See) -> None:
     from benchmarks.cases.training_step import configured
     from benchmarks.stand_in.step_cost import cost_of_step
 
-    cost_of_step(configured(preset, precision=precision), penalty, see)
+    cost_of_step(configured(preset, precision=PRECISION), penalty, see)
 
 
-def _trace_operator(name: str, precision: str, see: See) -> None:
-    import torch
+def _trace_operator(name: str, see: See) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from benchmarks.gpu.operator_calls import BATCH, operator_calls
     from benchmarks.stand_in.fake_step import CUDA
     from benchmarks.stand_in.launches import through_bodies, watched
+    from fastt2i.engine.precision import Precision
     from fastt2i.ops.dispatch.correctness import results
     from fastt2i.ops.dispatch.registry import forced, forms, recorded
 
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     with FakeTensorMode(), through_bodies(nullcontext), watched(see):
-        op, arguments, _ = operator_calls(CUDA, dtype, BATCH, tiny=False)[name]
+        op, arguments = operator_calls(CUDA, Precision(PRECISION, CUDA).dtype, BATCH, tiny=False)[name]
         with recorded() as choices:
             results(op, arguments, True)
         for call, _ in choices[:1]:
@@ -95,12 +89,12 @@ def _trace_operator(name: str, precision: str, see: See) -> None:
                     results(op, arguments, True)
 
 
-def compile_share(share: Sequence[Job], precision: str) -> Iterator[str]:
+def compile_share(share: Iterable[tuple[str, Job]]) -> Iterator[str]:
     """A line for each job; what does not compile is told, and the rest goes on."""
     done: set[Any] = set()
-    for job in share:
+    for name, job in share:
         began, failed, new = time.monotonic(), 0, 0
-        for key, launch in launches(job, precision).items():
+        for key, launch in launches(job).items():
             if key in done:
                 continue
             done.add(key)
@@ -110,25 +104,21 @@ def compile_share(share: Sequence[Job], precision: str) -> Iterator[str]:
             except Exception as error:  # of the compiler, of which there are many kinds
                 failed += 1
                 yield f"{launch.name} does not compile: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        yield f"{job.name}: {new} programs, {failed} failed, {time.monotonic() - began:.1f} s"
+        yield f"{name}: {new} programs, {failed} failed, {time.monotonic() - began:.1f} s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; see the top of this file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.compile_ahead", description=__doc__)
     parser.add_argument("--share", default="0/1", metavar="K/N", help="every Nth step, from the Kth on")
-    parser.add_argument("--preset", nargs="+", choices=list(PRESETS), default=[*reversed(PRESETS)])
-    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16", "fp16"], default="bf16")
-    arguments = parser.parse_args(argv)
-    return run(lambda: _main(arguments))
+    first, number = map(int, parser.parse_args(argv).share.split("/"))
+    return run(lambda: _main(first, number))
 
 
-def _main(arguments: argparse.Namespace) -> int:
+def _main(first: int, number: int) -> None:
     ensure_device()
-    first, number = map(int, arguments.share.split("/"))
-    for told in compile_share(jobs(arguments.preset)[first::number], arguments.precision):
+    for told in compile_share(islice(jobs([*reversed(PRESETS)]).items(), first, None, number)):
         print(told, flush=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.case_log import CaseLog
+from benchmarks.gpu.case_log import LOG, STAGE, CaseLog
 from fastt2i.files.atomic import replace_file
 
 #: Bytes that the archive may have.
@@ -41,7 +41,7 @@ class Evidence:
     def pack(self) -> None:
         """Write the archive, if any file has changed; small files first, and none that would make it too large."""
         files = {p: p.stat() for p in self.work.rglob("*") if p.is_file()}
-        state = {str(p): (s.st_size, s.st_mtime_ns) for p, s in files.items()}
+        state = {path: (file.st_size, file.st_mtime_ns) for path, file in files.items()}
         if state == self._packed:
             return
         buffer, left_out = io.BytesIO(), []
@@ -62,8 +62,4 @@ class Evidence:
 
     def environment(self, stage: str) -> dict[str, str]:
         """Of a stage's process."""
-        return os.environ | {
-            "PYTHONUNBUFFERED": "1",
-            "FASTT2I_CASE_LOG": str(self.cases.path),
-            "FASTT2I_CASE_STAGE": stage,
-        }
+        return os.environ | {"PYTHONUNBUFFERED": "1", LOG: str(self.cases.path), STAGE: stage}

@@ -32,7 +32,7 @@ class Stage:
         seconds: that it may take, all commands together.
         commands: run one after the other, whatever becomes of each.
         background: whether the next stage begins at once; it is ended with the suite.
-        needs: why it is left out; empty where it is not.
+        left_out: why it is; empty where it is not.
     """
 
     name: str
@@ -116,12 +116,10 @@ def _wait(process: subprocess.Popen[bytes], stage: Stage, evidence: Evidence, en
             size = now
             evidence.pack()
         case = evidence.cases.running(stage.name)
-        over = (
-            "stage" if time.monotonic() > end else "case" if case and time.time() - case["at"] > case["limit"] else ""
-        )
-        if over:
+        too_long = case is not None and time.time() - case["at"] > case["limit"]
+        if too_long or time.monotonic() > end:
             _end(process)
-            return over
+            return "stage" if time.monotonic() > end else "case"
     return ""
 
 

@@ -19,12 +19,11 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
 
-T = TypeVar("T")
 #: Whether processes can fork with all libraries that they have loaded.
 AVAILABLE = sys.platform == "linux"
 
@@ -32,19 +31,21 @@ AVAILABLE = sys.platform == "linux"
 _parent: Connection | None = None
 
 
-class ProcessEnded(RuntimeError):
-    """A process ended without a result."""
+class IsolatedCall:
+    """A function that is called in a process of its own, in one or several turns; its result must be picklable.
 
+    Attributes:
+        ended: whether it has come to its end.
+        result: what it returned.
+        failure: how its process ended without a result, if it did.
+    """
 
-class IsolatedCall(Generic[T]):
-    """A function that is called in a process of its own, in one or several turns; its result must be picklable."""
-
-    def __init__(self, function: Callable[[], T]) -> None:
+    def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
         #: From the first turn on, with the connection to it.
         self._process: tuple[BaseProcess, Connection] | None = None
-        self._result: T | ProcessEnded
-        self.ended = False
+        self.ended, self.failure = False, ""
+        self.result: Any = None
 
     def run_turn(self) -> None:
         """Let it run until it pauses or ends."""
@@ -55,12 +56,12 @@ class IsolatedCall(Generic[T]):
                 self._process[1].send(None)
         process, connection = self._process
         try:
-            self.ended, self._result = connection.recv()
+            self.ended, self.result = connection.recv()
         except (EOFError, ConnectionError):
             process.join()
             code = process.exitcode or 0
             how = f"by signal {-code}" if code < 0 else f"with status {code}"
-            self.ended, self._result = True, ProcessEnded(f"its process ended {how}")
+            self.ended, self.failure = True, f"its process ended {how}"
         if self.ended:
             process.join()
 
@@ -78,16 +79,6 @@ class IsolatedCall(Generic[T]):
             process.kill()
             process.join()
 
-    def result(self) -> T:
-        """What the function returned.
-
-        Raises:
-            ProcessEnded: the process ended without.
-        """
-        if isinstance(self._result, ProcessEnded):
-            raise self._result
-        return self._result
-
 
 def pause() -> None:
     """Let the other processes have their turns; where there are none, go on."""
@@ -96,9 +87,7 @@ def pause() -> None:
         _parent.recv()
 
 
-def run_in_turns(
-    calls: Sequence[IsolatedCall[Any]], on_end: Callable[[IsolatedCall[Any]], object] = lambda call: None
-) -> None:
+def run_in_turns(calls: Sequence[IsolatedCall], on_end: Callable[[IsolatedCall], object] = lambda call: None) -> None:
     """Run them to their ends, never two at a time, and tell of each end; what interrupts this kills them all."""
     try:
         while running := [call for call in calls if not call.ended]:
@@ -112,17 +101,6 @@ def run_in_turns(
         raise
 
 
-def call_isolated(function: Callable[[], T]) -> T:
-    """The result of a function that is called in a process of its own; it must be picklable.
-
-    Raises:
-        ProcessEnded: there is none.
-    """
-    call = IsolatedCall(function)
-    run_in_turns([call])
-    return call.result()
-
-
 def _run_child(parent: Connection, unused: Connection, function: Callable[[], Any]) -> None:
     global _parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the parent ends this one
@@ -132,7 +110,7 @@ def _run_child(parent: Connection, unused: Connection, function: Callable[[], An
 
 
 def run_tests_isolated(
-    items: Sequence[pytest.Item], ask: Callable[[], T], collect: Callable[[pytest.Item, T], None]
+    items: Sequence[pytest.Item], ask: Callable[[], Any], collect: Callable[[pytest.Item, Any], None]
 ) -> None:
     """Run tests in processes of their own, which take turns; they are reported as if they had run here in order.
 
@@ -143,9 +121,9 @@ def run_tests_isolated(
     """
     calls = {IsolatedCall(partial(_run, item, ask)): item for item in items}
 
-    def on_end(call: IsolatedCall[Any]) -> None:
-        with suppress(ProcessEnded):
-            collect(calls[call], call.result()[1])
+    def on_end(call: IsolatedCall) -> None:
+        if not call.failure:
+            collect(calls[call], call.result[1])
 
     try:
         run_in_turns(list(calls), on_end)
@@ -155,21 +133,20 @@ def run_tests_isolated(
                 _report(item, call)
 
 
-def _run(item: pytest.Item, ask: Callable[[], T]) -> tuple[list[dict[str, Any]], T]:
+def _run(item: pytest.Item, ask: Callable[[], Any]) -> tuple[list[dict[str, Any] | None], Any]:
     """The serialized reports of a test's phases, and the answer to what else was asked of its process."""
     config, reports = item.config, runtestprotocol(item, log=False, nextitem=None)
     return [config.hook.pytest_report_to_serializable(config=config, report=r) for r in reports], ask()
 
 
-def _report(item: pytest.Item, call: IsolatedCall[Any]) -> None:
+def _report(item: pytest.Item, call: IsolatedCall) -> None:
     config, hook = item.config, item.ihook
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    try:
-        told, _ = call.result()
-        reports = [config.hook.pytest_report_from_serializable(config=config, data=report) for report in told]
-    except ProcessEnded as error:
+    if call.failure:
         keywords = dict.fromkeys(item.keywords, 1)
-        reports = [pytest.TestReport(item.nodeid, item.location, keywords, "failed", str(error), "call")]
+        reports = [pytest.TestReport(item.nodeid, item.location, keywords, "failed", call.failure, "call")]
+    else:
+        reports = [config.hook.pytest_report_from_serializable(config=config, data=data) for data in call.result[0]]
     for report in reports:
         hook.pytest_runtest_logreport(report=report)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

@@ -26,6 +26,11 @@ from fastt2i.ops.dispatch.registry import DTYPES, forced, forms, recorded
 
 Operator = Callable[..., Tensor]
 REFERENCE, COMPILED = "reference", "torch.compile"
+#: Modes of torch.compile by name. Its own graphs copy inputs, so on a GPU both with and without are candidates.
+MODES: dict[str, dict[str, str | None]] = {
+    "cpu": {COMPILED: None},
+    "cuda": {COMPILED: "max-autotune", f"{COMPILED}, no graphs": "max-autotune-no-cudagraphs"},
+}
 
 
 class WrongResult(AssertionError):
@@ -81,7 +86,7 @@ def compare_operator(suite: Suite, case: OperatorCase) -> None:
     ours, there = _dispatched(case, suite)
     check.add(OURS, case.op, "ours", ours)
     check.add(REFERENCE, case.definition)
-    for name, mode in ({} if suite.quick else _compile_modes(suite)).items():
+    for name, mode in ({} if suite.quick else MODES[suite.device.type]).items():
         torch._dynamo.reset()  # compiled code of other cases is not asked whether it fits
         try:
             check.add(name, _without_reuse(torch.compile(case.definition, dynamic=False, fullgraph=True, mode=mode)))
@@ -155,13 +160,6 @@ def in_form(op: Operator, form: str) -> Operator:
             return op(*arguments)
 
     return run
-
-
-def _compile_modes(suite: Suite) -> dict[str, str | None]:
-    """Modes of torch.compile by name. Its own graphs copy inputs, so on a GPU both with and without are candidates."""
-    if suite.on_cuda:
-        return {COMPILED: "max-autotune", f"{COMPILED}, no graphs": "max-autotune-no-cudagraphs"}
-    return {COMPILED: None}
 
 
 def _without_reuse(compiled: Operator) -> Operator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -24,8 +25,4 @@ def peak(run: Callable[[], object], device: torch.device | None = None) -> int:
         for event in found.profiler.kineto_results.events()
         if event.name() == "[memory]"
     )
-    most = now = 0
-    for _, change in events:
-        now += change
-        most = max(most, now)
-    return most
+    return max(accumulate((change for _, change in events), initial=0))

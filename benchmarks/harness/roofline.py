@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -21,14 +22,8 @@ from fastt2i.ops.dispatch.registry import DTYPES
 RATES = (torch.float32, torch.bfloat16)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a device can do at most.
-
-    Attributes:
-        copy_bytes_per_second: read and written.
-        flops_per_second: by dtype.
-    """
+class Limits(NamedTuple):
+    """What a device can do at most: bytes that copies read and write, and operations of matrix products by dtype."""
 
     copy_bytes_per_second: float
     flops_per_second: Mapping[str, float]

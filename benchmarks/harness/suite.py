@@ -67,19 +67,14 @@ class Suite:
 
     def compare(self, candidates: Mapping[str, Timed], case: str, **described: Any) -> None:
         """Time the candidates in turns and record the case; `described`: its other fields, as of `result.Case`."""
-        roles = {name: timed.role or (OURS if name == OURS else "alternative") for name, timed in candidates.items()}
         taken = take_turns({name: timed.sample for name, timed in candidates.items()}, self.seconds)
         described = {"direction": "step", "case": f"{case}, fresh memory" if self.fresh_memory else case, **described}
-        self.cases.append(
-            Case(
-                candidates={
-                    name: Candidate(roles[name], milliseconds(taken[name]), t.form, t.peak_bytes, len(taken[name]))
-                    for name, t in candidates.items()
-                },
-                ratios={name: ratios(taken[name], taken[OURS]) for name in candidates if name != OURS},
-                **described,
-            )
-        )
+        told = {}
+        for name, timed in candidates.items():
+            role = timed.role or (OURS if name == OURS else "alternative")
+            told[name] = Candidate(role, milliseconds(taken[name]), timed.form, timed.peak_bytes, len(taken[name]))
+        against_ours = {name: ratios(taken[name], taken[OURS]) for name in candidates if name != OURS}
+        self.cases.append(Case(candidates=told, ratios=against_ours, **described))
 
 
 def result(device: torch.device, limits: Limits, cases: Sequence[Case]) -> Result:
@@ -107,8 +102,7 @@ def _device(device: torch.device, limits: Limits) -> Device:
             "torch": torch.__version__,
             "triton": metadata.version("triton"),
         },
-        copy_bytes_per_second=limits.copy_bytes_per_second,
-        flops_per_second=limits.flops_per_second,
+        **limits._asdict(),
     )
 
 

@@ -20,6 +20,7 @@ from fastt2i.ops.gate.reference import ACTIVATIONS
 
 #: Bytes of shared memory that one program may take, by compute capability times ten.
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+EVERYWHERE = tuple(SHARED_MEMORY)
 #: Channels of the presets' largest layers, for kernels that are compiled for them.
 WIDTHS = (24, 32, 48, 64, 96)
 
@@ -40,10 +41,10 @@ def calls() -> Iterator[Call]:
     """Every kernel and every configuration of it."""
     yield from gate_calls()
     yield from gated_conv_calls()
-    yield Call("", transposed_weight, ("bf16",), tuple(SHARED_MEMORY))
+    yield Call("", transposed_weight, ("bf16",), EVERYWHERE)
     yield Call("", transposed_weight, ("fp16", "fp32"))
     yield from region_keyword_calls()
-    yield Call("", contrastive, ("fp32",), tuple(SHARED_MEMORY))
+    yield Call("", contrastive, ("fp32",), EVERYWHERE)
     yield from modulated_gate_calls()
     yield from leaky_shortcut_calls()
 
@@ -67,7 +68,7 @@ def gate_calls() -> Iterator[Call]:
     for channels in (24, 64):
         leaky = partial(run, channels=channels, activation="leaky_relu")
         yield Call(f"leaky_relu of {channels} channels", leaky, ("fp16", "fp32"))
-        yield Call(f"silu of {channels} channels", partial(run, channels=channels), architectures=tuple(SHARED_MEMORY))
+        yield Call(f"silu of {channels} channels", partial(run, channels=channels), architectures=EVERYWHERE)
     for channels in (1, 9, 96):
         yield Call(f"silu of {channels} channels", partial(run, channels=channels))
     planar = {"NCHW": {}, "NCHW, unaligned": {"side": 255}, "NCHW, far apart": {"side": 4111, "batch": 3}}
@@ -110,7 +111,7 @@ def gated_conv_calls() -> Iterator[Call]:
             needed = config.shared_memory(2 if dtype == "bf16" else 4)
             fits[dtype] = tuple(sm for sm, limit in SHARED_MEMORY.items() if needed <= limit)
             yield Call(f"3x3 {config.name}", tile, (dtype,), fits[dtype])
-        yield Call(f"upsampling {config.name}", partial(upsample, config=config), architectures=tuple(SHARED_MEMORY))
+        yield Call(f"upsampling {config.name}", partial(upsample, config=config), architectures=EVERYWHERE)
         yield Call(f"upsampling {config.name} C=24", partial(upsample, config=config, channels=24))
         yield Call(f"1x1 inference {config.name}", partial(tile, taps=1, keep_pre=False), ("fp16",))
         for channels in WIDTHS:
@@ -151,13 +152,12 @@ def region_keyword_calls() -> Iterator[Call]:
         given = (regions, keywords, scores, statistics, given)
         region_keyword.backward(scores, *given, variant, 4.0, 5.0, True, True)
 
-    everywhere = tuple(SHARED_MEMORY)
     both: list[tuple[int, tuple[str, ...], tuple[int, ...]]] = [
-        (32, ("bf16",), everywhere),
+        (32, ("bf16",), EVERYWHERE),
         (32, ("fp32",), (90,)),
-        (256, ("bf16", "fp32"), everywhere),
+        (256, ("bf16", "fp32"), EVERYWHERE),
         (256, ("fp16",), (90,)),
-        (768, ("bf16",), everywhere),
+        (768, ("bf16",), EVERYWHERE),
     ]
     more = [(features, ("bf16",), (90,)) for features in (16, 128, 384)]
     for variant, words, asked in (("xmc", 13, [*both, *more, (768, ("fp16", "fp32"), (90,))]), ("damsm", 29, both)):
@@ -180,7 +180,7 @@ def contrastive(dtype: torch.dtype) -> None:
 def by_width(run: Callable[..., object], label: str, **own: Any) -> Iterator[Call]:
     """A kernel that knows its channels: at every width in bfloat16; for other architectures and dtypes with one."""
     for width in WIDTHS:
-        architectures = tuple(SHARED_MEMORY) if width == 64 else (90,)
+        architectures = EVERYWHERE if width == 64 else (90,)
         yield Call(f"{label} C={width}", partial(run, width=width, **own), architectures=architectures)
     yield Call(f"{label} C=24", partial(run, width=24, **own), ("fp16", "fp32"))
     yield Call(f"{label} C=6", partial(run, width=6, **own))

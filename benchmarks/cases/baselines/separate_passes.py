@@ -25,11 +25,8 @@ class SeparatePasses(TrainStep):
 
     def __call__(self, inputs: StepInputs, ema_weight: Tensor, with_penalty: bool) -> dict[str, Tensor]:
         with self.precision.in_force():
-            if self.draws_once:
+            with torch.set_grad_enabled(self.draws_once):
                 drawn = self._generate_batch(inputs)
-            else:
-                with torch.no_grad():
-                    drawn = self._generate_batch(inputs)
             losses = self._discriminator_backward(inputs, drawn, with_penalty)
             self.discriminator.step()
             if not self.draws_once:
@@ -61,6 +58,5 @@ class SeparatePasses(TrainStep):
             "d_region": region_match(config, seen, words, mask, exclude),
             "d_sentence": sentence_match(config, seen, matching, exclude),
         }
-        return losses["d_adversarial"] + config.region * losses["d_region"] + config.sentence * losses[
-            "d_sentence"
-        ], losses
+        total = losses["d_adversarial"] + config.region * losses["d_region"]
+        return total + config.sentence * losses["d_sentence"], losses
