@@ -22,7 +22,7 @@ class _Alone(torch.nn.Module):
         self.block, self.last = DiscriminatorBlock(6, 8), last
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.block(x, torch.nn.functional.avg_pool2d(x, 2), pool=False).y
+        y, _ = self.block(x, torch.nn.functional.avg_pool2d(x, 2), pool=False)
         return y.flatten(1) if self.last else y
 
 
