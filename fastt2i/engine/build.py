@@ -184,8 +184,3 @@ def check_batch_sharing(config: Config, world: World) -> None:
             f"train.batch_size is {batch}, one image for each of {size} processes, and without loss.gather captions "
             "are told apart within a process; take a larger batch, or --loss.gather"
         )
-    if size > 1 and config.loss.gather and config.engine.compile == "on":
-        raise UserError(
-            "engine.compile is on, but what gathers the captions of several processes cannot be compiled; take "
-            "--engine.compile off, or --loss.no-gather"
-        )

@@ -105,10 +105,11 @@ class TrainStep:
     The discriminator's turn takes the fakes detached; in the generator's turn the updated discriminator scores them.
 
     Attributes:
-        PARTS: methods between which nothing is computed; these and the penalty are what torch.compile gets.
+        NETWORKS, LOSSES: what torch.compile gets beside the penalty. The losses may contain passes of the networks.
     """
 
-    PARTS: tuple[str, ...] = ("_generate", "_discriminator_losses", "_generator_losses")
+    NETWORKS = ("_generate", "_encode_real_and_fake", "_encode_fake")
+    LOSSES: tuple[str, ...] = ("_discriminator_losses", "_generator_losses")
 
     def __init__(
         self,
@@ -132,11 +133,6 @@ class TrainStep:
         self.world = world or World()
         self.real_distance = real_distance if config.mode_seeking else None
         self._group = self.world.group if config.gather else None
-
-    @property
-    def gathers(self) -> bool:
-        """Whether its losses take the captions of several processes."""
-        return self._group is not None
 
     def has_penalty(self, step: int) -> bool:
         """Whether step number `step`, counted from 0, has the gradient penalty."""
@@ -355,9 +351,10 @@ class TrainStep:
     def forward_backward_only(self, inputs: StepInputs, penalty: bool = True) -> None:
         """Run forward and backward passes without any weight update: triggers compilation of whatever is compiled.
 
-        Gradients are not averaged over the ranks: where compilation fails on one, the others must not wait.
+        Neither gradients nor captions come from other ranks: where compilation fails on one, the others must not wait.
         """
         own = copy.copy(self)
+        own._group = None
         own.generator = replace(self.generator, gradient_mean=None)
         own.discriminator = replace(self.discriminator, gradient_mean=None)
         with self.precision.in_force():
@@ -370,12 +367,15 @@ class TrainStep:
             player.zero_grad()
 
     def with_parts(self, change: Callable[[Callable[..., Any]], Callable[..., Any]], penalty: bool = True) -> TrainStep:
-        """The same step, on the same networks, with `change` (such as torch.compile) applied to each of `PARTS`.
+        """The same step, on the same networks, with `change` (such as torch.compile) applied to its parts.
+
+        Losses that gather the captions of several processes stay as they are: that cannot be compiled.
 
         penalty: whether to change the penalty too.
         """
         changed = copy.copy(self)
-        for part in (*self.PARTS, *(("_penalty",) if penalty else ())):
+        losses = self.LOSSES if self._group is None else ()
+        for part in (*self.NETWORKS, *losses, *(("_penalty",) if penalty else ())):
             setattr(changed, part, change(getattr(self, part)))
         return changed
 

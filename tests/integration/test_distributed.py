@@ -137,7 +137,7 @@ def test_two_processes_are_one_run_that_is_told_once(arguments: list[str], alone
     assert_same_run(both, alone, bound=1e-5)
     assert output.count("model: 32 px") == output.count("step 6/6  samples in") == output.count("done in") == 1
     assert "fp32 on cpu and 1 more" in output
-    assert output.count("torch.compile is off: what gathers the captions of several processes") == 1
+    assert output.count("torch.compile is off: 6 steps are too few") == 1
     # Steps 1 to 6 and the scores after the last.
     assert [r["step"] for r in records(both)] == [1, 2, 3, 4, 5, 6, 6]
 
@@ -172,11 +172,19 @@ def test_without_gathering_the_losses_are_others(arguments: list[str], tmp_path:
     assert half["d_adversarial"] == pytest.approx(all_["d_adversarial"], rel=1e-6)
 
 
+def test_two_compiled_processes_are_one_run(arguments: list[str], alone: Path, tmp_path: Path) -> None:
+    """Networks are compiled, and losses that gather captions are not."""
+    output = succeeds(2, [*arguments, "--engine.compile", "on", "--out", str(tmp_path / "compiled")])
+    assert output.count("compiling; this takes a while") == 1
+    assert_same_run(tmp_path / "compiled", alone, bound=1e-4)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("gather", ["gather", "no-gather"])
 def test_ranks_decide_of_compiling_together(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gather: str
 ) -> None:
-    options = [*arguments, "--loss.no-gather", "--out", str(tmp_path / "run")]
+    options = [*arguments, f"--loss.{gather}", "--out", str(tmp_path / "run")]
     output = succeeds(2, [*options, "--train.steps", "48", "--checkpoint.every", "48"])
     assert output.count("torch.compile is off: what is left takes") == 1
     monkeypatch.setitem(ENVIRONMENT, "CXX", "/bin/false")

@@ -30,7 +30,7 @@ class AccumulatedStep(TrainStep):
         parts: how many, a divisor of the batch size.
     """
 
-    PARTS = ("_generate", "_encode_real_and_fake", "_discriminator_loss_terms", "_encode_fake", "_generator_loss_terms")
+    LOSSES = ("_discriminator_loss_terms", "_generator_loss_terms")
 
     def __init__(self, step: TrainStep, parts: int) -> None:
         super().__init__(

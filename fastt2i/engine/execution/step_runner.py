@@ -73,7 +73,7 @@ class StepRunner:
             compile,
             device=device,
             steps=steps,
-            choice=_compile_choice(config, step, compiled_before, print_line),
+            choice=_compile_choice(config, compiled_before, print_line),
             required=config.compile == "on",
             penalty_every_step=self._always_penalized,
             world=step.world,
@@ -133,15 +133,10 @@ class StepRunner:
         return run_step
 
 
-def _compile_choice(
-    config: EngineConfig, step: TrainStep, before: bool | None, print_line: Callable[[str], None]
-) -> bool | None:
+def _compile_choice(config: EngineConfig, before: bool | None, print_line: Callable[[str], None]) -> bool | None:
     """Whether to compile; None where that has to be measured."""
     if config.compile != "auto":
         return config.compile == "on"
-    if step.gathers:
-        print_line("torch.compile is off: what gathers the captions of several processes cannot be compiled")
-        return False
     if before is not None:
         print_line(f"torch.compile is {'on' if before else 'off'}, as it was before")
     return before

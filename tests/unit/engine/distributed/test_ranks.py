@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastt2i.config import Config, EngineConfig, LossConfig, TrainConfig
+from fastt2i.config import Config, LossConfig, TrainConfig
 from fastt2i.data.loaders.loader import Batch
 from fastt2i.devices.selection import choose_device
 from fastt2i.engine.build import check_batch_sharing
@@ -104,10 +104,9 @@ class Three(World):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    def check(batch: int, gather: bool = True, compile: str = "auto", accumulate: int = 1) -> None:
-        engine, train = EngineConfig(compile=compile), TrainConfig(batch_size=batch, accumulate=accumulate)
-        config = Config(train=train, loss=LossConfig(gather=gather), engine=engine)
-        check_batch_sharing(config, Three())
+    def check(batch: int, gather: bool = True, accumulate: int = 1) -> None:
+        train = TrainConfig(batch_size=batch, accumulate=accumulate)
+        check_batch_sharing(Config(train=train, loss=LossConfig(gather=gather)), Three())
 
     check(3)
     check(6, gather=False)
@@ -120,9 +119,6 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     check(12, accumulate=2)
     with pytest.raises(UserError, match="train.accumulate is 3, but each of 3 processes has 2 images .* divisor of 2"):
         check(6, accumulate=3)
-    check(6, gather=False, compile="on")
-    with pytest.raises(UserError, match="engine.compile is on, but .* take --engine.compile off, or --loss.no-gather"):
-        check(6, compile="on")
 
 
 def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
