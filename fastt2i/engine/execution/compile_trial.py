@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +50,32 @@ def _cache_in_user_directory() -> None:
 
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(user_cache("compile"))
+
+
+def _compile_past_damage(compile: Callable[[StepInputs], StepFunction], inputs: StepInputs) -> StepFunction:
+    """What `compile` returns; libraries in the compiler's cache that cannot be loaded are made anew.
+
+    A linker writes them where they stay: one that a Ctrl-C or a full disk stopped would fail every later run.
+    """
+    deleted: set[Path] = set()
+    while True:
+        try:
+            return compile(inputs)
+        except Exception as error:  # compilers raise many types
+            library = _library_named_in(str(error))
+            if library is None or library in deleted:
+                raise
+            library.unlink(missing_ok=True)  # another rank may have been first
+            deleted.add(library)
+
+
+def _library_named_in(message: str) -> Path | None:
+    """The library in the compiler's cache that the dynamic loader's message says cannot be loaded, if there is one."""
+    named = re.search(r"(/[^:\n]+\.so): ", message)
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if named is None or cache is None or Path(cache) not in Path(named[1]).parents:
+        return None
+    return Path(named[1])
 
 
 class CompileTrial:
@@ -148,7 +176,7 @@ class CompileTrial:
         """Run compiled steps from now on, if compilation works on all ranks."""
         compiled, failure = None, ""
         try:
-            compiled = self._compile(inputs)
+            compiled = _compile_past_damage(self._compile, inputs)
         except Exception as error:  # compilers raise many types
             failure = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         failures = [failure for failure in self._world.all_gather_object(failure) if failure]

@@ -6,6 +6,7 @@ import gc
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,3 +168,47 @@ def test_no_rank_is_compiled_if_one_cannot_be(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(("choice", "way"), [(True, "compiled"), (False, "plain")])
 def test_a_choice_that_is_known_is_not_tried_again(choice: bool, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Trial(monkeypatch, 1.0, 1.0, choice).run(50) == [f"{way} 50"]
+
+
+def test_libraries_that_cannot_be_loaded_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a Ctrl-C ended the linker: every later run failed."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    libraries = [tmp_path / "cache" / "ab" / f"{name}.main.so" for name in "cd"]
+    libraries[0].parent.mkdir(parents=True)
+    for library in libraries:
+        library.touch()
+
+    def compile(inputs: object) -> Callable[..., None]:
+        for library in libraries:
+            if library.exists():
+                raise RuntimeError(f"InductorError: ImportError: {library}: file too short")
+        return lambda inputs, with_penalty: None
+
+    trial = CompileTrial(compile, compile, device=torch.device("cpu"), steps=9, choice=True, print_line=print)
+    trial(None, False, 0)
+    assert trial.choice is True and not any(map(Path.exists, libraries))
+
+
+@pytest.mark.parametrize("folder", ["cache", "elsewhere"])
+def test_a_library_that_stays_damaged_is_told(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is damaged each time, and one that is not the compiler's, which nobody may delete."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    library = tmp_path / folder / "a.so"
+    library.parent.mkdir()
+
+    def compile(inputs: object) -> Callable[..., None]:
+        library.touch()
+        raise OSError(f"{library}: invalid ELF header")
+
+    said: list[str] = []
+    trial = CompileTrial(
+        lambda inputs, with_penalty: None,
+        compile,
+        device=torch.device("cpu"),
+        steps=9,
+        choice=True,
+        print_line=said.append,
+    )
+    trial(None, False, 0)
+    assert trial.choice is False and library.exists()
+    assert said == [f"warning: torch.compile is off, for it fails: OSError: {library}: invalid ELF header"]
