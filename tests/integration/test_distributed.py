@@ -172,31 +172,6 @@ def test_without_gathering_the_losses_are_others(arguments: list[str], tmp_path:
     assert half["d_adversarial"] == pytest.approx(all_["d_adversarial"], rel=1e-6)
 
 
-def test_two_compiled_processes_are_one_run(arguments: list[str], alone: Path, tmp_path: Path) -> None:
-    """Networks are compiled, and losses that gather captions are not."""
-    output = succeeds(2, [*arguments, "--engine.compile", "on", "--out", str(tmp_path / "compiled")])
-    assert output.count("compiling; this takes a while") == 1
-    assert_same_run(tmp_path / "compiled", alone, bound=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("gather", ["gather", "no-gather"])
-def test_ranks_decide_of_compiling_together(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gather: str
-) -> None:
-    options = [*arguments, f"--loss.{gather}", "--out", str(tmp_path / "run")]
-    output = succeeds(2, [*options, "--train.steps", "48", "--checkpoint.every", "48"])
-    assert output.count("torch.compile is off: what is left takes") == 1
-    monkeypatch.setitem(ENVIRONMENT, "CXX", "/bin/false")
-    monkeypatch.setitem(ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    result = run(2, [*options, "--resume", "--train.steps", "60", "--engine.compile", "on"])
-    (sentence,) = re.findall(r"fastt2i: error: .*", result.stderr)
-    assert result.returncode != 0
-    # Of tracebacks there is torchrun's own, which does not come from here.
-    assert "fastt2i/" not in re.sub(r"fastt2i/train.py FAILED", "", result.stderr), result.stderr
-    assert re.search(r"engine.compile is on, but torch.compile fails here: .*No working C\+\+ compiler", sentence)
-
-
 @pytest.fixture(scope="module")
 def long(arguments: list[str]) -> list[str]:
     return [*arguments, "--train.steps", "30", "--checkpoint.every", "4"]
